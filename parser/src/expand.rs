@@ -1,0 +1,59 @@
+//! Word expansion as BuildKit's shell lexer does it: quotes, escapes, `$v` and every `${}` operator.
+
+/// Where variables come from.
+pub trait Scope {
+    /// The value of a variable, `None` when unset.
+    fn get(&self, name: &str) -> Option<String>;
+    /// Names in scope, for suggestions.
+    fn names(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+/// The result of an expansion.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Expanded {
+    /// The text.
+    pub text: String,
+    /// Names that were used and set.
+    pub matched: Vec<String>,
+    /// Names that were used and unset (build check UndefinedVar).
+    pub unmatched: Vec<String>,
+}
+
+/// A word that cannot be expanded.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ExpandError {
+    /// BuildKit's wording.
+    pub message: String,
+}
+
+/// How BuildKit's lexer is set up: see `Lex` in its shell package.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Leave quotes and escapes in the result.
+    pub raw_quotes: bool,
+    /// Leave escapes in the result.
+    pub raw_escapes: bool,
+    /// Keep `$name` of unset variables as written.
+    pub skip_unset_env: bool,
+    /// Do not remove quotes of what was expanded and leave `$` alone where nothing is to be processed.
+    pub skip_process_quotes: bool,
+}
+
+/// Expands a word to one string (`Lex.ProcessWord`).
+///
+/// # Errors
+/// Unterminated quotes or braces, bad substitutions, and `${v:?msg}`.
+pub fn word(_text: &str, _escape: char, _scope: &dyn Scope, _options: Options) -> Result<Expanded, ExpandError> {
+    todo!()
+}
+
+/// Expands a word to several (`Lex.ProcessWords`): what expands unquoted is split at blanks.
+///
+/// # Errors
+/// As [`word`].
+pub fn words(_text: &str, _escape: char, _scope: &dyn Scope, _options: Options) -> Result<Vec<String>, ExpandError> {
+    todo!()
+}

@@ -1,0 +1,11 @@
+//! Plans builds: a parsed Dockerfile becomes a DAG of steps with cache keys, and a scheduler runs it over a backend.
+//!
+//! No I/O, no clock, no environment: bases, build args and results come in as data.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod key;
+pub mod lower;
+pub mod plan;
+pub mod platform;
+pub mod scheduler;
