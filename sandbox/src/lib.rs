@@ -1,1 +1,229 @@
-//! placeholder
+//! Runs one process in namespaces over an overlay root, and file tasks inside the same user namespace.
+//!
+//! A leaf: it knows nothing of images, layers as such, or Dockerfiles. All `unsafe` of the workspace lives here.
+//! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
+
+use serde::{Deserialize, Serialize};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Errors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Setting up failed at a stage.
+    #[error("could not {stage}{}", detail.as_deref().map(|d| format!(" ({d})")).unwrap_or_default())]
+    Setup {
+        /// What was attempted (`mount the overlay root`).
+        stage: String,
+        /// Path or setting concerned, and what would fix it.
+        detail: Option<String>,
+        /// errno.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The helper process ended or broke the protocol.
+    #[error("the sandbox helper ended unexpectedly: {0}")]
+    Helper(String),
+    /// A task reported an error.
+    #[error("{0}")]
+    Task(String),
+}
+
+/// A task's code: runs in a child process inside the build's user namespace. Gets the request bytes and the passed
+/// descriptors; its result bytes go back to the caller.
+pub type TaskFn = fn(request: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<u8>, String>;
+
+/// Must be the first call in `main`, before any thread: a re-executed helper never returns from it.
+pub fn init_if_child(_tasks: &[(&'static str, TaskFn)]) {
+    todo!()
+}
+
+/// How ids are mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum IdMapping {
+    /// Root: a user namespace over idmapped mounts; files on disk keep container ids.
+    Idmapped,
+    /// Subordinate id ranges by newuidmap/newgidmap: files on disk have shifted ids.
+    Subordinate,
+    /// Only the user's own id: all files belong to it.
+    Single,
+}
+
+/// How to set up the build's namespace.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Folders the sandbox must reach as they are (the store root): idmapped when root.
+    pub stores: Vec<PathBuf>,
+}
+
+/// The build's namespace and its helper process: one per build, started when first needed. Dropping it ends the helper and all in it.
+#[derive(Debug)]
+pub struct Sandbox {}
+
+/// A root file system: overlay of read-only folders, with or without a writable upper.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Lowers, topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// Upper and work folder (same file system); read-only without.
+    pub upper: Option<(PathBuf, PathBuf)>,
+}
+
+/// Something mounted into the root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Mount {
+    /// A path inside another overlay (bind mounts from stages and contexts). With an `upper`, writes go there (and are thrown away by the caller).
+    Overlay {
+        /// The file system.
+        overlay: Overlay,
+        /// Path inside it; a file or a folder. Resolved inside it, links included.
+        source: String,
+        /// Absolute target.
+        target: String,
+        /// Read-only.
+        readonly: bool,
+    },
+    /// A host folder or file of the store (cache mounts).
+    Bind {
+        /// Host path; `subpath` inside it is resolved in that root.
+        source: PathBuf,
+        /// Path inside `source`, may be empty.
+        subpath: String,
+        /// Absolute target.
+        target: String,
+        /// Read-only.
+        readonly: bool,
+    },
+    /// A fresh tmpfs.
+    Tmpfs {
+        /// Absolute target.
+        target: String,
+        /// Bytes.
+        size: Option<u64>,
+        /// Mode.
+        mode: u32,
+    },
+    /// A file that never touches a disk (secrets, resolv.conf, hosts, heredoc scripts).
+    File {
+        /// Absolute target.
+        target: String,
+        /// Content.
+        data: Vec<u8>,
+        /// Mode.
+        mode: u32,
+        /// Owner inside.
+        uid: u32,
+        /// Group inside.
+        gid: u32,
+    },
+}
+
+/// Network of a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Network {
+    /// A namespace with loopback only.
+    #[default]
+    None,
+    /// The host's.
+    Host,
+    /// One namespace of the whole build with a way out, when a helper for it is there; else the host's with a note. (The helper programs come later; today: host with a note.)
+    Private,
+}
+
+/// One command to run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RunSpec {
+    /// Root.
+    pub root: Overlay,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// argv; looked up in the environment's PATH inside the root as runc does.
+    pub args: Vec<String>,
+    /// Whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory; made by the caller beforehand or created with the user's ownership.
+    pub cwd: String,
+    /// Ids inside.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Network.
+    pub network: Network,
+    /// Host name.
+    pub hostname: String,
+    /// No seccomp filter, all capabilities of the namespace (`--security=insecure`).
+    pub insecure: bool,
+    /// `/dev/shm` size in bytes.
+    pub shm_size: Option<u64>,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Exit {
+    /// Exit code; 126 and 127 also stand for what could not be executed or found, as shells have it.
+    Code(i32),
+    /// Killed by a signal.
+    Signal(i32),
+}
+
+/// A command under way.
+#[derive(Debug)]
+pub struct Running {}
+
+impl Sandbox {
+    /// Starts the helper and enters the build's namespace.
+    ///
+    /// # Errors
+    /// What is missing and what would fix it.
+    pub fn start(_options: &Options) -> Result<Self, Error> {
+        todo!()
+    }
+    /// How ids are mapped here.
+    #[must_use]
+    pub fn id_mapping(&self) -> IdMapping {
+        todo!()
+    }
+    /// Things worth telling once per build (`no subordinate ids for user x: ...`).
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        todo!()
+    }
+    /// Starts a command; stdout and stderr are written to the given descriptors, stdin is /dev/null. Callable from several threads.
+    ///
+    /// # Errors
+    /// Setting up failed.
+    pub fn run(&self, _spec: &RunSpec, _stdout: BorrowedFd<'_>, _stderr: BorrowedFd<'_>) -> Result<Running, Error> {
+        todo!()
+    }
+    /// Runs a registered task inside the user namespace and waits for it. Callable from several threads at once; tasks run in parallel processes.
+    ///
+    /// # Errors
+    /// The task's own message, or the helper's end.
+    pub fn task(&self, _name: &str, _request: &[u8], _fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
+        todo!()
+    }
+}
+
+impl Running {
+    /// Waits for the end of the command and of everything it started.
+    ///
+    /// # Errors
+    /// Setting up failed after the start, or the helper's end.
+    pub fn wait(&mut self) -> Result<Exit, Error> {
+        todo!()
+    }
+    /// Whether it has ended, waiting at most so long.
+    ///
+    /// # Errors
+    /// As [`Running::wait`].
+    pub fn wait_timeout(&mut self, _timeout: std::time::Duration) -> Result<Option<Exit>, Error> {
+        todo!()
+    }
+    /// Kills it and everything it started.
+    pub fn kill(&self) {
+        todo!()
+    }
+}
