@@ -1,1 +1,20 @@
-//! placeholder
+//! Carries builds out: sources, COPY/ADD, RUN, layer capture, image assembly, outputs.
+//!
+//! It parses no Dockerfile, prints nothing and reads no environment; the command line gives it a [`request::BuildRequest`].
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod context;
+pub mod copy;
+pub mod error;
+pub mod layer;
+pub mod output;
+pub mod request;
+pub mod snapshot;
+pub mod space;
+pub mod tree;
+
+pub use error::Error;
+
+/// Tasks that run inside the build's user namespace; `main` hands them to `sandbox::init_if_child`.
+pub const TASKS: &[(&str, sandbox::TaskFn)] = space::TASKS;

@@ -1,0 +1,137 @@
+//! What a build is asked to do: everything resolved, no raw flag left.
+
+use planner::plan::Network;
+use planner::platform::Platform;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A build.
+#[derive(Clone, Debug)]
+pub struct BuildRequest {
+    /// The Dockerfile's text.
+    pub dockerfile: String,
+    /// Its name for messages.
+    pub dockerfile_name: String,
+    /// The main context.
+    pub context: ContextSource,
+    /// `.dockerignore` text and the path it came from.
+    pub ignore: Option<(String, PathBuf)>,
+    /// `--build-context`.
+    pub named_contexts: BTreeMap<String, ContextSource>,
+    /// `-t`, as typed (normalised by the executor).
+    pub tags: Vec<String>,
+    /// `--build-arg` with values.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: Vec<(String, String)>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--platform`; empty: the machine's.
+    pub platforms: Vec<Platform>,
+    /// `--no-cache`.
+    pub no_cache: bool,
+    /// `--no-cache-filter`.
+    pub no_cache_stages: Vec<String>,
+    /// `--pull`.
+    pub pull: bool,
+    /// `--network`.
+    pub network: Network,
+    /// `--add-host`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--shm-size`, bytes.
+    pub shm_size: Option<u64>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Outputs; empty: the store.
+    pub outputs: Vec<OutputRequest>,
+    /// SOURCE_DATE_EPOCH, seconds.
+    pub source_date_epoch: Option<i64>,
+    /// Time of the build for `created`, seconds since the epoch (the clock enters here).
+    pub now: i64,
+    /// Steps at once.
+    pub jobs: usize,
+    /// containers registries.conf v2.
+    pub registries_conf: Option<PathBuf>,
+    /// Registries spoken to without TLS verification or by HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Proxy variables of the client's environment (`HTTP_PROXY` ...), for pulls.
+    pub proxies: BTreeMap<String, String>,
+}
+
+/// Where a context comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ContextSource {
+    /// A local folder.
+    Directory(PathBuf),
+    /// No files (Dockerfile on stdin with no context).
+    Empty,
+    /// `oci-layout://DIR[:tag][@digest]`.
+    OciLayout {
+        /// Folder.
+        dir: PathBuf,
+        /// Tag or `latest`.
+        tag: Option<String>,
+        /// Digest.
+        digest: Option<String>,
+    },
+    /// `docker-image://REF`.
+    Image(String),
+}
+
+/// A secret's value source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretSource {
+    /// A file, read when needed.
+    File(PathBuf),
+    /// A value (taken from the environment by the command line).
+    Value(Vec<u8>),
+}
+
+/// One `--output`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutputRequest {
+    /// What.
+    pub kind: OutputKind,
+    /// `dest`; `None` for the store.
+    pub dest: Option<OutputDest>,
+    /// `name` values; the tags when empty.
+    pub names: Vec<String>,
+    /// `compression=uncompressed|gzip|zstd`; gzip for archives when `None`.
+    pub compression: Option<String>,
+    /// `compression-level`.
+    pub compression_level: Option<i32>,
+    /// `force-compression`.
+    pub force_compression: bool,
+    /// `rewrite-timestamp`; with SOURCE_DATE_EPOCH the default is true.
+    pub rewrite_timestamp: Option<bool>,
+    /// `oci-mediatypes`: false only for `docker` outputs that ask so.
+    pub oci_mediatypes: bool,
+    /// `tar=false`: a folder layout.
+    pub tar: bool,
+}
+
+/// Output types.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OutputKind {
+    /// Files of the root file system into a folder.
+    Local,
+    /// The same as one tar.
+    Tar,
+    /// OCI image layout, archive or folder.
+    Oci,
+    /// `docker load` archive.
+    Docker,
+    /// The store.
+    Image,
+    /// Nothing (`type=cacheonly`).
+    CacheOnly,
+}
+
+/// Where an output goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OutputDest {
+    /// A path.
+    Path(PathBuf),
+    /// Standard output, handed in as a file by the command line.
+    Stdout,
+}

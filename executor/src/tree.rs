@@ -1,0 +1,98 @@
+//! File trees as data: the entry type that indexes, contexts and layers share, and the read interface over them.
+
+use crate::Error;
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+
+/// BLAKE3 of a file's content.
+pub type FileDigest = [u8; 32];
+
+/// What an entry is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Kind {
+    /// Directory.
+    Directory,
+    /// Regular file.
+    File {
+        /// Bytes.
+        size: u64,
+        /// Content digest, where it is known already.
+        digest: Option<FileDigest>,
+    },
+    /// Symbolic link.
+    Symlink {
+        /// Target as stored.
+        target: Vec<u8>,
+    },
+    /// Hard link to an earlier path of the same layer.
+    Hardlink {
+        /// That path, without a leading slash.
+        target: Vec<u8>,
+    },
+    /// Character device.
+    Char {
+        /// Major.
+        major: u32,
+        /// Minor.
+        minor: u32,
+    },
+    /// Block device.
+    Block {
+        /// Major.
+        major: u32,
+        /// Minor.
+        minor: u32,
+    },
+    /// FIFO.
+    Fifo,
+    /// Socket (never in a layer).
+    Socket,
+}
+
+/// One entry. In a merged view the path is the full path.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Raw bytes, no leading or trailing slash; empty for the root.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, 07777.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since the epoch.
+    pub mtime: i64,
+    /// Extended attributes that layers keep (`security.capability`, `user.*`), by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Read access to a tree: a context folder or a merged root file system. Paths are raw bytes relative to the root,
+/// components never `.` or `..`; symlinks are not followed.
+pub trait FileTree {
+    /// The entry itself (lstat); `None` when it is not there or hidden.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn entry(&self, path: &[u8]) -> Result<Option<Entry>, Error>;
+    /// Names in a directory, sorted bytewise.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn list(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, Error>;
+    /// A regular file's content (hard links resolved).
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send + '_>, Error>;
+    /// A regular file's content digest.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn digest(&self, path: &[u8]) -> Result<FileDigest, Error>;
+    /// Files with the same number are hard links of each other (only where it matters: contexts and trees).
+    fn link_id(&self, _path: &[u8]) -> Option<(u64, u64)> {
+        None
+    }
+}
