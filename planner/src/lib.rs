@@ -4,8 +4,11 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod error;
 pub mod key;
 pub mod lower;
 pub mod plan;
 pub mod platform;
 pub mod scheduler;
+
+pub use error::Error;

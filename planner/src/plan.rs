@@ -45,14 +45,14 @@ pub struct Origin {
     pub name: String,
     /// Stage name or index as text.
     pub stage: String,
-    /// Instruction in the Dockerfile; `None` for steps the planner made up or ONBUILD triggers.
+    /// Instruction in the Dockerfile: the FROM for ONBUILD triggers, the user for steps the planner made up.
     pub span: Option<Span>,
     /// Its lines.
     pub lines: Option<Lines>,
 }
 
 /// What a step does.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Op {
     /// A base image's root file system. No inputs.
     Image(ImageOp),
@@ -65,7 +65,7 @@ pub enum Op {
 }
 
 /// A base image.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ImageOp {
     /// Normalised reference or context name, for people.
     pub reference: String,
@@ -78,7 +78,7 @@ pub struct ImageOp {
 }
 
 /// COPY and ADD of local files.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CopyOp {
     /// The root file system to copy into; `None` is scratch.
     pub base: Option<InputIndex>,
@@ -105,7 +105,7 @@ pub struct CopyOp {
 }
 
 /// Where path sources are read from.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum CopyFrom {
     /// A local directory: `context` for the main one, else the named context's name.
     Context(String),
@@ -116,7 +116,7 @@ pub enum CopyFrom {
 }
 
 /// One source.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum CopySource {
     /// Path or wildcard.
     Path(String),
@@ -130,7 +130,7 @@ pub enum CopySource {
 }
 
 /// RUN.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct RunOp {
     /// Root file system; `None` is scratch.
     pub base: Option<InputIndex>,
@@ -175,7 +175,7 @@ pub enum Network {
 }
 
 /// A mount of a RUN.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum RunMount {
     /// `type=bind`. `input` `None` is an empty directory.
     Bind {
@@ -251,7 +251,7 @@ pub enum RunMount {
 }
 
 /// WORKDIR.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct MkdirOp {
     /// Root file system; `None` is scratch.
     pub base: Option<InputIndex>,
