@@ -1,0 +1,357 @@
+//! The crate's one error type, and what registries say in their own words.
+//!
+//! Does not decide how often something is tried again; only whether trying again can help.
+
+use crate::registry_message::RegistryMessage;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Errors (URLs in them carry no credentials, and no query values that could be tokens).
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A reference cannot be parsed.
+    #[error("invalid reference {text:?}: {reason}")]
+    Reference {
+        /// As given.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+    /// The registries.conf file cannot be read.
+    #[error("could not read {}", path.display())]
+    ConfigRead {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The registries.conf file says something that has no meaning.
+    #[error("could not use {}:{line}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Why.
+        reason: String,
+    },
+    /// registries.conf blocks this registry or repository.
+    #[error("could not pull {reference}: {prefix} is blocked in registries.conf")]
+    Blocked {
+        /// The reference.
+        reference: String,
+        /// The prefix of the entry that blocks it.
+        prefix: String,
+    },
+    /// A proxy setting cannot be used.
+    #[error("could not use the proxy {url}: {reason}")]
+    Proxy {
+        /// The proxy, without its password.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The HTTP client cannot be set up (for instance no certificate authorities on this machine).
+    #[error("could not set up the HTTP client")]
+    Setup {
+        /// The cause.
+        source: reqwest::Error,
+    },
+    /// A request got no answer.
+    #[error("could not {method} {url}")]
+    Send {
+        /// `GET`, `HEAD`.
+        method: &'static str,
+        /// The URL.
+        url: String,
+        /// The cause.
+        source: reqwest::Error,
+    },
+    /// A body broke off.
+    #[error("could not read the body of {url} after {received} bytes")]
+    Body {
+        /// The URL.
+        url: String,
+        /// Bytes of this answer that came.
+        received: u64,
+        /// The cause.
+        source: reqwest::Error,
+    },
+    /// A body ended before all its bytes came.
+    #[error("could not read all of {url}: it ended after {received} of {expected} bytes")]
+    Short {
+        /// The URL.
+        url: String,
+        /// Bytes that came, with those of earlier attempts.
+        received: u64,
+        /// Bytes the descriptor promises.
+        expected: u64,
+    },
+    /// The registry answered with an error status.
+    #[error("could not {method} {url}: {}", answer(*status, messages))]
+    Status {
+        /// `GET`, `HEAD`.
+        method: &'static str,
+        /// The URL.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The registry's own words.
+        messages: Vec<RegistryMessage>,
+        /// What `Retry-After` asked for.
+        retry_after: Option<Duration>,
+    },
+    /// A redirect that is not followed.
+    #[error("could not follow the redirect of {url} to {location}: {reason}")]
+    Redirect {
+        /// Who redirected.
+        url: String,
+        /// Where to.
+        location: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// An answer that the protocol does not allow.
+    #[error("could not understand the answer of {url}: {reason}")]
+    Protocol {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The registry's token service gave no token.
+    #[error("could not get a token for {scope} from {realm}")]
+    Token {
+        /// The token service.
+        realm: String,
+        /// What the token was to allow.
+        scope: String,
+        /// The cause.
+        source: Box<Error>,
+    },
+    /// The registry offers nobody access without credentials.
+    #[error("could not access {registry} without a login: it offers only {scheme} authentication")]
+    LoginRequired {
+        /// The registry.
+        registry: String,
+        /// `Basic`, `Negotiate`.
+        scheme: String,
+    },
+    /// The registry speaks no TLS.
+    #[error("could not speak TLS with {registry}: it answers in plain HTTP")]
+    PlainHttp {
+        /// The registry.
+        registry: String,
+    },
+    /// A manifest is larger than the distribution specification asks clients to take.
+    #[error("could not take the manifest {name}: larger than {limit} bytes")]
+    ManifestTooLarge {
+        /// Repository and tag or digest.
+        name: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A manifest is not one.
+    #[error("could not take the manifest {name}: {reason}")]
+    ManifestInvalid {
+        /// Repository and tag or digest.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// Content has another digest than it was asked by.
+    #[error("could not verify {name}: expected {expected}, got {actual}")]
+    DigestMismatch {
+        /// Repository and tag or digest, and where it came from.
+        name: String,
+        /// The digest asked for.
+        expected: String,
+        /// The digest of what came.
+        actual: String,
+    },
+    /// Content has another size than its descriptor says.
+    #[error("could not verify {name}: expected {expected} bytes, got {actual}")]
+    SizeMismatch {
+        /// Digest, and where it came from.
+        name: String,
+        /// Bytes in the descriptor.
+        expected: u64,
+        /// Bytes offered (at least).
+        actual: u64,
+    },
+    /// A digest whose algorithm is not known, so nothing can be verified against it.
+    #[error("could not verify {digest}: only sha256, sha384 and sha512 are supported")]
+    UnsupportedDigest {
+        /// The digest.
+        digest: String,
+    },
+    /// The receiver of a blob failed.
+    #[error("could not store {digest}")]
+    Sink {
+        /// The blob.
+        digest: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// Mirrors failed, and then the registry itself too.
+    #[error("could not pull {reference} from its registry, nor from a mirror: {}", mirrors.join("; "))]
+    Mirrors {
+        /// The reference.
+        reference: String,
+        /// Per mirror what went wrong.
+        mirrors: Vec<String>,
+        /// What the registry itself said.
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// The registry does not have it (404, or one of the codes that say so).
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => *status == 404,
+            Self::Mirrors { source, .. } => source.is_not_found(),
+            _ => false,
+        }
+    }
+
+    /// Access was refused, or needs a login.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => matches!(status, 401 | 403),
+            Self::LoginRequired { .. } => true,
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.is_denied(),
+            _ => false,
+        }
+    }
+
+    /// What the registry said in its own words, if it did.
+    #[must_use]
+    pub fn messages(&self) -> &[RegistryMessage] {
+        match self {
+            Self::Status { messages, .. } => messages,
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.messages(),
+            _ => &[],
+        }
+    }
+
+    /// What a person could do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::PlainHttp { .. } => Some(
+                "if plain HTTP is right for this registry, set `insecure = true` for it in registries.conf",
+            ),
+            Self::Status {
+                status: 401 | 403, ..
+            }
+            | Self::LoginRequired { .. } => {
+                Some("the repository may not exist, or may need a login")
+            }
+            Self::Status { status: 429, .. } => Some(
+                "the registry limits how much may be pulled; a mirror in registries.conf avoids this",
+            ),
+            Self::Setup { .. } => {
+                Some("install the ca-certificates package, or name a file in SSL_CERT_FILE")
+            }
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.hint(),
+            Self::Send { source, .. } if transport_failure(source) == Failure::Certificate => Some(
+                "add the registry's certificate authority to the system's, or name it in SSL_CERT_FILE",
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed a little later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Send { source, .. } => transport_failure(source) != Failure::Certificate,
+            Self::Body { .. } | Self::Short { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// No connection was made at all: the host is down, unknown or refuses.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Send { source, .. } if transport_failure(source) == Failure::Connect)
+    }
+
+    /// The message with all its causes on one line.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let _ = write!(text, ": {error}");
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// Why a request got no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Failure {
+    /// Name resolution, TCP connect or a timeout before the connection stood.
+    Connect,
+    /// The server does not speak TLS.
+    NotTls,
+    /// The server's certificate was refused, or TLS failed for another lasting reason.
+    Certificate,
+    /// The connection broke later.
+    Broken,
+}
+
+/// Looks through the causes, because the HTTP library wraps TLS errors several times.
+pub(crate) fn transport_failure(error: &reqwest::Error) -> Failure {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(failure) = tls_failure(current) {
+            return failure;
+        }
+        cause = current.source();
+    }
+    if error.is_connect() {
+        Failure::Connect
+    } else {
+        Failure::Broken
+    }
+}
+
+fn tls_failure(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
+    let inner = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .map(|inner| inner as &(dyn std::error::Error + 'static))
+        .unwrap_or(error);
+    match inner.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidMessage(_) => Some(Failure::NotTls),
+        _ => Some(Failure::Certificate),
+    }
+}
+
+fn answer(status: u16, messages: &[RegistryMessage]) -> String {
+    let mut text = format!("the registry answered {status}");
+    let reason = reqwest::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason());
+    if let Some(reason) = reason {
+        let _ = write!(text, " {reason}");
+    }
+    for (index, message) in messages.iter().enumerate() {
+        let _ = write!(text, "{} {message}", if index == 0 { ":" } else { ";" });
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Settings of a client. All come from the caller; nothing here reads the environment.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of a client.
+#[derive(Clone, Default)]
+pub struct ClientOptions {
+    /// A containers registries.conf v2 file (mirrors, insecure, blocked, short names).
+    pub registries_conf: Option<PathBuf>,
+    /// Registries (host[:port], or a CIDR block of addresses) to speak plain HTTP with, or TLS without
+    /// verification; loopback addresses may fall back to HTTP by themselves.
+    pub insecure: Vec<String>,
+    /// `User-Agent`; empty for the crate's own.
+    pub user_agent: String,
+    /// Proxy for `http:` URLs (the value of `HTTP_PROXY`).
+    pub http_proxy: Option<String>,
+    /// Proxy for `https:` URLs (the value of `HTTPS_PROXY`).
+    pub https_proxy: Option<String>,
+    /// Hosts reached without a proxy (the value of `NO_PROXY`); loopback always is.
+    pub no_proxy: Option<String>,
+    /// How often and how patiently failed requests are repeated.
+    pub retry: RetryPolicy,
+    /// Limits of waiting.
+    pub timeouts: Timeouts,
+    /// Requests to one host at a time; 0 for the default of 6.
+    pub requests_per_host: usize,
+}
+
+/// Proxy addresses may hold passwords.
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proxy = |url: &Option<String>| url.as_deref().map(crate::transport::redact::text);
+        f.debug_struct("ClientOptions")
+            .field("registries_conf", &self.registries_conf)
+            .field("insecure", &self.insecure)
+            .field("user_agent", &self.user_agent)
+            .field("http_proxy", &proxy(&self.http_proxy))
+            .field("https_proxy", &proxy(&self.https_proxy))
+            .field("no_proxy", &self.no_proxy)
+            .field("retry", &self.retry)
+            .field("timeouts", &self.timeouts)
+            .field("requests_per_host", &self.requests_per_host)
+            .finish()
+    }
+}
+
+/// How failed requests are repeated: waits double from `base` up to `max`, with jitter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetryPolicy {
+    /// Attempts in all, at least 1.
+    pub attempts: u32,
+    /// First wait.
+    pub base: Duration,
+    /// Longest wait of our own choice.
+    pub max: Duration,
+    /// Longest `Retry-After` that is obeyed; a registry that asks for more fails at once.
+    pub max_retry_after: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts: 5,
+            base: Duration::from_millis(250),
+            max: Duration::from_secs(8),
+            max_retry_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Limits of waiting.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// Until a connection stands, TLS included.
+    pub connect: Duration,
+    /// Between two pieces of an answer.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(15),
+            idle: Duration::from_secs(60),
+        }
+    }
+}

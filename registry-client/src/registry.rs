@@ -1,0 +1,250 @@
+//! One registry as a client knows it: how to speak to it (found by a ping) and requests to a repository of it.
+//!
+//! Does not choose between registry and mirrors, and does not look into bodies.
+
+use crate::auth::{Access, Authorizer, Demand};
+use crate::transport::retry::Backoff;
+use crate::transport::{Request, Response, Transport, hosts};
+use crate::{ClientOptions, Error, Reference, RetryPolicy};
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+
+/// The host that serves Docker's registry.
+const DOCKER_API_HOST: &str = "registry-1.docker.io";
+
+/// A repository at a place.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// `registry-1.docker.io`, `localhost:5000`.
+    pub(crate) host: String,
+    pub(crate) repository: String,
+    /// By registries.conf.
+    pub(crate) insecure: bool,
+    /// Another endpoint can be asked after this one.
+    pub(crate) mirror: bool,
+}
+
+impl Endpoint {
+    pub(crate) fn new(reference: &Reference, insecure: bool, mirror: bool) -> Self {
+        let host = match reference.registry.as_str() {
+            "docker.io" => DOCKER_API_HOST,
+            host => host,
+        };
+        Self {
+            host: host.to_owned(),
+            repository: reference.repository.clone(),
+            insecure,
+            mirror,
+        }
+    }
+
+    /// For messages: `localhost:5000/library/busybox:latest`.
+    pub(crate) fn name(&self, selector: &str) -> String {
+        let separator = if selector.contains(':') { '@' } else { ':' };
+        format!("{}/{}{separator}{selector}", self.host, self.repository)
+    }
+}
+
+/// What a ping found out.
+#[derive(Clone, Debug)]
+struct Contact {
+    /// `https://host/v2/`.
+    base: Url,
+    demand: Demand,
+}
+
+type Contacts = HashMap<(String, bool), Arc<OnceCell<Contact>>>;
+
+/// A GET or HEAD of a repository.
+pub(crate) struct Ask<'a> {
+    pub(crate) method: Method,
+    /// `manifests`, `blobs`.
+    pub(crate) kind: &'static str,
+    /// A tag or digest.
+    pub(crate) selector: &'a str,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// All registries of a client.
+pub(crate) struct Registries {
+    pub(crate) options: Arc<ClientOptions>,
+    pub(crate) transport: Transport,
+    authorizer: Authorizer,
+    contacts: Mutex<Contacts>,
+}
+
+impl Registries {
+    pub(crate) fn new(options: Arc<ClientOptions>) -> Self {
+        Self {
+            transport: Transport::new(Arc::clone(&options)),
+            options,
+            authorizer: Authorizer::default(),
+            contacts: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        self.options.retry
+    }
+
+    /// Sends once, with a token where the registry wants one. A refused token is replaced once.
+    pub(crate) async fn ask(&self, endpoint: &Endpoint, ask: Ask<'_>) -> Result<Response, Error> {
+        let contact = self.contact(endpoint).await?;
+        let scope = format!("repository:{}:pull", endpoint.repository);
+        let access = Access {
+            registry: &endpoint.host,
+            scope: &scope,
+            plain: contact.base.scheme() == "http",
+            retry: self.retry(),
+        };
+        let path = format!("{}/{}/{}", endpoint.repository, ask.kind, ask.selector);
+        let url = contact.base.join(&path).map_err(|error| Error::Protocol {
+            url: contact.base.to_string(),
+            reason: error.to_string(),
+        })?;
+        let mut request = Request {
+            method: ask.method,
+            url,
+            headers: ask.headers,
+            authorization: self
+                .authorizer
+                .authorization(&self.transport, &contact.demand, &access, None)
+                .await?,
+            unverified: self.is_insecure(endpoint),
+        };
+        let response = self.transport.send(&request).await?;
+        if response.status() != StatusCode::UNAUTHORIZED
+            || response.url().origin() != request.url.origin()
+        {
+            return Ok(response);
+        }
+        let demand = Demand::of(&response);
+        if matches!(demand, Demand::Nothing) {
+            return Ok(response);
+        }
+        drop(response);
+        let rejected = request.authorization.take();
+        request.authorization = self
+            .authorizer
+            .authorization(&self.transport, &demand, &access, rejected.as_ref())
+            .await?;
+        self.transport.send(&request).await
+    }
+
+    /// A URL outside any registry (a foreign layer's), without credentials.
+    pub(crate) async fn fetch_foreign(
+        &self,
+        endpoint: &Endpoint,
+        url: &Url,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> Result<Response, Error> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default();
+        let allowed = match url.scheme() {
+            "https" => true,
+            "http" => self.is_insecure(endpoint) || self.transport.may_be_insecure(host, port),
+            _ => false,
+        };
+        if !allowed {
+            return Err(Error::Protocol {
+                url: crate::transport::redact::url(url),
+                reason: "a layer's URL must be HTTPS".to_owned(),
+            });
+        }
+        let request = Request {
+            method: Method::GET,
+            url: url.clone(),
+            headers,
+            authorization: None,
+            unverified: false,
+        };
+        self.transport.send(&request).await
+    }
+
+    fn is_insecure(&self, endpoint: &Endpoint) -> bool {
+        let (host, port) = hosts::split(&endpoint.host);
+        endpoint.insecure || self.transport.may_be_insecure(host, port)
+    }
+
+    async fn contact(&self, endpoint: &Endpoint) -> Result<Contact, Error> {
+        let insecure = self.is_insecure(endpoint);
+        let cell = {
+            let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
+            let entry = contacts.entry((endpoint.host.clone(), insecure));
+            Arc::clone(entry.or_default())
+        };
+        cell.get_or_try_init(|| self.ping(endpoint, insecure))
+            .await
+            .cloned()
+    }
+
+    async fn ping(&self, endpoint: &Endpoint, insecure: bool) -> Result<Contact, Error> {
+        let mut backoff = Backoff::new(self.retry(), endpoint.mirror);
+        loop {
+            match self.ping_once(endpoint, insecure).await {
+                Ok(contact) => return Ok(contact),
+                Err(error) => backoff.after(error).await?,
+            }
+        }
+    }
+
+    /// Loopback is asked in HTTP first: a TLS server answers that at once, while a plain server may wait
+    /// for the rest of a TLS greeting for ever. Other insecure registries are asked in HTTPS first.
+    async fn ping_once(&self, endpoint: &Endpoint, insecure: bool) -> Result<Contact, Error> {
+        let (host, _) = hosts::split(&endpoint.host);
+        let schemes: &[&str] = match (hosts::is_loopback(host), insecure) {
+            (true, _) => &["http", "https"],
+            (false, true) => &["https", "http"],
+            (false, false) => &["https"],
+        };
+        let mut first_error = None;
+        let mut doubtful = None;
+        for scheme in schemes {
+            match self.ping_with(endpoint, scheme, insecure).await {
+                Ok((contact, StatusCode::BAD_REQUEST)) => {
+                    // What a TLS server says to plain HTTP.
+                    doubtful.get_or_insert(contact);
+                }
+                Ok((contact, _)) => return Ok(contact),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        match (doubtful, first_error) {
+            (Some(contact), _) => Ok(contact),
+            (None, Some(error)) => Err(error),
+            (None, None) => unreachable!("BUG: a registry is always asked in some scheme"),
+        }
+    }
+
+    async fn ping_with(
+        &self,
+        endpoint: &Endpoint,
+        scheme: &str,
+        insecure: bool,
+    ) -> Result<(Contact, StatusCode), Error> {
+        let text = format!("{scheme}://{}/v2/", endpoint.host);
+        let base = Url::parse(&text).map_err(|error| Error::Protocol {
+            url: text,
+            reason: error.to_string(),
+        })?;
+        let request = Request {
+            method: Method::GET,
+            url: base.clone(),
+            headers: Vec::new(),
+            authorization: None,
+            unverified: insecure,
+        };
+        let response = self.transport.send(&request).await?;
+        let status = response.status();
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(response.into_error().await);
+        }
+        let demand = Demand::of(&response);
+        Ok((Contact { base, demand }, status))
+    }
+}

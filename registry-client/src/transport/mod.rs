@@ -1,0 +1,411 @@
+//! One HTTP exchange: which client (plain, verified, unverified), redirects, limits per host, readable failures.
+//!
+//! Knows nothing of repositories or tokens, and tries nothing twice: `retry` counts attempts, the operations loop.
+
+pub(crate) mod hosts;
+pub(crate) mod redact;
+pub(crate) mod retry;
+
+use crate::error::{Failure, transport_failure};
+use crate::{ClientOptions, Error, registry_message};
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, LOCATION,
+    RETRY_AFTER,
+};
+use reqwest::{Method, Proxy, StatusCode, Url};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+/// Redirects followed for one request.
+const REDIRECT_LIMIT: usize = 10;
+/// Bytes read of an error's body.
+const ERROR_BODY_LIMIT: u64 = 64 * 1024;
+/// Requests to one host at a time, when not set.
+const REQUESTS_PER_HOST: usize = 6;
+/// `User-Agent` when not set.
+const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
+
+/// A GET or HEAD.
+pub(crate) struct Request {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Sent to the URL's own origin only, never past a redirect to another.
+    pub(crate) authorization: Option<HeaderValue>,
+    /// TLS of the URL's host is not verified.
+    pub(crate) unverified: bool,
+}
+
+/// How far a server is to be believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trust {
+    /// No TLS, so no certificate authorities need to be read.
+    Plain,
+    Verified,
+    Unverified,
+}
+
+/// The HTTP clients, each made when first needed: reading the certificate authorities takes tens of milliseconds.
+pub(crate) struct Transport {
+    options: Arc<ClientOptions>,
+    plain: OnceCell<reqwest::Client>,
+    verified: OnceCell<reqwest::Client>,
+    unverified: OnceCell<reqwest::Client>,
+    permits: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Transport {
+    pub(crate) fn new(options: Arc<ClientOptions>) -> Self {
+        Self {
+            options,
+            plain: OnceCell::new(),
+            verified: OnceCell::new(),
+            unverified: OnceCell::new(),
+            permits: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Whether the caller's settings allow this host to be spoken to without verified TLS.
+    pub(crate) fn may_be_insecure(&self, host: &str, port: Option<u16>) -> bool {
+        hosts::is_loopback(host) || hosts::listed(&self.options.insecure, host, port)
+    }
+
+    /// Sends once, following redirects. Any status of the last server is an answer, not an error.
+    pub(crate) async fn send(&self, request: &Request) -> Result<Response, Error> {
+        let method = method_name(&request.method);
+        let mut url = request.url.clone();
+        let mut authorization = request.authorization.clone();
+        for _ in 0..=REDIRECT_LIMIT {
+            let response = self.exchange(request, &url, authorization.as_ref()).await?;
+            let Some(next) = self.redirect_target(&response)? else {
+                return Ok(response);
+            };
+            if next.origin() != url.origin() {
+                authorization = None;
+            }
+            tracing::debug!(
+                from = redact::url(&url),
+                to = redact::url(&next),
+                "redirected"
+            );
+            url = next;
+        }
+        Err(Error::Redirect {
+            url: redact::url(&request.url),
+            location: redact::url(&url),
+            reason: match method {
+                "HEAD" => "too many redirects of a HEAD request",
+                _ => "too many redirects",
+            },
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: &Request,
+        url: &Url,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Response, Error> {
+        let method = method_name(&request.method);
+        let permit = self.permit(url).await;
+        let trust = self.trust(request, url);
+        let client = self.client(trust).await?;
+        let mut builder = client
+            .request(request.method.clone(), url.clone())
+            // Content is verified as stored; a proxy that compresses on the way would break that.
+            .header(ACCEPT_ENCODING, "identity");
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
+        if let Some(value) = authorization {
+            builder = builder.header(AUTHORIZATION, value);
+        }
+        let answer = builder.send().await.map_err(|error| {
+            let source = error.without_url();
+            if trust != Trust::Plain && transport_failure(&source) == Failure::NotTls {
+                return Error::PlainHttp {
+                    registry: authority(url),
+                };
+            }
+            Error::Send {
+                method,
+                url: redact::url(url),
+                source,
+            }
+        })?;
+        tracing::debug!(
+            method,
+            url = redact::url(url),
+            status = answer.status().as_u16(),
+            "answered"
+        );
+        Ok(Response {
+            method,
+            url: url.clone(),
+            answer,
+            received: 0,
+            _permit: permit,
+        })
+    }
+
+    /// Where an answer redirects to, if it does and that is safe.
+    fn redirect_target(&self, response: &Response) -> Result<Option<Url>, Error> {
+        let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+        let Some(location) = response.header(&LOCATION).filter(|_| redirects) else {
+            return Ok(None);
+        };
+        let refuse = |location: String, reason| Error::Redirect {
+            url: redact::url(&response.url),
+            location,
+            reason,
+        };
+        let Ok(mut next) = response.url.join(location) else {
+            return Err(refuse(redact::text(location), "it is not a URL"));
+        };
+        next.set_fragment(None);
+        match next.scheme() {
+            "https" => Ok(Some(next)),
+            "http" => {
+                let host = next.host_str().unwrap_or_default();
+                let allowed = response.url.scheme() == "http"
+                    || self.may_be_insecure(host, next.port_or_known_default());
+                if allowed {
+                    Ok(Some(next))
+                } else {
+                    Err(refuse(
+                        redact::url(&next),
+                        "it leads from HTTPS to plain HTTP",
+                    ))
+                }
+            }
+            _ => Err(refuse(redact::url(&next), "it is neither HTTP nor HTTPS")),
+        }
+    }
+
+    fn trust(&self, request: &Request, url: &Url) -> Trust {
+        if url.scheme() == "http" {
+            return Trust::Plain;
+        }
+        let same_host = request.unverified && url.origin() == request.url.origin();
+        let host = url.host_str().unwrap_or_default();
+        if same_host || self.may_be_insecure(host, url.port_or_known_default()) {
+            Trust::Unverified
+        } else {
+            Trust::Verified
+        }
+    }
+
+    async fn permit(&self, url: &Url) -> OwnedSemaphorePermit {
+        let semaphore = {
+            let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+            let limit = match self.options.requests_per_host {
+                0 => REQUESTS_PER_HOST,
+                limit => limit,
+            };
+            let entry = permits.entry(authority(url));
+            Arc::clone(entry.or_insert_with(|| Arc::new(Semaphore::new(limit))))
+        };
+        semaphore
+            .acquire_owned()
+            .await
+            .expect("BUG: the semaphore of a host is never closed")
+    }
+
+    async fn client(&self, trust: Trust) -> Result<&reqwest::Client, Error> {
+        let cell = match trust {
+            Trust::Plain => &self.plain,
+            Trust::Verified => &self.verified,
+            Trust::Unverified => &self.unverified,
+        };
+        cell.get_or_try_init(|| async {
+            let options = Arc::clone(&self.options);
+            let building = tokio::task::spawn_blocking(move || build(&options, trust));
+            building
+                .await
+                .expect("BUG: building an HTTP client panicked")
+        })
+        .await
+    }
+}
+
+fn build(options: &ClientOptions, trust: Trust) -> Result<reqwest::Client, Error> {
+    // Fails when a provider is installed already, which then serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let agent = match options.user_agent.as_str() {
+        "" => USER_AGENT,
+        agent => agent,
+    };
+    // `no_proxy` also keeps the library from reading proxies out of the environment.
+    let mut builder = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .user_agent(agent)
+        .connect_timeout(options.timeouts.connect)
+        .read_timeout(options.timeouts.idle);
+    if let Some(proxy) = proxy(options)? {
+        builder = builder.proxy(proxy);
+    }
+    builder = match trust {
+        Trust::Plain => builder.tls_certs_only([]),
+        Trust::Unverified => builder.tls_danger_accept_invalid_certs(true),
+        Trust::Verified => builder,
+    };
+    builder.build().map_err(|error| Error::Setup {
+        source: error.without_url(),
+    })
+}
+
+fn proxy(options: &ClientOptions) -> Result<Option<Proxy>, Error> {
+    let http = proxy_url(options.http_proxy.as_deref())?;
+    let https = proxy_url(options.https_proxy.as_deref())?;
+    if http.is_none() && https.is_none() {
+        return Ok(None);
+    }
+    let direct = options.no_proxy.clone().unwrap_or_default();
+    Ok(Some(Proxy::custom(move |url| {
+        if hosts::bypasses_proxy(&direct, url) {
+            return None;
+        }
+        match url.scheme() {
+            "https" => https.clone(),
+            _ => http.clone(),
+        }
+    })))
+}
+
+/// `http://proxy:3128`, or without a scheme as many environments have it.
+fn proxy_url(text: Option<&str>) -> Result<Option<Url>, Error> {
+    let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let bad = |reason: &str| Error::Proxy {
+        url: redact::text(text),
+        reason: reason.to_owned(),
+    };
+    let full = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let url = Url::parse(&full).map_err(|error| bad(&error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(bad("only http:// and https:// proxies are supported"));
+    }
+    if !url.has_host() {
+        return Err(bad("it names no host"));
+    }
+    Ok(Some(url))
+}
+
+/// An answer whose body is still to come. Holds its host's permit until dropped.
+pub(crate) struct Response {
+    method: &'static str,
+    url: Url,
+    answer: reqwest::Response,
+    received: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Response {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.answer.status()
+    }
+
+    /// The URL that answered, after redirects.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.answer.headers().get(name)?.to_str().ok()
+    }
+
+    pub(crate) fn headers(&self, name: &HeaderName) -> impl Iterator<Item = &str> {
+        let values = self.answer.headers().get_all(name).iter();
+        values.filter_map(|value| value.to_str().ok())
+    }
+
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.header(&CONTENT_LENGTH)?.trim().parse().ok()
+    }
+
+    /// The next piece of the body.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        let chunk = self.answer.chunk().await.map_err(|error| Error::Body {
+            url: redact::url(&self.url),
+            received: self.received,
+            source: error.without_url(),
+        })?;
+        if let Some(bytes) = &chunk {
+            self.received += bytes.len() as u64;
+        }
+        Ok(chunk)
+    }
+
+    /// The whole body, or `None` when it is longer than `limit` bytes.
+    pub(crate) async fn read_within(&mut self, limit: u64) -> Result<Option<Vec<u8>>, Error> {
+        if self.content_length().is_some_and(|length| length > limit) {
+            return Ok(None);
+        }
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() as u64 + chunk.len() as u64 > limit {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body))
+    }
+
+    /// This answer as an error, with what the server said.
+    pub(crate) async fn into_error(mut self) -> Error {
+        let retry_after = self
+            .header(&RETRY_AFTER)
+            .and_then(|value| retry::retry_after(value, self.header(&DATE)));
+        let mut body = Vec::new();
+        while let Ok(Some(chunk)) = self.chunk().await {
+            body.extend_from_slice(&chunk);
+            if body.len() as u64 >= ERROR_BODY_LIMIT {
+                break;
+            }
+        }
+        Error::Status {
+            method: self.method,
+            url: redact::url(&self.url),
+            status: self.answer.status().as_u16(),
+            messages: registry_message::parse(&body),
+            retry_after,
+        }
+    }
+
+    /// This answer as a breach of the protocol.
+    pub(crate) fn protocol_error(&self, reason: impl Into<String>) -> Error {
+        Error::Protocol {
+            url: redact::url(&self.url),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn shown_url(&self) -> String {
+        redact::url(&self.url)
+    }
+}
+
+fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+fn method_name(method: &Method) -> &'static str {
+    if method == Method::HEAD {
+        "HEAD"
+    } else {
+        "GET"
+    }
+}
