@@ -1,0 +1,129 @@
+//! Folders for cache mounts, by id, with their sharing modes. It does not fill them and does not mount.
+
+use crate::Store;
+use crate::error::Error;
+use crate::file;
+use rustix::fs::FlockOperation;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Sharing of a cache mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MountSharing {
+    /// With others at once.
+    Shared,
+    /// Alone; a fresh folder when taken.
+    Private,
+    /// Alone; waits.
+    Locked,
+}
+
+/// A held cache mount. Dropping it lets others have it; its content stays.
+#[derive(Debug)]
+pub struct CacheMount {
+    slot: PathBuf,
+    data: PathBuf,
+    new: bool,
+    _lock: File,
+    // The shared lock on the store must outlive the mount's use.
+    _store: Store,
+}
+
+impl CacheMount {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.data
+    }
+
+    /// Whether nobody has filled it yet (to fill it and set owner and mode). After a crash it may hold parts of an
+    /// earlier filling; fill over them.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.new
+    }
+
+    /// Says that the folder is filled. Dropping says so too, only a killed process does not.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub fn mark_ready(&mut self) -> Result<(), Error> {
+        if !self.new {
+            return Ok(());
+        }
+        let mark = self.slot.join("ready");
+        File::create(&mark).map_err(|e| Error::io("create", &mark, e))?;
+        self.new = false;
+        Ok(())
+    }
+}
+
+impl Drop for CacheMount {
+    fn drop(&mut self) {
+        if let Err(error) = self.mark_ready() {
+            tracing::warn!(%error, "a cache mount will be filled again");
+        }
+    }
+}
+
+impl Store {
+    /// A cache mount's folder by id. `Locked` waits, blocking the thread, for other users; `Shared` waits only for a
+    /// `Locked` or `Private` one; `Private` takes a fresh one when busy. One who wants several must ask in one
+    /// order (of ids) and only once for each id, or may wait for itself.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn cache_mount(&self, id: &str, sharing: MountSharing) -> Result<CacheMount, Error> {
+        let folder = self.inner.layout.mount(id);
+        let name = folder.join("id");
+        if !name.is_file() {
+            self.inner.replace(&name, id.as_bytes(), false)?;
+        }
+        let (slot, lock) = match sharing {
+            MountSharing::Shared => wait_for(folder.join("0"), FlockOperation::LockShared)?,
+            MountSharing::Locked => wait_for(folder.join("0"), FlockOperation::LockExclusive)?,
+            MountSharing::Private => first_free(&folder)?,
+        };
+        let data = slot.join("data");
+        make_dir(&data)?;
+        let new = !slot.join("ready").exists();
+        Ok(CacheMount {
+            slot,
+            data,
+            new,
+            _lock: lock,
+            _store: self.clone(),
+        })
+    }
+}
+
+fn wait_for(slot: PathBuf, operation: FlockOperation) -> Result<(PathBuf, File), Error> {
+    let lock = open_slot(&slot)?;
+    file::lock(&lock, operation, &slot)?;
+    Ok((slot, lock))
+}
+
+fn first_free(folder: &Path) -> Result<(PathBuf, File), Error> {
+    let mut number = 0u64;
+    loop {
+        let slot = folder.join(number.to_string());
+        let lock = open_slot(&slot)?;
+        if file::try_lock(&lock, FlockOperation::NonBlockingLockExclusive, &slot)? {
+            return Ok((slot, lock));
+        }
+        number += 1;
+    }
+}
+
+fn open_slot(slot: &Path) -> Result<File, Error> {
+    make_dir(slot)?;
+    File::open(slot).map_err(|e| Error::io("open", slot, e))
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    match fs::create_dir(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(Error::io("create", path, e)),
+        _ => Ok(()),
+    }
+}

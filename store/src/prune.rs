@@ -1,0 +1,391 @@
+//! Garbage collection: marks what references (and cache records) reach, removes the rest, and sums up what is there.
+//! It reads manifests and configs only as far as to find the digests in them.
+
+use crate::Store;
+use crate::error::Error;
+use crate::file;
+use crate::layer;
+use crate::record;
+use crate::refs;
+use crate::scratch;
+use crate::stat_cache;
+use oci_spec::image::Digest;
+use rustix::fs::FlockOperation;
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Manifests, indexes and configs are smaller; anything larger holds no references.
+const DOCUMENT_LIMIT: u64 = 16 << 20;
+const LOG_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// How much may go, for [`Store::prune`].
+#[derive(Clone, Debug, Default)]
+pub struct PruneOptions {
+    /// Also drop cache records, cache mounts, stat caches, logs and layers no reference uses (`--all`); otherwise only
+    /// what nothing can reach, and old logs.
+    pub all: bool,
+    /// Report only.
+    pub dry_run: bool,
+}
+
+/// What pruning did.
+#[derive(Clone, Debug, Default)]
+pub struct PruneReport {
+    /// Bytes freed (disk blocks).
+    pub bytes: u64,
+    /// Names of what went, for people (`layer sha256:...`, `record ...`).
+    pub removed: Vec<String>,
+    /// What could not be removed, with the reason. It is invisible to builds and stays in [`Store::leftovers`].
+    pub failed: Vec<String>,
+}
+
+/// Bytes on disk, by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Blobs: manifests, configs, serialised layers.
+    pub blobs: u64,
+    /// Layers: trees and indexes.
+    pub layers: u64,
+    /// Cache records, identities and stat caches.
+    pub records: u64,
+    /// Cache mounts.
+    pub mounts: u64,
+    /// Build logs.
+    pub logs: u64,
+    /// Scratch folders of running builds and leftovers.
+    pub scratch: u64,
+}
+
+impl Usage {
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.blobs + self.layers + self.records + self.mounts + self.logs + self.scratch
+    }
+}
+
+impl Store {
+    /// Drops what is not needed. `remove_tree` deletes a folder (in a user namespace when rootless;
+    /// [`crate::remove_tree`] where all files are ours).
+    ///
+    /// Each removal is a rename out of sight first, so killing it leaves a sound store.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another process has the store open (not for a dry run); unreadable folders.
+    pub fn prune(
+        &self,
+        options: &PruneOptions,
+        remove_tree: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<PruneReport, Error> {
+        if options.dry_run {
+            return Pruning::new(self, options, remove_tree).run();
+        }
+        let path = self.inner.layout.lock();
+        let lock = &self.inner.lock;
+        if !file::try_lock(lock, FlockOperation::NonBlockingLockExclusive, &path)? {
+            // The attempt has cost us the shared lock (flock(2), "Converting a lock").
+            file::lock(lock, FlockOperation::LockShared, &path)?;
+            return Err(Error::Busy {
+                path: self.root().to_owned(),
+            });
+        }
+        let report = Pruning::new(self, options, remove_tree).run();
+        file::lock(lock, FlockOperation::LockShared, &path)?;
+        report
+    }
+
+    /// Bytes on disk by kind. Walks everything, trees included.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let of = |name| file::disk_bytes(&self.inner.layout.folder(name));
+        Usage {
+            blobs: of("blobs"),
+            layers: of("layers"),
+            records: of("records") + of("identities") + of("stat"),
+            mounts: of("mounts"),
+            logs: of("logs"),
+            scratch: file::disk_bytes(&self.inner.layout.scratch()),
+        }
+    }
+}
+
+struct Pruning<'a> {
+    store: &'a Store,
+    options: &'a PruneOptions,
+    remove_tree: &'a dyn Fn(&Path) -> io::Result<()>,
+    live: HashSet<Digest>,
+    report: PruneReport,
+}
+
+impl<'a> Pruning<'a> {
+    fn new(
+        store: &'a Store,
+        options: &'a PruneOptions,
+        remove_tree: &'a dyn Fn(&Path) -> io::Result<()>,
+    ) -> Self {
+        Self {
+            store,
+            options,
+            remove_tree,
+            live: HashSet::new(),
+            report: PruneReport::default(),
+        }
+    }
+
+    /// Users go before what they use, so that a kill in between leaves no dangling record.
+    fn run(mut self) -> Result<PruneReport, Error> {
+        self.references()?;
+        self.records()?;
+        self.layers()?;
+        self.identities()?;
+        self.blobs()?;
+        self.stat_caches()?;
+        self.logs()?;
+        self.mounts()?;
+        self.leftovers();
+        Ok(self.report)
+    }
+
+    fn references(&mut self) -> Result<(), Error> {
+        for image in self.store.references()? {
+            self.mark(image.descriptor.digest().clone())?;
+        }
+        for path in self.store.reference_files()? {
+            if !refs::is_sound(&path) {
+                let name = format!("damaged reference {}", display_name(&path));
+                self.remove(&path, name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks a digest and all it reaches, be it a layer's diff_id or a blob's digest.
+    fn mark(&mut self, digest: Digest) -> Result<(), Error> {
+        let mut pending = vec![digest];
+        while let Some(digest) = pending.pop() {
+            if !self.live.insert(digest.clone()) {
+                continue;
+            }
+            if let Some(meta) = self.store.layer(&digest)? {
+                let blobs = meta.blobs.iter();
+                pending.extend(blobs.map(|blob| blob.descriptor.digest().clone()));
+                continue;
+            }
+            if let Some(document) = document(&self.store.blob_path(&digest)) {
+                pending.extend(digests_in(&document));
+            }
+        }
+        Ok(())
+    }
+
+    fn records(&mut self) -> Result<(), Error> {
+        for path in self.fanned_out("records")? {
+            let record = record::read(&path)?;
+            let name = format!("record {}", fanned_name(&path));
+            match record {
+                Some(record) if !self.options.all => {
+                    for layer in record.layers {
+                        self.mark(layer)?;
+                    }
+                }
+                _ => self.remove(&path, name),
+            }
+        }
+        Ok(())
+    }
+
+    fn layers(&mut self) -> Result<(), Error> {
+        for (digest, path) in self.by_digest("layers")? {
+            if !self.live.contains(&digest) {
+                self.remove(&path, format!("layer {digest}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn identities(&mut self) -> Result<(), Error> {
+        for path in self.fanned_out("identities")? {
+            let known =
+                layer::read_identity(&path)?.is_some_and(|layer| self.live.contains(&layer));
+            if !known {
+                self.remove(&path, format!("identity {}", fanned_name(&path)));
+            }
+        }
+        Ok(())
+    }
+
+    fn blobs(&mut self) -> Result<(), Error> {
+        for (digest, path) in self.by_digest("blobs")? {
+            if !self.live.contains(&digest) {
+                self.remove(&path, format!("blob {digest}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn stat_caches(&mut self) -> Result<(), Error> {
+        for path in self.entries("stat")? {
+            if self.options.all || stat_cache::live_context(&path).is_none() {
+                self.remove(&path, format!("stat cache {}", display_name(&path)));
+            }
+        }
+        Ok(())
+    }
+
+    fn logs(&mut self) -> Result<(), Error> {
+        let now = SystemTime::now();
+        for path in self.entries("logs")? {
+            let modified = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
+            let age = modified.map(|time| now.duration_since(time).unwrap_or_default());
+            if self.options.all || age.is_ok_and(|age| age > LOG_AGE) {
+                self.remove(&path, format!("log {}", display_name(&path)));
+            }
+        }
+        Ok(())
+    }
+
+    fn mounts(&mut self) -> Result<(), Error> {
+        if !self.options.all {
+            return Ok(());
+        }
+        for path in self.entries("mounts")? {
+            let id = fs::read(path.join("id")).unwrap_or_default();
+            let id = String::from_utf8_lossy(&id).into_owned();
+            self.remove(&path, format!("cache mount {id}"));
+        }
+        Ok(())
+    }
+
+    fn leftovers(&mut self) {
+        for path in self.store.leftovers() {
+            let bytes = file::disk_bytes(&path);
+            let name = format!("leftover {}", display_name(&path));
+            if self.options.dry_run {
+                self.report.bytes += bytes;
+                self.report.removed.push(name);
+                continue;
+            }
+            self.delete(&path, name, bytes);
+        }
+    }
+
+    fn remove(&mut self, path: &Path, name: String) {
+        let bytes = file::disk_bytes(path);
+        if self.options.dry_run {
+            self.report.bytes += bytes;
+            self.report.removed.push(name);
+            return;
+        }
+        let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+        if !is_dir {
+            return self.delete(path, name, bytes);
+        }
+        let buried = scratch::grave(&self.store.inner.layout.scratch()).and_then(|grave| {
+            fs::rename(path, &grave).map_err(|e| Error::io("move", path, e))?;
+            Ok(grave)
+        });
+        match buried {
+            // What fails here is a leftover, and tried once more with those.
+            Ok(grave) => self.delete(&grave, name, bytes),
+            Err(error) => self.report.failed.push(format!("{name}: {error}")),
+        }
+    }
+
+    fn delete(&mut self, path: &Path, name: String, bytes: u64) {
+        let result = match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_dir() => (self.remove_tree)(path),
+            _ => fs::remove_file(path),
+        };
+        match result {
+            Ok(()) => {
+                self.report.bytes += bytes;
+                self.report.removed.push(name);
+            }
+            Err(error) => self.report.failed.push(format!("{name}: {error}")),
+        }
+    }
+
+    fn entries(&self, folder: &'static str) -> Result<Vec<PathBuf>, Error> {
+        sorted_entries(&self.store.inner.layout.folder(folder))
+    }
+
+    /// Files in folders of two letters; empty ones go.
+    fn fanned_out(&self, folder: &'static str) -> Result<Vec<PathBuf>, Error> {
+        let mut paths = Vec::new();
+        for part in self.entries(folder)? {
+            paths.extend(sorted_entries(&part)?);
+        }
+        Ok(paths)
+    }
+
+    fn by_digest(&self, folder: &'static str) -> Result<Vec<(Digest, PathBuf)>, Error> {
+        let mut found = Vec::new();
+        for path in self.fanned_out(folder)? {
+            let algorithm = path.parent().map(display_name).unwrap_or_default();
+            let text = format!("{algorithm}:{}", display_name(&path));
+            if let Ok(digest) = Digest::try_from(text) {
+                found.push((digest, path));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut paths: Vec<_> = file::list(folder)?.iter().map(fs::DirEntry::path).collect();
+    paths.sort();
+    Ok(paths)
+}
+
+fn display_name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn fanned_name(path: &Path) -> String {
+    let parent = path.parent().map(display_name).unwrap_or_default();
+    format!("{parent}{}", display_name(path))
+}
+
+/// A blob as JSON, if it is a JSON object; layers are told apart by their first byte.
+fn document(path: &Path) -> Option<Value> {
+    let mut file = fs::File::open(path).ok()?;
+    if file.metadata().ok()?.len() > DOCUMENT_LIMIT {
+        return None;
+    }
+    let mut bytes = vec![0];
+    file.read_exact(&mut bytes).ok()?;
+    if !matches!(bytes[0], b'{' | b' ' | b'\t' | b'\r' | b'\n') {
+        return None;
+    }
+    file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Digests that an index, a manifest, an artifact or a config refers to.
+fn digests_in(document: &Value) -> Vec<Digest> {
+    let lists = ["manifests", "layers", "blobs"];
+    let listed = lists
+        .iter()
+        .filter_map(|name| document.get(name)?.as_array())
+        .flatten();
+    let single = ["config", "subject"]
+        .iter()
+        .filter_map(|name| document.get(name));
+    let descriptors = listed.chain(single).filter_map(|entry| entry.get("digest"));
+    let diff_ids = document
+        .pointer("/rootfs/diff_ids")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    descriptors
+        .chain(diff_ids)
+        .filter_map(Value::as_str)
+        .filter_map(|text| Digest::try_from(text).ok())
+        .collect()
+}

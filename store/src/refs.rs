@@ -1,0 +1,151 @@
+//! References: names that were promised to people, so the only files here that are fsynced.
+//! It neither parses nor normalises names.
+
+use crate::Store;
+use crate::error::Error;
+use crate::file;
+use crate::layer::to_json;
+use oci_spec::image::{Descriptor, Digest};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const REFERENCE_LIMIT: u64 = 1 << 20;
+
+/// An image reference in the store: what `kiln images` lists.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// Normalised name with tag (`docker.io/library/x:latest`), or empty for an untagged image kept by digest.
+    pub name: String,
+    /// Manifest or index.
+    pub descriptor: Descriptor,
+    /// RFC 3339 time of tagging.
+    pub tagged: String,
+}
+
+impl Store {
+    /// Sets a reference (fsynced: it was promised). Replaces an older one of the same name.
+    ///
+    /// When the name already has this descriptor, nothing is written and the older time of tagging stays.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::WrongSize`] when the store does not hold the blob that the descriptor names;
+    /// a failed write.
+    pub fn tag(&self, image: &ImageRef) -> Result<(), Error> {
+        let digest = image.descriptor.digest();
+        let Some(actual) = self.blob_size(digest) else {
+            return Err(Error::NotFound {
+                what: "blob",
+                name: digest.to_string(),
+            });
+        };
+        if actual != image.descriptor.size() {
+            return Err(Error::WrongSize {
+                digest: digest.to_string(),
+                expected: image.descriptor.size(),
+                actual,
+                path: Some(self.blob_path(digest)),
+            });
+        }
+        let path = self.file_of(image);
+        if let Ok(Some(known)) = read(&path)
+            && known.name == image.name
+            && known.descriptor == image.descriptor
+        {
+            return Ok(());
+        }
+        self.inner.replace(&path, &to_json(image), true)
+    }
+
+    /// A reference by exact normalised name; an untagged image by its digest (`sha256:...`).
+    ///
+    /// # Errors
+    /// [`Error::Damaged`], a failed read.
+    pub fn reference(&self, name: &str) -> Result<Option<ImageRef>, Error> {
+        let path = self.file_by_name(name);
+        let Some(image) = read(&path)? else {
+            return Ok(None);
+        };
+        if self.file_of(&image) == path {
+            return Ok(Some(image));
+        }
+        Err(Error::Damaged {
+            path,
+            reason: format!("it should be about {name} and is about {:?}", image.name),
+        })
+    }
+
+    /// All references, by name and then digest. Damaged ones are reported to the log and left out.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn references(&self) -> Result<Vec<ImageRef>, Error> {
+        let mut images = Vec::new();
+        for path in self.reference_files()? {
+            match read(&path) {
+                Ok(Some(image)) if self.file_of(&image) == path => images.push(image),
+                Ok(None) => {}
+                _ => tracing::warn!(path = %path.display(), "a damaged reference is ignored"),
+            }
+        }
+        images.sort_by(|a, b| {
+            let key = |image: &ImageRef| image.descriptor.digest().to_string();
+            a.name.cmp(&b.name).then_with(|| key(a).cmp(&key(b)))
+        });
+        Ok(images)
+    }
+
+    pub(crate) fn reference_files(&self) -> Result<Vec<PathBuf>, Error> {
+        let entries = file::list(&self.inner.layout.folder("refs"))?;
+        Ok(entries.iter().map(fs::DirEntry::path).collect())
+    }
+
+    /// Removes a reference, also a damaged one; `false` when it was not there. An untagged image goes by its digest.
+    ///
+    /// # Errors
+    /// A failed removal.
+    pub fn untag(&self, name: &str) -> Result<bool, Error> {
+        let path = self.file_by_name(name);
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(e) if file::is_absent(&e) => return Ok(false),
+            Err(e) => return Err(Error::io("remove", &path, e)),
+        }
+        file::sync_dir(&self.inner.layout.folder("refs"))?;
+        Ok(true)
+    }
+
+    fn file_of(&self, image: &ImageRef) -> PathBuf {
+        if image.name.is_empty() {
+            return self.inner.layout.untagged(image.descriptor.digest());
+        }
+        self.inner.layout.reference(&image.name)
+    }
+
+    /// A normalised name has a registry and a repository, so it is never a digest.
+    fn file_by_name(&self, name: &str) -> PathBuf {
+        match Digest::try_from(name) {
+            Ok(digest) if digest.algorithm().digest_hexlen().is_some() => {
+                self.inner.layout.untagged(&digest)
+            }
+            _ => self.inner.layout.reference(name),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Option<ImageRef>, Error> {
+    let Some(bytes) = file::read_small(path, REFERENCE_LIMIT)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::Damaged {
+            path: path.to_owned(),
+            reason: format!("{e}; tag the image again or remove that file"),
+        })
+}
+
+/// Whether a reference file can be understood.
+pub(crate) fn is_sound(path: &Path) -> bool {
+    matches!(read(path), Ok(Some(_)))
+}
