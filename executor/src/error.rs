@@ -48,6 +48,14 @@ pub enum Error {
         /// What to do about it.
         help: Option<String>,
     },
+    /// A `.dockerignore` file with a mistake.
+    #[error("line {line}: {message}")]
+    Ignore {
+        /// One-based line.
+        line: u32,
+        /// What is wrong.
+        message: String,
+    },
     /// A command ended badly: `process "/bin/sh -c false" did not complete successfully: exit code: 1`.
     #[error("process {command:?} did not complete successfully: {}", exit_text(*exit))]
     Command {
@@ -68,6 +76,21 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// An image that neither the store has for the platform nor the registry gives.
+    #[error("{reason}, and it could not be pulled")]
+    Unavailable {
+        /// What the store has.
+        reason: String,
+        /// Why the registry did not give it.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A secret that a RUN requires and the request does not have.
+    #[error("secret {id}: not found")]
+    Secret {
+        /// Id.
+        id: String,
+    },
     /// A bad request (option combinations, names).
     #[error("{0}")]
     Request(String),
@@ -84,4 +107,17 @@ fn exit_text(exit: sandbox::Exit) -> String {
         sandbox::Exit::Code(code) => format!("exit code: {code}"),
         sandbox::Exit::Signal(signal) => format!("exit code: {}", 128 + signal),
     }
+}
+
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

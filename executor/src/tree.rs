@@ -91,6 +91,33 @@ pub trait FileTree {
     /// # Errors
     /// Unreadable.
     fn digest(&self, path: &[u8]) -> Result<FileDigest, Error>;
+    /// The entries of a directory, sorted by name: [`FileTree::list`] and [`FileTree::entry`] in one call.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, Error> {
+        let mut children = Vec::new();
+        for name in self.list(path)? {
+            let full = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
+            if let Some(entry) = self.entry(&full)? {
+                children.push((name, entry));
+            }
+        }
+        Ok(children)
+    }
+    /// Fills in what [`FileTree::children`] leaves out because it takes reading: content digests, and extended attributes
+    /// where they take opening. Trees that must read many files do it in parallel.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn complete(&self, entries: &mut [&mut Entry]) -> Result<(), Error> {
+        for entry in entries {
+            if let Kind::File { digest: digest @ None, .. } = &mut entry.kind {
+                *digest = Some(self.digest(&entry.path)?);
+            }
+        }
+        Ok(())
+    }
     /// Files with the same number are hard links of each other (only where it matters: contexts and trees).
     fn link_id(&self, _path: &[u8]) -> Option<(u64, u64)> {
         None
