@@ -1,1 +1,55 @@
-fn main(){}
+//! Project tasks: `cargo xtask demo|test|tidy|depgraph|conformance|bench|static`.
+#![forbid(unsafe_code)]
+#![allow(
+    unreachable_pub,
+    reason = "a program has no public surface; pub marks what other modules use"
+)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's tool"
+)]
+
+mod bench;
+mod conformance;
+mod demo;
+mod depgraph;
+mod shell;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "usage: cargo xtask TASK
+  demo                 build the release binary and an image of the base that ships, offline
+  test                 install what the tests need (as root, on Debian), run all tests
+  tidy                 file sizes, module headers, places of unsafe, words that must not be there
+  depgraph             the one-way graph of the workspace
+  conformance [SUITE]  run the corpora beside the project, where they are
+  bench [WORKLOAD..]   measure the release binary
+  static               build the static release binary";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let result = match args.first().map(String::as_str) {
+        Some("demo") => demo::run(),
+        Some("test") => test::run(rest),
+        Some("tidy") => tidy::run(),
+        Some("depgraph") => depgraph::run(),
+        Some("conformance") => conformance::run(rest),
+        Some("bench") => bench::run(rest),
+        Some("static") => shell::build_static().map(|path| println!("{}", path.display())),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What can be typed: the flags as clap sees them, spelled as `docker buildx build` spells them.
+//!
+//! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Builds OCI images from Dockerfiles: one static binary, no daemon, no root needed.
+#[derive(Parser, Debug)]
+#[command(
+    name = "kiln",
+    version,
+    disable_version_flag = true,
+    propagate_version = false
+)]
+pub struct Cli {
+    /// Folder of the store [default: $KILN_ROOT, else the data folder of the user]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Write debug logs to stderr
+    #[arg(short = 'D', long, global = true)]
+    pub debug: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Build an image from a Dockerfile
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// List images in the store
+    Images(ImagesArgs),
+    /// Remove images from the store
+    Rmi(RmiArgs),
+    /// Load images from an OCI or docker archive
+    Load(LoadArgs),
+    /// Save images to an archive
+    Save(SaveArgs),
+    /// Show an image's manifest and config as JSON
+    Inspect(InspectArgs),
+    /// Show the history of an image
+    History(HistoryArgs),
+    /// Remove cached layers and files that nothing needs
+    Prune(PruneArgs),
+    /// Show the version
+    Version(VersionArgs),
+}
+
+/// `kiln build`.
+#[derive(Args, Debug)]
+pub struct BuildArgs {
+    /// Context folder, or `-` to read the Dockerfile from standard input
+    #[arg(value_name = "PATH|-")]
+    pub context: String,
+    /// Name of the image (`name:tag`); may be given several times
+    #[arg(short, long = "tag", value_name = "NAME")]
+    pub tags: Vec<String>,
+    /// Dockerfile [default: PATH/Dockerfile]; `-` reads it from standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Build argument; without a value it is taken from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
+    pub build_args: Vec<String>,
+    /// Additional build context: `NAME=DIR`, `NAME=oci-layout://DIR[:TAG]`, `NAME=docker-image://REF`
+    #[arg(long = "build-context", value_name = "NAME=SOURCE")]
+    pub build_contexts: Vec<String>,
+    /// Stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Label of the image
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+    /// Platforms to build for, comma separated
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub platform: Vec<String>,
+    /// Do not use the cache
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Do not use the cache for these stages
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for newer base images
+    #[arg(long)]
+    pub pull: bool,
+    /// Secret for RUN steps: `id=ID[,src=PATH|,env=NAME]`
+    #[arg(long = "secret", value_name = "SPEC")]
+    pub secrets: Vec<String>,
+    /// Where the result goes: `type=local|tar|oci|docker|image|cacheonly[,dest=PATH][,name=NAME]...`, a folder, or `-`
+    #[arg(short, long = "output", value_name = "SPEC")]
+    pub outputs: Vec<String>,
+    /// Write the image ID to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write build result metadata to a file
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// How progress is shown [default: $BUILDKIT_PROGRESS, else auto]
+    #[arg(long, value_enum)]
+    pub progress: Option<ProgressMode>,
+    /// Print the image ID only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Network of RUN steps
+    #[arg(long, value_enum, default_value_t = NetworkMode::Default)]
+    pub network: NetworkMode,
+    /// Line for /etc/hosts of RUN steps
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub add_hosts: Vec<String>,
+    /// Size of /dev/shm in RUN steps (bytes; suffixes k, m, g)
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Steps that may run at once
+    #[arg(long, value_name = "N", default_value_t = 16)]
+    pub jobs: usize,
+    /// Registry reached without TLS or without verification
+    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
+    pub insecure_registries: Vec<String>,
+}
+
+/// Progress displays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ProgressMode {
+    /// A terminal display on a terminal, plain lines elsewhere
+    Auto,
+    /// Lines, for logs
+    Plain,
+    /// A live display
+    Tty,
+    /// Nothing but the result
+    Quiet,
+    /// JSON lines as BuildKit's client prints them
+    Rawjson,
+}
+
+/// `--network`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum NetworkMode {
+    /// The default network
+    Default,
+    /// Loopback only
+    None,
+    /// The host's network
+    Host,
+}
+
+/// `kiln images`.
+#[derive(Args, Debug)]
+pub struct ImagesArgs {
+    /// Show images of this name only
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// Print IDs only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Show digests
+    #[arg(long)]
+    pub digests: bool,
+    /// Do not shorten IDs
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// `table` or `json` (one object a line)
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+}
+
+/// Formats of lists.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum ListFormat {
+    /// A table
+    Table,
+    /// JSON, one object a line
+    Json,
+}
+
+/// `kiln rmi`.
+#[derive(Args, Debug)]
+pub struct RmiArgs {
+    /// Names, digests or IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Do not fail when an image is not there
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// `kiln load`.
+#[derive(Args, Debug)]
+pub struct LoadArgs {
+    /// Archive [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Print no names
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// `kiln save`.
+#[derive(Args, Debug)]
+pub struct SaveArgs {
+    /// Names, digests or IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// File [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Archive format
+    #[arg(long, value_enum, default_value_t = SaveFormat::Docker)]
+    pub format: SaveFormat,
+}
+
+/// Archive formats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SaveFormat {
+    /// What `docker load` reads (an OCI layout too)
+    #[value(alias = "docker-archive")]
+    Docker,
+    /// OCI image layout
+    #[value(alias = "oci-archive")]
+    Oci,
+}
+
+/// `kiln inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Names, digests or IDs
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<String>,
+    /// Platform of an image with several
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+}
+
+/// `kiln history`.
+#[derive(Args, Debug)]
+pub struct HistoryArgs {
+    /// Name, digest or ID
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// Do not shorten texts
+    #[arg(long)]
+    pub no_trunc: bool,
+    /// `table` or `json` (one object a line)
+    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
+    pub format: ListFormat,
+}
+
+/// `kiln prune`.
+#[derive(Args, Debug)]
+pub struct PruneArgs {
+    /// Also remove the cache of builds whose images are gone or untagged
+    #[arg(short, long)]
+    pub all: bool,
+    /// Do not ask (accepted for scripts; Kiln never asks)
+    #[arg(short, long)]
+    pub force: bool,
+    /// Show what would go
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `kiln version`.
+#[derive(Args, Debug)]
+pub struct VersionArgs {
+    /// Print the number only
+    #[arg(short, long)]
+    pub short: bool,
+}

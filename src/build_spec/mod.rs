@@ -1,0 +1,239 @@
+//! From raw flags to one [`BuildRequest`]: paths checked, platforms and outputs parsed, secrets named.
+//!
+//! Every mistake found here is a usage error (status 2) or names the file that is missing (status 1).
+
+mod context;
+mod csv;
+mod output;
+mod secret;
+
+use crate::args::{BuildArgs, NetworkMode};
+use crate::environment::Environment;
+use crate::error::Failure;
+use executor::request::{BuildRequest, ContextSource};
+use planner::plan::Network;
+use planner::platform::Platform;
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Resolves the flags of `kiln build`.
+pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, Failure> {
+    let source = context::resolve(&args.context, args.file.as_deref())?;
+    let named_contexts = args
+        .build_contexts
+        .iter()
+        .map(|text| context::named(text))
+        .collect::<Result<BTreeMap<String, ContextSource>, Failure>>()?;
+    let secrets = args
+        .secrets
+        .iter()
+        .map(|text| secret::parse(text, environment))
+        .collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    let outputs = args
+        .outputs
+        .iter()
+        .map(|text| output::parse(text))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    output::check(&outputs)?;
+    Ok(BuildRequest {
+        dockerfile: source.dockerfile,
+        dockerfile_name: source.dockerfile_name,
+        context: source.context,
+        ignore: source.ignore,
+        named_contexts,
+        tags: args.tags.clone(),
+        build_args: build_args(&args.build_args, environment)?,
+        labels: labels(&args.labels)?,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        platforms: platforms(&args.platform, environment)?,
+        no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter.clone(),
+        pull: args.pull,
+        network: match args.network {
+            NetworkMode::Default => Network::Default,
+            NetworkMode::None => Network::None,
+            NetworkMode::Host => Network::Host,
+        },
+        extra_hosts: args
+            .add_hosts
+            .iter()
+            .map(|text| host(text))
+            .collect::<Result<_, _>>()?,
+        shm_size: args.shm_size.as_deref().map(size).transpose()?,
+        secrets,
+        outputs,
+        source_date_epoch: source_date_epoch(&args.build_args, environment)?,
+        now: SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |elapsed| {
+                i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+            }),
+        jobs: args.jobs.max(1),
+        registries_conf: environment.registries_conf(),
+        insecure_registries: args.insecure_registries.clone(),
+        proxies: environment.proxies(),
+    })
+}
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::Usage(message.into())
+}
+
+/// `K=V`, or `K` for the value in the environment; a bare name that is not set there stays unset.
+fn build_args(
+    raw: &[String],
+    environment: &Environment,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut args = BTreeMap::new();
+    for text in raw {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.as_str(), environment.get_raw(text)),
+        };
+        if name.is_empty() {
+            return Err(usage(format!(
+                "invalid value {text:?} for '--build-arg': the name is missing"
+            )));
+        }
+        if let Some(value) = value {
+            args.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    if let Some(epoch) = environment.get("SOURCE_DATE_EPOCH") {
+        args.entry("SOURCE_DATE_EPOCH".to_owned())
+            .or_insert_with(|| epoch.to_owned());
+    }
+    Ok(args)
+}
+
+fn labels(raw: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    raw.iter()
+        .map(|text| {
+            let (key, value) = text.split_once('=').unwrap_or((text, ""));
+            if key.is_empty() {
+                return Err(usage(format!(
+                    "invalid value {text:?} for '--label': the key is missing"
+                )));
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+fn platforms(raw: &[String], environment: &Environment) -> Result<Vec<Platform>, Failure> {
+    let from_environment: Vec<String>;
+    let raw = match environment.get("DOCKER_DEFAULT_PLATFORM") {
+        Some(platform) if raw.is_empty() => {
+            from_environment = vec![platform.to_owned()];
+            &from_environment
+        }
+        _ => raw,
+    };
+    let mut platforms = Vec::new();
+    for text in raw {
+        let platform = Platform::parse(text.trim(), &Platform::host())
+            .map_err(|error| usage(format!("invalid value {text:?} for '--platform': {error}")))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    Ok(platforms)
+}
+
+/// `name:address` or `name=address`; the address may be in brackets.
+fn host(text: &str) -> Result<(String, String), Failure> {
+    let split = text.split_once('=').or_else(|| text.split_once(':'));
+    let Some((name, address)) =
+        split.filter(|(name, address)| !name.is_empty() && !address.is_empty())
+    else {
+        return Err(usage(format!(
+            "invalid value {text:?} for '--add-host': expected HOST:IP"
+        )));
+    };
+    let address = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
+    if address.parse::<std::net::IpAddr>().is_err() {
+        return Err(usage(format!(
+            "invalid value {text:?} for '--add-host': {address:?} is not an IP address"
+        )));
+    }
+    Ok((name.to_owned(), address.to_owned()))
+}
+
+/// A byte count with an optional suffix b, k, m, g, t (and a following b), powers of 1024.
+fn size(text: &str) -> Result<u64, Failure> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits_end = lower
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(lower.len());
+    let (digits, suffix) = lower.split_at(digits_end);
+    let shift = match suffix.trim_end_matches("ib").trim_end_matches('b') {
+        "" => Some(0),
+        "k" => Some(10),
+        "m" => Some(20),
+        "g" => Some(30),
+        "t" => Some(40),
+        _ => None,
+    };
+    let bytes = digits
+        .parse::<u64>()
+        .ok()
+        .zip(shift)
+        .and_then(|(number, shift)| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| {
+        usage(format!(
+            "invalid size {text:?}: expected a number of bytes, with k, m or g behind it"
+        ))
+    })
+}
+
+/// `--build-arg SOURCE_DATE_EPOCH=N`, else the environment's.
+fn source_date_epoch(raw: &[String], environment: &Environment) -> Result<Option<i64>, Failure> {
+    let value = build_args(raw, environment)?
+        .remove("SOURCE_DATE_EPOCH")
+        .filter(|value| !value.is_empty());
+    let Some(value) = value else { return Ok(None) };
+    match value.parse::<i64>() {
+        Ok(seconds) if seconds >= 0 => Ok(Some(seconds)),
+        _ => Err(usage(format!(
+            "invalid SOURCE_DATE_EPOCH: {value}: expected seconds since 1970-01-01"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("64", 64),
+            ("64b", 64),
+            ("2k", 2048),
+            ("64m", 64 << 20),
+            ("1GiB", 1 << 30),
+            ("1gb", 1 << 30),
+        ] {
+            assert_eq!(size(text).ok(), Some(bytes), "{text}");
+        }
+        for text in ["", "m", "1x", "-1", "99999999999999g"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hosts() {
+        assert_eq!(
+            host("a:127.0.0.1").ok(),
+            Some(("a".into(), "127.0.0.1".into()))
+        );
+        assert_eq!(host("a=::1").ok(), Some(("a".into(), "::1".into())));
+        assert_eq!(host("a:[::1]").ok(), Some(("a".into(), "::1".into())));
+        for bad in ["a", "a:", ":1.2.3.4", "a:b"] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `--output`: `type=...,key=value...`, a bare folder (files), or `-` (a tar on standard output).
+
+use super::{csv, usage};
+use crate::error::Failure;
+use executor::request::{OutputDest, OutputKind, OutputRequest};
+use std::path::PathBuf;
+
+/// Parses one `--output`.
+pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
+    let invalid = |reason: &str| usage(format!("invalid value {text:?} for '--output': {reason}"));
+    let fields = csv::fields(text).map_err(|reason| invalid(&reason))?;
+    if let [only] = fields.as_slice()
+        && !only.contains('=')
+    {
+        return Ok(bare(only));
+    }
+    let pairs = csv::pairs(text).map_err(|reason| invalid(&reason))?;
+    let kind_name = pairs
+        .iter()
+        .find(|(key, _)| key == "type")
+        .and_then(|(_, value)| value.as_deref())
+        .ok_or_else(|| invalid("type is required"))?;
+    let mut output = OutputRequest {
+        kind: kind(kind_name).map_err(|reason| invalid(&reason))?,
+        ..empty(OutputKind::Image)
+    };
+    for (key, value) in &pairs {
+        let Some(value) = value else {
+            return Err(invalid(&format!("field {key:?} must be key=value")));
+        };
+        set(&mut output, key, value).map_err(|reason| invalid(&reason))?;
+    }
+    let needs_dest =
+        matches!(output.kind, OutputKind::Local) || (output.kind == OutputKind::Oci && !output.tar);
+    match &output.dest {
+        None if needs_dest => return Err(invalid("dest is required for this type")),
+        Some(OutputDest::Stdout) if needs_dest => {
+            return Err(invalid("a folder cannot be written to standard output"));
+        }
+        None if matches!(output.kind, OutputKind::Tar | OutputKind::Oci) => {
+            output.dest = Some(OutputDest::Stdout)
+        }
+        None if output.kind == OutputKind::Docker => output.kind = OutputKind::Image,
+        _ => {}
+    }
+    Ok(output)
+}
+
+/// Refuses combinations that cannot work together.
+pub fn check(outputs: &[OutputRequest]) -> Result<(), Failure> {
+    let on_stdout = outputs
+        .iter()
+        .filter(|output| output.dest == Some(OutputDest::Stdout))
+        .count();
+    if on_stdout > 1 {
+        return Err(usage("only one output can go to standard output"));
+    }
+    Ok(())
+}
+
+fn empty(kind: OutputKind) -> OutputRequest {
+    OutputRequest {
+        kind,
+        dest: None,
+        names: Vec::new(),
+        compression: None,
+        compression_level: None,
+        force_compression: false,
+        rewrite_timestamp: None,
+        oci_mediatypes: true,
+        tar: true,
+    }
+}
+
+fn bare(text: &str) -> OutputRequest {
+    if text == "-" {
+        return OutputRequest {
+            dest: Some(OutputDest::Stdout),
+            ..empty(OutputKind::Tar)
+        };
+    }
+    OutputRequest {
+        dest: Some(OutputDest::Path(PathBuf::from(text))),
+        ..empty(OutputKind::Local)
+    }
+}
+
+fn kind(name: &str) -> Result<OutputKind, String> {
+    match name {
+        "local" => Ok(OutputKind::Local),
+        "tar" => Ok(OutputKind::Tar),
+        "oci" => Ok(OutputKind::Oci),
+        "docker" => Ok(OutputKind::Docker),
+        "image" => Ok(OutputKind::Image),
+        "cacheonly" => Ok(OutputKind::CacheOnly),
+        "registry" => Err(
+            "type registry (push) is not supported yet: write type=oci and push the archive"
+                .to_owned(),
+        ),
+        _ => Err(format!(
+            "unknown type {name:?}: expected local, tar, oci, docker, image or cacheonly"
+        )),
+    }
+}
+
+fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String> {
+    match key {
+        "type" => {}
+        "dest" if value == "-" => output.dest = Some(OutputDest::Stdout),
+        "dest" if value.is_empty() => return Err("dest is empty".to_owned()),
+        "dest" => output.dest = Some(OutputDest::Path(PathBuf::from(value))),
+        "name" => output.names = value.split(',').map(str::trim).map(str::to_owned).collect(),
+        "compression" => match value {
+            "uncompressed" | "gzip" | "zstd" => output.compression = Some(value.to_owned()),
+            _ => {
+                return Err(format!(
+                    "unknown compression {value:?}: expected uncompressed, gzip or zstd"
+                ));
+            }
+        },
+        "compression-level" => {
+            let level = value
+                .parse()
+                .map_err(|_| format!("compression-level {value:?} is not a number"))?;
+            output.compression_level = Some(level);
+        }
+        "force-compression" => output.force_compression = boolean(key, value)?,
+        "rewrite-timestamp" => output.rewrite_timestamp = Some(boolean(key, value)?),
+        "oci-mediatypes" => output.oci_mediatypes = boolean(key, value)?,
+        "tar" => output.tar = boolean(key, value)?,
+        "push" if boolean(key, value)? => {
+            return Err(
+                "push is not supported yet: write type=oci and push the archive".to_owned(),
+            );
+        }
+        "push" | "unpack" | "store" => {
+            boolean(key, value)?;
+        }
+        _ => return Err(format!("unknown key {key:?}")),
+    }
+    Ok(())
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{key} must be true or false, not {value:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok(text: &str) -> OutputRequest {
+        match parse(text) {
+            Ok(output) => output,
+            Err(_) => panic!("{text} was refused"),
+        }
+    }
+
+    #[test]
+    fn forms() {
+        assert_eq!(ok("out").kind, OutputKind::Local);
+        assert_eq!(ok("-").dest, Some(OutputDest::Stdout));
+        assert_eq!(ok("type=oci").dest, Some(OutputDest::Stdout));
+        assert_eq!(ok("type=docker").kind, OutputKind::Image);
+        let layout = ok("type=oci,dest=d,tar=false");
+        assert!(!layout.tar && layout.dest == Some(OutputDest::Path("d".into())));
+        assert_eq!(ok(r#"type=image,"name=a,b""#).names, ["a", "b"]);
+    }
+
+    #[test]
+    fn refusals() {
+        for bad in [
+            "dest=x",
+            "type=nope",
+            "type=local",
+            "type=oci,tar=false",
+            "type=oci,dest=-,tar=false",
+            "type=oci,bogus=1",
+            "type=oci,compression=lz4",
+            "type=registry",
+            "type=image,push=true",
+            "type=tar,dest",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! `kiln build`.
+
+use super::{Opener, print_line};
+use crate::args::{BuildArgs, ProgressMode};
+use crate::build_spec;
+use crate::environment::Environment;
+use crate::error::Failure;
+use crate::progress::Progress;
+use crate::render::failure::BuildReport;
+use executor::build::{BuildFailure, BuildResult};
+use executor::request::{BuildRequest, OutputDest};
+use planner::scheduler::Cancel;
+use serde_json::json;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
+pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
+    let request = build_spec::resolve(args, environment)?;
+    let mode = progress_mode(args, environment)?;
+    let store = open.store()?;
+    let names = (request.dockerfile_name.clone(), request.dockerfile.clone());
+    let progress = Progress::new(mode, names, environment);
+    let cancel = Cancel::default();
+    let signals = watch_signals(&cancel)?;
+    let stdout = stdout_file(&request)?;
+    let stdout_taken = stdout.is_some();
+    let result = executor::build::build(&store, &request, &progress, &cancel, stdout);
+    progress.finish();
+    signals.close();
+    let result = result.map_err(|failure| failed(request, failure, &cancel))?;
+    write_results(args, &result)?;
+    let quiet = args.quiet || mode == ProgressMode::Quiet;
+    if quiet
+        && !stdout_taken
+        && let Some(id) = result.config_digest.as_ref().or(result.digest.as_ref())
+    {
+        print_line(id);
+    }
+    Ok(())
+}
+
+/// `-q`, `--progress`, `BUILDKIT_PROGRESS`, in this order.
+fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<ProgressMode, Failure> {
+    use clap::ValueEnum as _;
+    if args.quiet {
+        return Ok(ProgressMode::Quiet);
+    }
+    if let Some(mode) = args.progress {
+        return Ok(mode);
+    }
+    match environment.get("BUILDKIT_PROGRESS") {
+        None => Ok(ProgressMode::Auto),
+        Some(text) => ProgressMode::from_str(text, true).map_err(|_| {
+            Failure::Usage(format!(
+                "invalid BUILDKIT_PROGRESS {text:?}: expected auto, plain, tty, quiet or rawjson"
+            ))
+        }),
+    }
+}
+
+/// The first SIGINT, SIGTERM or SIGHUP stops the build in order; the second ends the program at once
+/// (the sandbox dies with it, and the next build sweeps what is left).
+fn watch_signals(cancel: &Cancel) -> Result<signal_hook::iterator::Handle, Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|error| Failure::Other(format!("could not watch signals: {error}")))?;
+    let handle = signals.handle();
+    let cancel = cancel.clone();
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if cancel.is_cancelled() {
+                std::process::exit(130);
+            }
+            cancel.cancel();
+        }
+    });
+    Ok(handle)
+}
+
+/// Standard output as a file, when an output goes there. An archive on a terminal helps nobody.
+fn stdout_file(request: &BuildRequest) -> Result<Option<File>, Failure> {
+    use std::io::IsTerminal as _;
+    if !request
+        .outputs
+        .iter()
+        .any(|output| output.dest == Some(OutputDest::Stdout))
+    {
+        return Ok(None);
+    }
+    let stdout = std::io::stdout();
+    if stdout.is_terminal() {
+        return Err(Failure::Usage(
+            "refusing to write an archive to a terminal: redirect standard output or give dest=FILE".to_owned(),
+        ));
+    }
+    let fd = stdout
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Failure::Other(format!("could not use standard output: {error}")))?;
+    Ok(Some(File::from(fd)))
+}
+
+fn failed(request: BuildRequest, failure: BuildFailure, cancel: &Cancel) -> Failure {
+    if cancel.is_cancelled() || matches!(failure.error, executor::Error::Cancelled) {
+        return Failure::Interrupted;
+    }
+    match failure.error {
+        executor::Error::Dockerfile(diagnostics) => Failure::Dockerfile {
+            name: request.dockerfile_name,
+            text: request.dockerfile,
+            diagnostics,
+        },
+        error => Failure::Build(Box::new(BuildReport {
+            dockerfile_name: request.dockerfile_name,
+            dockerfile: request.dockerfile,
+            failure: BuildFailure {
+                error,
+                origin: failure.origin,
+            },
+        })),
+    }
+}
+
+fn write_results(args: &BuildArgs, result: &BuildResult) -> Result<(), Failure> {
+    if let (Some(path), Some(id)) = (
+        &args.iidfile,
+        result.config_digest.as_ref().or(result.digest.as_ref()),
+    ) {
+        write_file(path, id.as_bytes())?;
+    }
+    if let Some(path) = &args.metadata_file {
+        let text = serde_json::to_vec_pretty(&metadata(result))
+            .map_err(|error| Failure::Other(format!("could not write metadata: {error}")))?;
+        write_file(path, &text)?;
+    }
+    Ok(())
+}
+
+/// The keys that CI actions read.
+fn metadata(result: &BuildResult) -> serde_json::Value {
+    let mut metadata = serde_json::Map::new();
+    if let Some(digest) = &result.config_digest {
+        metadata.insert("containerimage.config.digest".to_owned(), json!(digest));
+    }
+    if let Some(descriptor) = &result.descriptor {
+        metadata.insert("containerimage.descriptor".to_owned(), descriptor.clone());
+    }
+    if let Some(digest) = &result.digest {
+        metadata.insert("containerimage.digest".to_owned(), json!(digest));
+    }
+    if !result.names.is_empty() {
+        metadata.insert("image.name".to_owned(), json!(result.names.join(",")));
+    }
+    serde_json::Value::Object(metadata)
+}
+
+/// Writes a temporary file and renames it, so that no reader sees half of it.
+fn write_file(path: &Path, data: &[u8]) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::Other(format!("could not write {}: {error}", path.display()))
+    };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    std::fs::write(&temporary, data).map_err(failed)?;
+    std::fs::rename(&temporary, path).map_err(|error| {
+        let _ = std::fs::remove_file(&temporary);
+        failed(error)
+    })
+}

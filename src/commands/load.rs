@@ -1,0 +1,29 @@
+//! `kiln load`.
+
+use super::print_line;
+use crate::args::LoadArgs;
+use crate::error::Failure;
+use executor::space::Space;
+use std::fs::File;
+use std::io::{IsTerminal, Read};
+
+/// Loads an archive from a file or standard input.
+pub fn run(args: &LoadArgs, space: &Space) -> Result<(), Failure> {
+    let mut input: Box<dyn Read> = match &args.input {
+        Some(path) => Box::new(File::open(path).map_err(|error| {
+            Failure::Other(format!("could not open {}: {error}", path.display()))
+        })?),
+        None if std::io::stdin().is_terminal() => {
+            return Err(Failure::Usage(
+                "requested load from stdin, but stdin is empty: give --input FILE".to_owned(),
+            ));
+        }
+        None => Box::new(std::io::stdin()),
+    };
+    for name in executor::output::load(space, &mut input)? {
+        if !args.quiet {
+            print_line(&format!("Loaded image: {name}"));
+        }
+    }
+    Ok(())
+}

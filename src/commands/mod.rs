@@ -1,0 +1,73 @@
+//! One module per command.
+
+mod build;
+mod history;
+mod images;
+mod inspect;
+mod load;
+mod prune;
+mod rmi;
+mod save;
+mod version;
+
+use crate::args::{Cli, Command};
+use crate::environment::Environment;
+use crate::error::Failure;
+use executor::space::Space;
+use std::path::PathBuf;
+use store::Store;
+
+/// Runs the command that was typed.
+pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
+    let open = Opener {
+        root: cli.root,
+        environment,
+    };
+    match cli.command {
+        Command::Build(args) => build::run(&args, &open, environment),
+        Command::Images(args) => images::run(&args, &open.space()?),
+        Command::Rmi(args) => rmi::run(&args, &open.space()?),
+        Command::Load(args) => load::run(&args, &open.space()?),
+        Command::Save(args) => save::run(&args, &open.space()?),
+        Command::Inspect(args) => inspect::run(&args, &open.space()?),
+        Command::History(args) => history::run(&args, &open.space()?),
+        Command::Prune(args) => prune::run(&args, &open.space()?),
+        Command::Version(args) => {
+            version::run(&args);
+            Ok(())
+        }
+    }
+}
+
+/// Opens the store when a command needs it, not before its arguments are checked.
+struct Opener<'a> {
+    root: Option<PathBuf>,
+    environment: &'a Environment,
+}
+
+impl Opener<'_> {
+    fn store(&self) -> Result<Store, Failure> {
+        let root = self.environment.store_root(self.root.clone());
+        Ok(Store::open(&root)?)
+    }
+
+    fn space(&self) -> Result<Space, Failure> {
+        Ok(Space::new(self.store()?))
+    }
+}
+
+/// Prints a line of results to stdout; a closed pipe is no error of ours.
+fn print_line(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Reads a platform flag.
+fn platform(text: Option<&str>) -> Result<Option<planner::platform::Platform>, Failure> {
+    text.map(|text| {
+        planner::platform::Platform::parse(text, &planner::platform::Platform::host()).map_err(
+            |error| Failure::Usage(format!("invalid value {text:?} for '--platform': {error}")),
+        )
+    })
+    .transpose()
+}

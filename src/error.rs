@@ -1,0 +1,87 @@
+//! How the program ends: usage errors (status 2), failures (status 1), and what is printed for each.
+
+use crate::environment::Environment;
+use crate::render;
+use std::process::ExitCode;
+
+/// A failed command.
+#[derive(Debug)]
+pub enum Failure {
+    /// A flag or argument that cannot be used: status 2.
+    Usage(String),
+    /// The Dockerfile has errors: status 1; findings are rendered with its text.
+    Dockerfile {
+        /// File name for people.
+        name: String,
+        /// Its text.
+        text: String,
+        /// Findings.
+        diagnostics: Vec<parser::Diagnostic>,
+    },
+    /// A step failed: status 1.
+    Build(Box<render::failure::BuildReport>),
+    /// Anything else: status 1, the message and its causes.
+    Other(String),
+    /// Stopped by a signal: status 130.
+    Interrupted,
+}
+
+impl Failure {
+    /// A failure from an error and all its causes.
+    pub fn from_error(error: &dyn std::error::Error) -> Self {
+        Self::Other(render::chain(error))
+    }
+
+    /// Prints it to stderr and gives the exit status.
+    #[expect(
+        clippy::print_stderr,
+        reason = "the one place where failures are printed"
+    )]
+    pub fn report(self, environment: &Environment) -> ExitCode {
+        match self {
+            Self::Usage(message) => {
+                eprintln!("{}", render::error_line(&message, environment.colour));
+                eprintln!("\nFor more information, try '--help'.");
+                return ExitCode::from(2);
+            }
+            Self::Dockerfile {
+                name,
+                text,
+                diagnostics,
+            } => {
+                eprint!(
+                    "{}",
+                    render::diagnostics(&name, &text, &diagnostics, environment.colour)
+                );
+                let errors = diagnostics
+                    .iter()
+                    .filter(|d| d.severity == parser::Severity::Error)
+                    .count();
+                let noun = if errors == 1 { "error" } else { "errors" };
+                let message = format!("{name} has {errors} {noun}; nothing was built");
+                eprintln!("{}", render::error_line(&message, environment.colour));
+            }
+            Self::Build(report) => eprint!("{}", report.render(environment.colour)),
+            Self::Other(message) => {
+                eprintln!("{}", render::error_line(&message, environment.colour))
+            }
+            Self::Interrupted => {
+                eprintln!("{}", render::error_line("interrupted", environment.colour));
+                return ExitCode::from(130);
+            }
+        }
+        ExitCode::FAILURE
+    }
+}
+
+impl From<executor::Error> for Failure {
+    fn from(error: executor::Error) -> Self {
+        Self::from_error(&error)
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::from_error(&error)
+    }
+}

@@ -1,0 +1,285 @@
+//! The progress display: one model of what happens, several ways to show it, all on stderr.
+//!
+//! Events come from any thread. The live display starts its ticking thread with the first step
+//! that really runs, so that a fully cached build starts none.
+
+mod model;
+mod plain;
+mod rawjson;
+mod tty;
+
+use crate::args::ProgressMode;
+use crate::environment::Environment;
+use executor::build::Ui;
+use model::Model;
+use planner::plan::{Plan, StepId};
+use planner::scheduler::{Observer, StepEvent};
+use std::io::Write;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How often the live display is redrawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Something that happened to a vertex, after the model has taken it in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Change {
+    Started,
+    Cached,
+    Transfer,
+    Note,
+    Ended,
+}
+
+/// A way to show the model.
+trait Renderer: Send {
+    /// One vertex changed.
+    fn change(&mut self, model: &Model, vertex: usize, change: Change, out: &mut dyn Write);
+    /// Output lines of a vertex that were completed by the last event.
+    fn lines(&mut self, _model: &Model, _vertex: usize, _lines: &[String], _out: &mut dyn Write) {}
+    /// Raw output bytes, for displays that pass them on.
+    fn raw(
+        &mut self,
+        _model: &Model,
+        _vertex: usize,
+        _stderr: bool,
+        _data: &[u8],
+        _out: &mut dyn Write,
+    ) {
+    }
+    /// A warning text.
+    fn warning(&mut self, text: &str, out: &mut dyn Write);
+    /// Time passed.
+    fn tick(&mut self, _model: &Model, _out: &mut dyn Write) {}
+    /// No more events.
+    fn finish(&mut self, _model: &Model, _out: &mut dyn Write) {}
+    /// Whether it wants ticks.
+    fn is_live(&self) -> bool {
+        false
+    }
+}
+
+struct Shared {
+    model: Model,
+    renderer: Option<Box<dyn Renderer>>,
+    out: Box<dyn Write + Send>,
+    finished: bool,
+    ticking: bool,
+}
+
+/// The display of one build.
+pub struct Progress {
+    shared: Arc<Mutex<Shared>>,
+    dockerfile: (String, String),
+    colour: bool,
+}
+
+impl Progress {
+    /// A display in the mode asked for; `auto` is `tty` on a terminal and `plain` elsewhere.
+    pub fn new(
+        mode: ProgressMode,
+        dockerfile: (String, String),
+        environment: &Environment,
+    ) -> Self {
+        let mode = match mode {
+            ProgressMode::Auto if environment.terminal => ProgressMode::Tty,
+            ProgressMode::Auto => ProgressMode::Plain,
+            other => other,
+        };
+        let renderer: Option<Box<dyn Renderer>> = match mode {
+            ProgressMode::Tty => Some(Box::new(tty::Tty::new(environment))),
+            ProgressMode::Rawjson => Some(Box::new(rawjson::RawJson::default())),
+            ProgressMode::Quiet => None,
+            ProgressMode::Plain | ProgressMode::Auto => Some(Box::new(plain::Plain::default())),
+        };
+        Self {
+            shared: Arc::new(Mutex::new(Shared {
+                model: Model::default(),
+                renderer,
+                out: Box::new(std::io::stderr()),
+                finished: false,
+                ticking: false,
+            })),
+            dockerfile,
+            colour: environment.colour,
+        }
+    }
+
+    /// Ends the display: the last state is drawn, the cursor is below it.
+    pub fn finish(&self) {
+        let mut shared = self.lock();
+        if shared.finished {
+            return;
+        }
+        shared.finished = true;
+        let Shared {
+            model,
+            renderer,
+            out,
+            ..
+        } = &mut *shared;
+        if let Some(renderer) = renderer {
+            renderer.finish(model, out);
+        }
+        let _ = out.flush();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, vertex: usize, change: Change) {
+        let mut shared = self.lock();
+        let Shared {
+            model,
+            renderer,
+            out,
+            ..
+        } = &mut *shared;
+        if let Some(renderer) = renderer {
+            renderer.change(model, vertex, change, out);
+        }
+        let live = change == Change::Started
+            && renderer.as_ref().is_some_and(|renderer| renderer.is_live());
+        if live && !shared.ticking {
+            shared.ticking = true;
+            self.start_ticking();
+        }
+    }
+
+    /// Redraws until the display is finished or dropped.
+    fn start_ticking(&self) {
+        let shared = Arc::downgrade(&self.shared);
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(TICK);
+                let Some(shared) = shared.upgrade() else {
+                    return;
+                };
+                let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                if shared.finished {
+                    return;
+                }
+                let Shared {
+                    model,
+                    renderer,
+                    out,
+                    ..
+                } = &mut *shared;
+                if let Some(renderer) = renderer {
+                    renderer.tick(model, out);
+                }
+            }
+        });
+    }
+
+    fn output(&self, vertex: usize, stderr: bool, data: &[u8]) {
+        let mut shared = self.lock();
+        let Shared {
+            model,
+            renderer,
+            out,
+            ..
+        } = &mut *shared;
+        let lines = model.output(vertex, data);
+        if let Some(renderer) = renderer {
+            renderer.raw(model, vertex, stderr, data, out);
+            if !lines.is_empty() {
+                renderer.lines(model, vertex, &lines, out);
+            }
+        }
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, step: StepId, event: StepEvent) {
+        let vertex = self.lock().model.step(step);
+        match event {
+            StepEvent::Output { stderr, data } => self.output(vertex, stderr, &data),
+            StepEvent::Transfer { what, done, total } => {
+                self.lock().model.transfer(vertex, &what, done, total);
+                self.show(vertex, Change::Transfer);
+            }
+            StepEvent::Note(text) => {
+                self.lock().model.note(vertex, text);
+                self.show(vertex, Change::Note);
+            }
+            StepEvent::Started => {
+                self.lock().model.start(vertex);
+                self.show(vertex, Change::Started);
+            }
+            StepEvent::Cached => {
+                self.lock().model.end(vertex, model::State::Cached);
+                self.show(vertex, Change::Cached);
+            }
+            StepEvent::Finished => self.end(vertex, model::State::Done),
+            StepEvent::Failed(message) => self.end(vertex, model::State::Failed(message)),
+            StepEvent::Cancelled => self.end(vertex, model::State::Cancelled),
+        }
+    }
+}
+
+impl Progress {
+    /// Ends a vertex; an unfinished last line is shown first.
+    fn end(&self, vertex: usize, state: model::State) {
+        let mut shared = self.lock();
+        let Shared {
+            model,
+            renderer,
+            out,
+            ..
+        } = &mut *shared;
+        if let Some(line) = model.flush_line(vertex)
+            && let Some(renderer) = renderer
+        {
+            renderer.lines(model, vertex, &[line], out);
+        }
+        model.end(vertex, state);
+        drop(shared);
+        self.show(vertex, Change::Ended);
+    }
+}
+
+impl Ui for Progress {
+    fn diagnostics(&self, diagnostics: &[parser::Diagnostic]) {
+        if diagnostics.is_empty() {
+            return;
+        }
+        let (name, text) = &self.dockerfile;
+        let rendered = crate::render::diagnostics(name, text, diagnostics, self.colour);
+        let mut shared = self.lock();
+        let Shared { renderer, out, .. } = &mut *shared;
+        if let Some(renderer) = renderer {
+            renderer.warning(&rendered, out);
+        }
+    }
+
+    fn plan(&self, plan: &Plan) {
+        self.lock().model.set_plan(plan);
+    }
+
+    fn task_started(&self, name: &str) -> u64 {
+        let vertex = {
+            let mut shared = self.lock();
+            let vertex = shared.model.add(name.to_owned());
+            shared.model.start(vertex);
+            vertex
+        };
+        self.show(vertex, Change::Started);
+        vertex as u64
+    }
+
+    fn task_progress(&self, task: u64, what: &str, done: u64, total: u64) {
+        let vertex = usize::try_from(task).unwrap_or(usize::MAX);
+        self.lock().model.transfer(vertex, what, done, total);
+        self.show(vertex, Change::Transfer);
+    }
+
+    fn task_finished(&self, task: u64, error: Option<&str>) {
+        let state = match error {
+            Some(message) => model::State::Failed(message.to_owned()),
+            None => model::State::Done,
+        };
+        self.end(usize::try_from(task).unwrap_or(usize::MAX), state);
+    }
+}

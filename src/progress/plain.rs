@@ -1,0 +1,74 @@
+//! Lines for logs: `#N name`, output with the seconds since the step began, `#N DONE`, as BuildKit's plain mode has it.
+
+use super::model::{Model, State, bytes, seconds};
+use super::{Change, Renderer};
+use std::io::Write;
+
+/// The plain display.
+#[derive(Debug, Default)]
+pub struct Plain {
+    last: Option<usize>,
+}
+
+impl Plain {
+    /// Names the vertex when the log switches to it.
+    fn header(&mut self, model: &Model, vertex: usize, out: &mut dyn Write) {
+        if self.last == Some(vertex) {
+            return;
+        }
+        if self.last.is_some() {
+            let _ = writeln!(out);
+        }
+        self.last = Some(vertex);
+        let _ = writeln!(out, "#{} {}", vertex + 1, model.vertices[vertex].name);
+    }
+}
+
+impl Renderer for Plain {
+    fn change(&mut self, model: &Model, vertex: usize, change: Change, out: &mut dyn Write) {
+        let Some(view) = model.vertices.get(vertex) else {
+            return;
+        };
+        let number = vertex + 1;
+        if change != Change::Transfer {
+            self.header(model, vertex, out);
+        }
+        match (change, &view.state) {
+            (Change::Note, _) => {
+                let _ = writeln!(
+                    out,
+                    "#{number} {}",
+                    view.note.as_deref().unwrap_or_default()
+                );
+            }
+            (Change::Cached, _) => {
+                let _ = writeln!(out, "#{number} CACHED");
+            }
+            (Change::Ended, State::Done) => {
+                for (what, (done, _)) in &view.transfers {
+                    let _ = writeln!(out, "#{number} {what} {} done", bytes(*done));
+                }
+                let _ = writeln!(out, "#{number} DONE {}", seconds(view.took));
+            }
+            (Change::Ended, State::Failed(message)) => {
+                let _ = writeln!(out, "#{number} ERROR: {message}");
+            }
+            (Change::Ended, State::Cancelled) => {
+                let _ = writeln!(out, "#{number} CANCELED");
+            }
+            _ => {}
+        }
+    }
+
+    fn lines(&mut self, model: &Model, vertex: usize, lines: &[String], out: &mut dyn Write) {
+        self.header(model, vertex, out);
+        let elapsed = model.vertices[vertex].elapsed().as_secs_f64();
+        for line in lines {
+            let _ = writeln!(out, "#{} {elapsed:.3} {line}", vertex + 1);
+        }
+    }
+
+    fn warning(&mut self, text: &str, out: &mut dyn Write) {
+        let _ = write!(out, "{text}");
+    }
+}

@@ -1,0 +1,109 @@
+//! JSON lines in the shape of BuildKit's solve status: `vertexes`, `statuses`, `logs`, `warnings`.
+
+use super::model::{Model, State};
+use super::{Change, Renderer};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use std::io::Write;
+use std::time::SystemTime;
+
+/// The JSON display.
+#[derive(Debug, Default)]
+pub struct RawJson {
+    started: Vec<Option<String>>,
+}
+
+impl RawJson {
+    fn start_time(&mut self, vertex: usize) -> String {
+        if self.started.len() <= vertex {
+            self.started.resize(vertex + 1, None);
+        }
+        self.started[vertex].get_or_insert_with(now).clone()
+    }
+}
+
+/// RFC 3339 with nanoseconds.
+fn now() -> String {
+    jiff::Timestamp::try_from(SystemTime::now())
+        .map(|time| time.to_string())
+        .unwrap_or_default()
+}
+
+/// A stable name for a vertex within one build, in the form of a digest.
+fn digest(vertex: usize) -> String {
+    format!("sha256:{vertex:064x}")
+}
+
+fn print(value: &Value, out: &mut dyn Write) {
+    let _ = writeln!(out, "{value}");
+}
+
+impl Renderer for RawJson {
+    fn change(&mut self, model: &Model, vertex: usize, change: Change, out: &mut dyn Write) {
+        let Some(view) = model.vertices.get(vertex) else {
+            return;
+        };
+        if change == Change::Transfer {
+            let statuses: Vec<Value> = view
+                .transfers
+                .iter()
+                .map(|(what, (done, total))| {
+                    json!({"id": what, "vertex": digest(vertex), "current": done, "total": total, "timestamp": now()})
+                })
+                .collect();
+            return print(&json!({ "statuses": statuses }), out);
+        }
+        if change == Change::Note {
+            let text = view.note.clone().unwrap_or_default();
+            return print(
+                &json!({"warnings": [{"vertex": digest(vertex), "level": 1, "short": base64(text.as_bytes())}]}),
+                out,
+            );
+        }
+        let mut entry = json!({"digest": digest(vertex), "name": view.name, "started": self.start_time(vertex)});
+        match &view.state {
+            State::Pending | State::Running => {}
+            State::Cached => {
+                entry["cached"] = json!(true);
+                entry["completed"] = json!(now());
+            }
+            State::Done => entry["completed"] = json!(now()),
+            State::Failed(message) => {
+                entry["completed"] = json!(now());
+                entry["error"] = json!(message);
+            }
+            State::Cancelled => {
+                entry["completed"] = json!(now());
+                entry["error"] = json!("context canceled");
+            }
+        }
+        print(&json!({ "vertexes": [entry] }), out);
+    }
+
+    fn raw(
+        &mut self,
+        _model: &Model,
+        vertex: usize,
+        stderr: bool,
+        data: &[u8],
+        out: &mut dyn Write,
+    ) {
+        let stream = if stderr { 2 } else { 1 };
+        print(
+            &json!({"logs": [{"vertex": digest(vertex), "stream": stream, "data": base64(data), "timestamp": now()}]}),
+            out,
+        );
+    }
+
+    fn warning(&mut self, text: &str, out: &mut dyn Write) {
+        print(
+            &json!({"warnings": [{"level": 1, "short": base64(text.as_bytes())}]}),
+            out,
+        );
+    }
+}
+
+/// Go's JSON writes byte strings in base64.
+fn base64(data: &[u8]) -> String {
+    base64::engine::general_purpose::STANDARD.encode(data)
+}

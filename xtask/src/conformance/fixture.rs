@@ -1,0 +1,219 @@
+//! Makes the files of a case: contexts from their ops, base images as archives with names, a store that holds them.
+
+use crate::shell;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+use std::io::Write;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// mtime of every context file in the recorded runs.
+const CONTEXT_MTIME: &str = "@1485449953";
+
+/// Writes the ops of one context into a folder.
+pub fn context(dir: &Path, ops: &Value) -> Result<(), String> {
+    std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
+    for op in ops.as_array().into_iter().flatten() {
+        apply(dir, op).map_err(|error| format!("context op {op}: {error}"))?;
+    }
+    shell::output(Command::new("find").arg(dir).args([
+        "-exec",
+        "touch",
+        "-h",
+        "-d",
+        CONTEXT_MTIME,
+        "{}",
+        "+",
+    ]))?;
+    Ok(())
+}
+
+fn apply(dir: &Path, op: &Value) -> Result<(), String> {
+    let text = |key: &str| op[key].as_str().unwrap_or_default();
+    let path = dir.join(text("path").trim_start_matches('/'));
+    let failed = |error: std::io::Error| error.to_string();
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match text("op") {
+        "file" => std::fs::write(&path, content(&op["content"])?).map_err(failed)?,
+        "dir" => std::fs::create_dir_all(&path).map_err(failed)?,
+        "symlink" => return symlink(text("target"), &path).map_err(failed),
+        "hardlink" => return std::fs::hard_link(dir.join(text("target")), &path).map_err(failed),
+        "chmod" => {}
+        "chown" => {
+            let id = |key: &str| op[key].as_u64().and_then(|id| u32::try_from(id).ok());
+            return std::os::unix::fs::lchown(&path, id("uid"), id("gid")).map_err(failed);
+        }
+        other => return Err(format!("unknown op {other:?}")),
+    }
+    if let Some(mode) = op["mode"].as_str() {
+        let mode = u32::from_str_radix(mode.trim_start_matches("0o"), 8)
+            .map_err(|error| error.to_string())?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// File content: text, `{"base64"}`, `{"tar": [...]}`, `{"gzip": ...}`.
+fn content(value: &Value) -> Result<Vec<u8>, String> {
+    if let Some(text) = value.as_str() {
+        return Ok(text.as_bytes().to_vec());
+    }
+    if value.is_null() {
+        return Ok(Vec::new());
+    }
+    if let Some(headers) = value["tar"].as_array() {
+        return tar_file(headers);
+    }
+    if !value["gzip"].is_null() {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder
+            .write_all(&content(&value["gzip"])?)
+            .map_err(|error| error.to_string())?;
+        return encoder.finish().map_err(|error| error.to_string());
+    }
+    if let Some(text) = value["base64"].as_str() {
+        return base64(text).ok_or_else(|| "bad base64".to_owned());
+    }
+    Err(format!("content cannot be made: {value}"))
+}
+
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut word: u32 = 0;
+    let mut bits = 0;
+    for c in text
+        .bytes()
+        .filter(|c| !c.is_ascii_whitespace() && *c != b'=')
+    {
+        let value = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+            .iter()
+            .position(|&known| known == c)?;
+        word = word << 6 | u32::try_from(value).ok()?;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from(word >> bits & 0xff).ok()?);
+        }
+    }
+    Some(bytes)
+}
+
+fn tar_file(headers: &[Value]) -> Result<Vec<u8>, String> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for header in headers {
+        let data = header["Content"].as_str().unwrap_or_default().as_bytes();
+        let mut entry = tar::Header::new_gnu();
+        let kind = header["Typeflag"]["go"].as_str().unwrap_or("tar.TypeReg");
+        entry.set_entry_type(match kind {
+            "tar.TypeDir" => tar::EntryType::Directory,
+            "tar.TypeSymlink" => tar::EntryType::Symlink,
+            "tar.TypeLink" => tar::EntryType::Link,
+            "tar.TypeReg" => tar::EntryType::Regular,
+            other => return Err(format!("tar type {other}")),
+        });
+        entry.set_mode(u32::try_from(header["Mode"].as_u64().unwrap_or(0)).unwrap_or(0));
+        entry.set_uid(header["Uid"].as_u64().unwrap_or(0));
+        entry.set_gid(header["Gid"].as_u64().unwrap_or(0));
+        entry.set_mtime(1_485_449_953);
+        entry.set_size(data.len() as u64);
+        let name = header["Name"].as_str().unwrap_or_default();
+        if let Some(link) = header["Linkname"].as_str() {
+            builder
+                .append_link(&mut entry, name, link)
+                .map_err(|error| error.to_string())?;
+        } else {
+            builder
+                .append_data(&mut entry, name, data)
+                .map_err(|error| error.to_string())?;
+        }
+    }
+    builder.into_inner().map_err(|error| error.to_string())
+}
+
+/// Base images of the corpus in a template store: made once, copied for every case.
+#[derive(Debug)]
+pub struct Bases {
+    work: PathBuf,
+    /// The binary.
+    pub kiln: PathBuf,
+    /// Layers of busybox, for merged trees.
+    pub busybox: Vec<Vec<(String, super::image::Entry)>>,
+}
+
+impl Bases {
+    /// Makes them with the corpus' own script.
+    pub fn make(corpus: &Path, kiln: PathBuf, work: &Path) -> Result<Self, String> {
+        let images = work.join("images");
+        std::fs::create_dir_all(&images).map_err(|error| error.to_string())?;
+        shell::output(
+            Command::new("python3")
+                .arg(corpus.join("mkbase.py"))
+                .arg(&images),
+        )?;
+        let store = work.join("template");
+        let names = |name: &str| {
+            ["docker.io/library", "mirror.gcr.io", "quay.io/libpod"]
+                .map(|prefix| format!("{prefix}/{name}:latest"))
+                .to_vec()
+        };
+        for name in ["busybox", "alpine"] {
+            let archive = work.join(format!("{name}.tar"));
+            pack(&images.join(name), &names(name), &archive)?;
+            shell::output(
+                Command::new(&kiln)
+                    .arg("--root")
+                    .arg(&store)
+                    .arg("load")
+                    .arg("-i")
+                    .arg(&archive),
+            )?;
+        }
+        let busybox = super::image::read(&images.join("busybox"))?.layers;
+        Ok(Self {
+            work: work.to_owned(),
+            kiln,
+            busybox,
+        })
+    }
+
+    /// A fresh store with the base images in it.
+    pub fn store(&self, dir: &Path) -> Result<(), String> {
+        shell::output(
+            Command::new("cp")
+                .arg("-a")
+                .arg(self.work.join("template"))
+                .arg(dir),
+        )
+        .map(|_| ())
+    }
+}
+
+/// Packs a layout folder as an archive that carries these names.
+fn pack(layout: &Path, names: &[String], archive: &Path) -> Result<(), String> {
+    let path = layout.join("index.json");
+    let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
+    let mut index: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let first = index["manifests"][0].clone();
+    index["manifests"] = names
+        .iter()
+        .map(|name| {
+            let mut descriptor = first.clone();
+            descriptor["annotations"] = serde_json::json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"});
+            descriptor
+        })
+        .collect();
+    std::fs::write(&path, index.to_string()).map_err(|error| error.to_string())?;
+    shell::output(
+        Command::new("tar")
+            .arg("-C")
+            .arg(layout)
+            .arg("-cf")
+            .arg(archive)
+            .arg("."),
+    )
+    .map(|_| ())
+}
