@@ -159,7 +159,7 @@ impl KeyWriter for Explainer {
             Value::Absent => text.push('-'),
             Value::Text(given) => text.push_str(given),
             Value::Number(number) => {
-                write!(text, "{number}").expect("BUG: writing to a string cannot fail")
+                write!(text, "{number}").expect("BUG: writing to a string cannot fail");
             }
             Value::Flag(flag) => text.push_str(if flag { "yes" } else { "no" }),
             Value::Digest(digest) => write!(text, "{}", ContentId(*digest))

@@ -1,9 +1,31 @@
 //! From a parsed Dockerfile to a [`Plan`]. Pure: bases come in as data, asked for in rounds.
+//!
+//! Per platform a graph of stages is made and pruned; then each stage needed is carried out in file order on a
+//! state of variables, config and root file system. Instructions that change files add steps, the others do not.
+
+mod builder;
+mod context;
+mod copy;
+mod gotext;
+mod graph;
+mod metadata;
+mod mounts;
+mod paths;
+mod ports;
+mod run;
+mod scope;
+mod signals;
+mod stage;
+mod suggest;
 
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{Network, Plan};
 use crate::platform::Platform;
-use parser::{Diagnostic, Dockerfile};
+use builder::Builder;
+use context::{Place, Shared};
+use graph::Graph;
+use parser::{Diagnostic, Dockerfile, Kind, Lines, Severity, Span};
+use stage::Lowering;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that is not in the Dockerfile.
@@ -84,9 +106,189 @@ pub enum Lowered {
 /// # Errors
 /// All findings that stop the build: unknown target or stage, cycles, expansion errors, bad mounts, bad triggers.
 pub fn lower(
-    _dockerfile: &Dockerfile,
-    _options: &LowerOptions,
-    _bases: &BTreeMap<BaseRequest, ResolvedBase>,
+    dockerfile: &Dockerfile,
+    options: &LowerOptions,
+    bases: &BTreeMap<BaseRequest, ResolvedBase>,
 ) -> Result<Lowered, Vec<Diagnostic>> {
-    todo!()
+    let (graphs, missing) = resolve(dockerfile, options, bases)?;
+    if !missing.is_empty() {
+        let requests: BTreeSet<BaseRequest> =
+            missing.into_iter().map(|(request, _)| request).collect();
+        return Ok(Lowered::Need(requests.into_iter().collect()));
+    }
+    let mut builder = Builder::default();
+    let mut targets = Vec::new();
+    let (mut warnings, mut errors) = (Vec::new(), Vec::new());
+    for graph in &graphs {
+        match Lowering::new(graph, &mut builder).run() {
+            Ok((target, found)) => {
+                targets.push(target);
+                add_new(&mut warnings, found);
+            }
+            Err(found) => add_new(&mut errors, found),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    warnings.extend(unused_build_args(dockerfile, options, &graphs));
+    Ok(Lowered::Plan(builder.finish(targets), warnings))
+}
+
+/// The instructions that want a base, and a nearby stage name in case the base is a typing error: what to tell
+/// a user whose base cannot be found.
+#[must_use]
+pub fn wanted_by(
+    dockerfile: &Dockerfile,
+    options: &LowerOptions,
+    bases: &BTreeMap<BaseRequest, ResolvedBase>,
+    request: &BaseRequest,
+) -> Option<WantedBy> {
+    let (graphs, missing) = resolve(dockerfile, options, bases).ok()?;
+    let (_, place) = missing.into_iter().find(|(wanted, _)| wanted == request)?;
+    let names = graphs
+        .iter()
+        .flat_map(|graph| graph.nodes.iter().map(|node| node.name.as_str()));
+    let suggestion = suggest::nearest(&request.name, names.chain(COMMON_IMAGES)).map(str::to_owned);
+    Some(WantedBy {
+        span: place.span,
+        lines: place.lines,
+        suggestion,
+    })
+}
+
+/// Who wants a base.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WantedBy {
+    /// The first instruction that does.
+    pub span: Span,
+    /// Its lines.
+    pub lines: Lines,
+    /// A stage or a common image of nearly the same name.
+    pub suggestion: Option<String>,
+}
+
+/// Images whose names are often misspelt.
+const COMMON_IMAGES: [&str; 7] = [
+    "alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora",
+];
+
+/// Bases that are still missing, and who wants them.
+type Missing = Vec<(BaseRequest, Place)>;
+
+/// The graphs of all platforms, triggers added, and the bases that are still missing.
+fn resolve<'a>(
+    dockerfile: &'a Dockerfile,
+    options: &'a LowerOptions,
+    bases: &'a BTreeMap<BaseRequest, ResolvedBase>,
+) -> Result<(Vec<Graph<'a>>, Missing), Vec<Diagnostic>> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for platform in &options.platforms {
+        let platform = platform.normalise();
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    let (mut graphs, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for platform in &platforms {
+        let resolved = graph(dockerfile, options, bases, platform, platforms.len() > 1);
+        match resolved {
+            Ok((graph, wanted)) => {
+                graphs.push(graph);
+                missing.extend(wanted);
+            }
+            Err(found) => add_new(&mut errors, found),
+        }
+    }
+    if errors.is_empty() {
+        Ok((graphs, missing))
+    } else {
+        Err(errors)
+    }
+}
+
+fn graph<'a>(
+    dockerfile: &'a Dockerfile,
+    options: &'a LowerOptions,
+    bases: &'a BTreeMap<BaseRequest, ResolvedBase>,
+    platform: &Platform,
+    several_platforms: bool,
+) -> Result<(Graph<'a>, Missing), Vec<Diagnostic>> {
+    let last = dockerfile
+        .stages
+        .last()
+        .and_then(|stage| stage.name.as_ref())
+        .map(|name| name.value.to_lowercase());
+    let target = options
+        .target
+        .clone()
+        .or(last)
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "default".to_owned());
+    let globals = scope::globals(
+        &dockerfile.global_args,
+        dockerfile.escape,
+        options,
+        platform,
+        &target,
+    )
+    .map_err(|error| vec![error])?;
+    let shared = Shared {
+        dockerfile,
+        options,
+        bases,
+        platform: platform.clone(),
+        globals,
+        several_platforms,
+    };
+    let mut graph = Graph::new(shared)?;
+    let missing = graph.resolve()?;
+    Ok((graph, missing))
+}
+
+/// Platforms mostly have the same findings.
+fn add_new(all: &mut Vec<Diagnostic>, found: Vec<Diagnostic>) {
+    for diagnostic in found {
+        if !all.contains(&diagnostic) {
+            all.push(diagnostic);
+        }
+    }
+}
+
+/// Build args that no ARG in the file or in a trigger asks for.
+fn unused_build_args(
+    dockerfile: &Dockerfile,
+    options: &LowerOptions,
+    graphs: &[Graph<'_>],
+) -> Option<Diagnostic> {
+    let triggered = graphs
+        .iter()
+        .flat_map(|graph| &graph.nodes)
+        .flat_map(|node| &node.commands);
+    let instructions = dockerfile
+        .global_args
+        .iter()
+        .chain(triggered.map(|command| command.instruction.as_ref()));
+    let declared: BTreeSet<&str> = instructions
+        .filter_map(|instruction| match &instruction.kind {
+            Kind::Arg(pairs) => Some(pairs.iter().map(|pair| pair.name.value.as_str())),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    let given = options.build_args.keys().map(String::as_str);
+    let unused: Vec<&str> = given
+        .filter(|name| !declared.contains(name) && !scope::is_predefined(name))
+        .collect();
+    if unused.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "One or more build-args [{}] were not consumed",
+        unused.join(" ")
+    );
+    Some(Diagnostic {
+        severity: Severity::Warning,
+        ..context::nowhere(message)
+    })
 }

@@ -1,0 +1,432 @@
+//! The graph of stages for one platform: which stage is based on which, copies from which, and is needed.
+//!
+//! It makes no step. ONBUILD triggers of resolved bases are added here, as they may bring new dependencies.
+
+use super::context::{Place, Shared, at};
+use super::suggest::{did_you_mean, nearest};
+use super::{BaseRequest, ResolvedBase, scope};
+use crate::platform::Platform;
+use parser::ast::Transfer;
+use parser::expand::{self, Expanded, Options};
+use parser::{Diagnostic, Instruction, Kind, Stage};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The base that is no image.
+pub(super) const SCRATCH: &str = "scratch";
+
+/// Where a stage's root file system, or a file copied, comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// Another stage.
+    Stage(usize),
+    /// Nothing.
+    Scratch,
+    /// An image or a named context.
+    External(BaseRequest),
+}
+
+/// An instruction with what it reads from elsewhere.
+#[derive(Debug)]
+pub(super) struct Command<'a> {
+    pub(super) instruction: Cow<'a, Instruction>,
+    /// COPY: at most one. RUN: one per mount.
+    pub(super) sources: Vec<Option<Source>>,
+    /// It comes from the base's ONBUILD.
+    pub(super) onbuild: bool,
+    pub(super) place: Place,
+}
+
+/// A stage.
+#[derive(Debug)]
+pub(super) struct Node<'a> {
+    /// Its name in lower case, or `stage-N`.
+    pub(super) name: String,
+    /// It has a name in the Dockerfile.
+    pub(super) named: bool,
+    pub(super) base: Source,
+    /// The named context that takes the place of the whole stage.
+    pub(super) replaced: Option<BaseRequest>,
+    pub(super) commands: Vec<Command<'a>>,
+    /// Steps that its progress names count.
+    pub(super) total: usize,
+    pub(super) place: Place,
+    triggers_added: bool,
+}
+
+/// All stages of a Dockerfile for one platform.
+pub(super) struct Graph<'a> {
+    pub(super) shared: Shared<'a>,
+    pub(super) nodes: Vec<Node<'a>>,
+    pub(super) target: usize,
+    /// Progress names show the stage: there is more than one source of files.
+    pub(super) show_stages: bool,
+    names: BTreeMap<String, usize>,
+}
+
+impl<'a> Graph<'a> {
+    pub(super) fn new(shared: Shared<'a>) -> Result<Self, Vec<Diagnostic>> {
+        let mut graph = Self {
+            shared,
+            nodes: Vec::new(),
+            target: 0,
+            show_stages: false,
+            names: BTreeMap::new(),
+        };
+        let mut errors = Vec::new();
+        for (index, stage) in graph.shared.dockerfile.stages.iter().enumerate() {
+            if let Err(error) = graph.add_stage(index, stage) {
+                errors.push(error);
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        if graph.nodes.is_empty() {
+            return Err(vec![super::context::nowhere(
+                "dockerfile contains no stages to build".to_owned(),
+            )]);
+        }
+        graph.target = graph.find_target().map_err(|error| vec![error])?;
+        for index in 0..graph.nodes.len() {
+            for instruction in &graph.shared.dockerfile.stages[index].instructions {
+                match graph.command(Cow::Borrowed(instruction), false, at(&instruction.info)) {
+                    Ok(command) => graph.nodes[index].commands.push(command),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        graph.check_cycles()?;
+        // A mount counts as a source even when it names none, as BuildKit has it.
+        graph.show_stages = graph.nodes.len() > 1
+            || graph.nodes[0]
+                .commands
+                .iter()
+                .any(|command| match &command.instruction.kind {
+                    Kind::Run(run) => !run.mounts.is_empty(),
+                    _ => command
+                        .sources
+                        .iter()
+                        .flatten()
+                        .any(|source| !matches!(source, Source::Stage(_))),
+                });
+        Ok(graph)
+    }
+
+    fn add_stage(&mut self, index: usize, stage: &'a Stage) -> Result<(), Diagnostic> {
+        let place = at(&stage.from);
+        let base = self
+            .global_word(&stage.base.value)
+            .map_err(|message| place.error(message))?;
+        if base.text.is_empty() {
+            let message = format!("base name ({}) should not be blank", stage.base.value);
+            return Err(place.error(self.suggest_global(&message, &base)));
+        }
+        let platform = match &stage.platform {
+            Some(text) => Some(self.stage_platform(&text.value, place)?),
+            None => None,
+        };
+        let name = stage.name.as_ref().map(|name| name.value.to_lowercase());
+        let wanted = platform.as_ref().unwrap_or(&self.shared.platform).clone();
+        let replaced = name
+            .as_ref()
+            .and_then(|name| self.shared.named_context(name))
+            .map(|context| BaseRequest {
+                name: context.to_owned(),
+                platform: wanted.clone(),
+            });
+        let base = match self.names.get(&base.text.to_lowercase()) {
+            Some(&stage) => Source::Stage(stage),
+            None if base.text == SCRATCH => Source::Scratch,
+            None => Source::External(self.shared.request(&base.text, wanted)),
+        };
+        let counted = stage
+            .instructions
+            .iter()
+            .filter(|i| makes_step(&i.kind))
+            .count();
+        let total = counted + usize::from(matches!(base, Source::External(_)));
+        if let Some(name) = &name {
+            self.names.insert(name.clone(), index);
+        }
+        self.nodes.push(Node {
+            named: name.is_some(),
+            name: name.unwrap_or_else(|| format!("stage-{index}")),
+            base,
+            replaced,
+            commands: Vec::new(),
+            total,
+            place,
+            triggers_added: false,
+        });
+        Ok(())
+    }
+
+    fn global_word(&self, text: &str) -> Result<Expanded, String> {
+        let expanded = expand::word(
+            text,
+            self.shared.dockerfile.escape,
+            &self.shared.globals,
+            Options::default(),
+        );
+        expanded.map_err(|error| error.message)
+    }
+
+    fn stage_platform(&self, text: &str, place: Place) -> Result<Platform, Diagnostic> {
+        let expanded = self.global_word(text).map_err(|message| {
+            place.error(format!(
+                "failed to process arguments for platform {text}: {message}"
+            ))
+        })?;
+        if expanded.text.is_empty() {
+            let message = format!("empty platform value from expression {text}");
+            return Err(place.error(self.suggest_global(&message, &expanded)));
+        }
+        Platform::parse(&expanded.text, &self.shared.options.build_platform).map_err(|error| {
+            place.error(self.suggest_global(
+                &format!("failed to parse platform {text}: {error}"),
+                &expanded,
+            ))
+        })
+    }
+
+    fn suggest_global(&self, message: &str, expanded: &Expanded) -> String {
+        let globals = self.shared.globals.pairs();
+        let near = expanded
+            .unmatched
+            .iter()
+            .find_map(|name| nearest(name, globals.iter().map(|(known, _)| known.as_str())));
+        near.map_or_else(
+            || message.to_owned(),
+            |name| format!("{message} (did you mean {name}?)"),
+        )
+    }
+
+    fn find_target(&self) -> Result<usize, Diagnostic> {
+        let Some(wanted) = &self.shared.options.target else {
+            return Ok(self.nodes.len() - 1);
+        };
+        if let Some(&index) = self.names.get(&wanted.to_lowercase()) {
+            return Ok(index);
+        }
+        if let Ok(index) = wanted.parse::<usize>()
+            && index < self.nodes.len()
+        {
+            return Ok(index);
+        }
+        let message = format!("target stage {wanted:?} could not be found");
+        let names = self.nodes.iter().map(|node| node.name.as_str());
+        Err(super::context::nowhere(did_you_mean(
+            message, wanted, names,
+        )))
+    }
+
+    /// Finds what an instruction reads from elsewhere.
+    fn command(
+        &self,
+        instruction: Cow<'a, Instruction>,
+        onbuild: bool,
+        place: Place,
+    ) -> Result<Command<'a>, Diagnostic> {
+        let sources = match &instruction.kind {
+            Kind::Copy(transfer) => self
+                .copy_source(transfer, place)?
+                .map(Some)
+                .into_iter()
+                .collect(),
+            Kind::Run(run) => run
+                .mounts
+                .iter()
+                .map(|mount| {
+                    super::mounts::from_of(&mount.value).map(|from| self.find_source(&from))
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        Ok(Command {
+            instruction,
+            sources,
+            onbuild,
+            place,
+        })
+    }
+
+    fn copy_source(&self, transfer: &Transfer, place: Place) -> Result<Option<Source>, Diagnostic> {
+        let Some(from) = &transfer.from else {
+            return Ok(None);
+        };
+        let name = &from.value;
+        let expanded = scope::word(name, self.shared.dockerfile.escape, &scope::Env::default());
+        if expanded.map_err(|message| place.error(message))? != *name {
+            return Err(place.error(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global \
+                 scope as a workaround"
+                    .to_owned(),
+            ));
+        }
+        match name.parse::<usize>() {
+            Ok(index) if index < self.nodes.len() => Ok(Some(Source::Stage(index))),
+            Ok(index) => Err(place.error(format!("invalid stage index {index}"))),
+            Err(_) => Ok(Some(self.find_source(name))),
+        }
+    }
+
+    fn find_source(&self, name: &str) -> Source {
+        match self.names.get(&name.to_lowercase()) {
+            Some(&stage) => Source::Stage(stage),
+            None if name == SCRATCH => Source::Scratch,
+            None => Source::External(self.shared.request(name, self.shared.platform.clone())),
+        }
+    }
+
+    fn check_cycles(&self) -> Result<(), Vec<Diagnostic>> {
+        let mut done = vec![false; self.nodes.len()];
+        for start in 0..self.nodes.len() {
+            let mut path = Vec::new();
+            if let Some(place) = self.find_cycle(start, &mut path, &mut done) {
+                let message = format!(
+                    "circular dependency detected on stage: {}",
+                    self.nodes[start].name
+                );
+                return Err(vec![place.error(message)]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows what commands read; the place of the command that closes a circle.
+    fn find_cycle(&self, node: usize, path: &mut Vec<usize>, done: &mut [bool]) -> Option<Place> {
+        if done[node] {
+            return None;
+        }
+        done[node] = true;
+        path.push(node);
+        for command in &self.nodes[node].commands {
+            for source in command.sources.iter().flatten() {
+                let Source::Stage(next) = *source else {
+                    continue;
+                };
+                if path.contains(&next) {
+                    return Some(command.place);
+                }
+                if let Some(place) = self.find_cycle(next, path, done) {
+                    return Some(place);
+                }
+            }
+        }
+        path.pop();
+        None
+    }
+
+    /// Stages that the target needs, itself included.
+    pub(super) fn reachable(&self) -> BTreeSet<usize> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![self.target];
+        while let Some(index) = open.pop() {
+            if !found.insert(index) {
+                continue;
+            }
+            let node = &self.nodes[index];
+            if node.replaced.is_some() {
+                continue;
+            }
+            let sources = node
+                .commands
+                .iter()
+                .flat_map(|command| command.sources.iter().flatten());
+            for source in sources.chain([&node.base]) {
+                if let Source::Stage(stage) = source {
+                    open.push(*stage);
+                }
+            }
+        }
+        found
+    }
+
+    /// Adds ONBUILD triggers as far as bases are known; gives the bases that are not.
+    pub(super) fn resolve(&mut self) -> Result<Vec<(BaseRequest, Place)>, Vec<Diagnostic>> {
+        loop {
+            let mut changed = false;
+            for index in self.reachable() {
+                changed |= self.add_triggers(index)?;
+            }
+            if !changed {
+                break;
+            }
+        }
+        let mut wanted = Vec::new();
+        for index in self.reachable() {
+            let node = &self.nodes[index];
+            if let Some(request) = &node.replaced {
+                wanted.push((request.clone(), node.place));
+                continue;
+            }
+            let bases = std::iter::once((Some(&node.base), node.place));
+            let reads = node
+                .commands
+                .iter()
+                .flat_map(|c| c.sources.iter().map(|source| (source.as_ref(), c.place)));
+            for (source, place) in bases.chain(reads) {
+                if let Some(Source::External(request)) = source {
+                    wanted.push((request.clone(), place));
+                }
+            }
+        }
+        wanted.retain(|(request, _)| !self.shared.bases.contains_key(request));
+        Ok(wanted)
+    }
+
+    /// Puts the triggers of a stage's base before its own instructions, once the base is known.
+    fn add_triggers(&mut self, index: usize) -> Result<bool, Vec<Diagnostic>> {
+        let node = &self.nodes[index];
+        if node.triggers_added || node.replaced.is_some() {
+            return Ok(false);
+        }
+        let place = node.place;
+        let mut triggers = Vec::new();
+        match &node.base {
+            Source::Scratch => {}
+            Source::External(request) => match self.shared.bases.get(request) {
+                None => return Ok(false),
+                Some(ResolvedBase::Directory(_)) => {}
+                Some(ResolvedBase::Image(image)) => {
+                    for text in image.config.config.on_build.iter().flatten() {
+                        let instruction =
+                            parser::parse_trigger(text).map_err(|errors| place.adopt(errors))?;
+                        triggers.push((instruction, place));
+                    }
+                }
+            },
+            Source::Stage(base) => {
+                triggers.extend(self.nodes[*base].commands.iter().filter_map(|command| {
+                    let Kind::Onbuild { trigger, .. } = &command.instruction.kind else {
+                        return None;
+                    };
+                    Some(((**trigger).clone(), command.place))
+                }));
+            }
+        }
+        let commands = triggers
+            .into_iter()
+            .map(|(instruction, place)| self.command(Cow::Owned(instruction), true, place))
+            .collect::<Result<Vec<Command<'a>>, Diagnostic>>()
+            .map_err(|error| vec![error])?;
+        let node = &mut self.nodes[index];
+        node.triggers_added = true;
+        node.total += commands.len();
+        let changed = !commands.is_empty();
+        node.commands.splice(0..0, commands);
+        Ok(changed)
+    }
+}
+
+/// Whether progress names count an instruction.
+fn makes_step(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
+    )
+}
