@@ -451,7 +451,7 @@ fn write_mount(name: &str, mount: &RunMount, w: &mut dyn KeyWriter) {
             put("from", index_value(*from));
             put("source", Value::Text(source));
             put("sharing", Value::Text(sharing));
-            put("mode", Value::Number((*mode).into()));
+            put("mode", Value::Text(&format!("{mode:04o}")));
             put("uid", Value::Number((*uid).into()));
             put("gid", Value::Number((*gid).into()));
             put("readonly", Value::Flag(*readonly));
@@ -475,7 +475,7 @@ fn write_mount(name: &str, mount: &RunMount, w: &mut dyn KeyWriter) {
             put("target", target.into());
             put("env", env.into());
             put("required", Value::Flag(*required));
-            put("mode", Value::Number((*mode).into()));
+            put("mode", Value::Text(&format!("{mode:04o}")));
             put("uid", Value::Number((*uid).into()));
             put("gid", Value::Number((*gid).into()));
         }
@@ -491,7 +491,7 @@ fn write_mount(name: &str, mount: &RunMount, w: &mut dyn KeyWriter) {
             put("id", Value::Text(id));
             put("target", Value::Text(target));
             put("required", Value::Flag(*required));
-            put("mode", Value::Number((*mode).into()));
+            put("mode", Value::Text(&format!("{mode:04o}")));
             put("uid", Value::Number((*uid).into()));
             put("gid", Value::Number((*gid).into()));
         }
