@@ -118,6 +118,11 @@ pub trait FileTree {
         }
         Ok(())
     }
+    /// Why a path that exists on disk is not there for readers (`hidden by line 3 of .dockerignore`); `None` when it is
+    /// simply missing or not hidden.
+    fn hidden_by(&self, _path: &[u8]) -> Option<String> {
+        None
+    }
     /// Files with the same number are hard links of each other (only where it matters: contexts and trees).
     fn link_id(&self, _path: &[u8]) -> Option<(u64, u64)> {
         None

@@ -1,0 +1,420 @@
+//! Reading a context folder from disk, always below its descriptor: directory listings, file contents, attributes.
+//!
+//! Every path is opened from the folder's own descriptor with `openat2` (`RESOLVE_BENEATH`, no symlinks, Linux 5.6), so a
+//! directory that is renamed or replaced by a link at any moment cannot lead outside. It knows no ignore rules' text, only
+//! what it is told to leave out.
+
+use super::ignore::IgnoreRules;
+use super::pattern::ParentMatch;
+use crate::Error;
+use crate::tree::{Entry, FileDigest, Kind};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::io::Errno;
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use store::StatKey;
+
+/// Read at once from a file that is hashed.
+const READ_BUFFER: usize = 128 * 1024;
+/// Bytes of directory records fetched at once.
+const DIR_BUFFER: usize = 32 * 1024;
+
+/// One directory as it was when it was read.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Sorted by name.
+    pub(super) nodes: Vec<Node>,
+}
+
+/// One entry of a directory.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Start of the name in the entry's path.
+    pub(super) name_at: usize,
+    pub(super) entry: Entry,
+    pub(super) key: StatKey,
+    pub(super) hard_links: bool,
+    /// Ignored itself: a directory that is only there for what is re-included below it.
+    pub(super) ignored: bool,
+    pub(super) below: ParentMatch,
+    /// For ignored directories: whether anything below is not.
+    pub(super) holds_visible: OnceLock<bool>,
+    pub(super) details: OnceLock<Details>,
+}
+
+/// What takes opening a file.
+#[derive(Clone, Debug)]
+pub(super) struct Details {
+    pub(super) digest: FileDigest,
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Node {
+    pub(super) fn name(&self) -> &[u8] {
+        &self.entry.path[self.name_at..]
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.entry.kind == Kind::Directory
+    }
+
+    /// The entry with what is known of its content.
+    pub(super) fn full_entry(&self) -> Entry {
+        let mut entry = self.entry.clone();
+        if let (Kind::File { digest, .. }, Some(details)) = (&mut entry.kind, self.details.get()) {
+            *digest = Some(details.digest);
+            entry.xattrs.clone_from(&details.xattrs);
+        }
+        entry
+    }
+}
+
+impl Listing {
+    pub(super) fn find(&self, name: &[u8]) -> Option<&Node> {
+        self.nodes
+            .binary_search_by(|node| node.name().cmp(name))
+            .ok()
+            .map(|at| &self.nodes[at])
+    }
+}
+
+/// Reads a directory: everything but sockets, what the rules hide, and `.` and `..`.
+pub(super) fn read_listing(
+    root: &Root,
+    path: &[u8],
+    parent: &ParentMatch,
+    rules: &IgnoreRules,
+) -> Result<Listing, Error> {
+    let dir = root
+        .open(path, OFlags::RDONLY | OFlags::DIRECTORY)
+        .map_err(|error| root.error("read", path, error))?;
+    let mut nodes = Vec::new();
+    let mut buffer = [const { MaybeUninit::uninit() }; DIR_BUFFER];
+    let mut records = RawDir::new(dir.as_fd(), &mut buffer);
+    while let Some(record) = records.next() {
+        let record = record.map_err(|error| root.error("read", path, error))?;
+        let name = record.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let full = join(path, name.to_bytes());
+        let (ignored, below) = rules.ignored_in(&full, parent);
+        if ignored && !rules.may_reinclude_below(&full) {
+            continue;
+        }
+        let Some(mut node) = node(root, dir.as_fd(), name, full)? else {
+            continue;
+        };
+        if ignored && !node.is_directory() {
+            continue;
+        }
+        node.ignored = ignored;
+        if node.is_directory() {
+            node.below = below;
+        }
+        nodes.push(node);
+    }
+    nodes.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+    Ok(Listing { nodes })
+}
+
+/// `None` for sockets and for what vanished meanwhile.
+fn node(
+    root: &Root,
+    dir: BorrowedFd<'_>,
+    name: &CStr,
+    path: Vec<u8>,
+) -> Result<Option<Node>, Error> {
+    let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(root.error("read", &path, error)),
+    };
+    let kind = match stat.st_mode & libc_mode::TYPE {
+        libc_mode::DIRECTORY => Kind::Directory,
+        libc_mode::REGULAR => Kind::File {
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            digest: None,
+        },
+        libc_mode::SYMLINK => match rustix::fs::readlinkat(dir, name, Vec::new()) {
+            Ok(target) => Kind::Symlink {
+                target: target.into_bytes(),
+            },
+            Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(root.error("read", &path, error)),
+        },
+        libc_mode::CHARACTER => Kind::Char {
+            major: rustix::fs::major(stat.st_rdev),
+            minor: rustix::fs::minor(stat.st_rdev),
+        },
+        libc_mode::BLOCK => Kind::Block {
+            major: rustix::fs::major(stat.st_rdev),
+            minor: rustix::fs::minor(stat.st_rdev),
+        },
+        libc_mode::FIFO => Kind::Fifo,
+        _ => return Ok(None),
+    };
+    let name_at = path.len() - name.to_bytes().len();
+    let hard_links = stat.st_nlink > 1 && matches!(kind, Kind::File { .. });
+    let entry = Entry {
+        path,
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: 0,
+        gid: 0,
+        mtime: stat.st_mtime,
+        xattrs: Vec::new(),
+    };
+    Ok(Some(Node {
+        name_at,
+        entry,
+        key: stat_key(&stat),
+        hard_links,
+        ignored: false,
+        below: ParentMatch::default(),
+        holds_visible: OnceLock::new(),
+        details: OnceLock::new(),
+    }))
+}
+
+/// `st_mode`'s type bits (inode(7)).
+pub(crate) mod libc_mode {
+    pub(crate) const TYPE: u32 = 0o170_000;
+    pub(crate) const SOCKET: u32 = 0o140_000;
+    pub(crate) const SYMLINK: u32 = 0o120_000;
+    pub(crate) const REGULAR: u32 = 0o100_000;
+    pub(crate) const BLOCK: u32 = 0o060_000;
+    pub(crate) const DIRECTORY: u32 = 0o040_000;
+    pub(crate) const CHARACTER: u32 = 0o020_000;
+    pub(crate) const FIFO: u32 = 0o010_000;
+}
+
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the types of these fields differ between architectures"
+)]
+fn stat_key(stat: &Stat) -> StatKey {
+    StatKey {
+        dev: stat.st_dev as u64,
+        ino: stat.st_ino as u64,
+        size: stat.st_size as u64,
+        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + stat.st_mtime_nsec as i128,
+        ctime_ns: i128::from(stat.st_ctime) * 1_000_000_000 + stat.st_ctime_nsec as i128,
+    }
+}
+
+/// The context folder itself.
+#[derive(Debug)]
+pub(super) struct Root {
+    fd: OwnedFd,
+    dir: PathBuf,
+}
+
+impl Root {
+    pub(super) fn open_folder(dir: &Path) -> Result<Self, Error> {
+        rustix::fs::open(
+            dir,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map(|fd| Self {
+            fd,
+            dir: dir.to_path_buf(),
+        })
+        .map_err(|error| Error::Io {
+            op: "open the context",
+            path: dir.to_path_buf(),
+            source: error.into(),
+        })
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn error(
+        &self,
+        op: &'static str,
+        path: &[u8],
+        error: impl Into<io::Error>,
+    ) -> Error {
+        Error::Io {
+            op,
+            path: self.dir.join(OsStr::from_bytes(path)),
+            source: error.into(),
+        }
+    }
+
+    /// Opens below the folder; no link is followed anywhere on the way.
+    pub(super) fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() {
+            b".".as_slice()
+        } else {
+            path
+        };
+        let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {
+            Err(Errno::NOSYS) => self.open_stepwise(path, flags),
+            opened => opened,
+        }
+    }
+
+    /// For kernels and filters without `openat2`: one component at a time.
+    fn open_stepwise(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut components = path.split(|&byte| byte == b'/').peekable();
+        let mut at = self.fd.try_clone().map_err(|_| Errno::MFILE)?;
+        while let Some(component) = components.next() {
+            let last = components.peek().is_none();
+            at = rustix::fs::openat(
+                &at,
+                component,
+                if last { flags } else { step },
+                Mode::empty(),
+            )?;
+        }
+        Ok(at)
+    }
+
+    /// Opens a regular file that must still be the one that was listed.
+    pub(super) fn open_file(&self, node: &Node) -> Result<File, Error> {
+        let path = &node.entry.path;
+        let fd = self
+            .open(path, OFlags::RDONLY)
+            .map_err(|error| match error {
+                Errno::LOOP | Errno::NOENT | Errno::NOTDIR => self.changed(path),
+                error => self.error("read", path, error),
+            })?;
+        let file = File::from(fd);
+        if !unchanged(&file, &node.key).map_err(|error| self.error("read", path, error))? {
+            return Err(self.changed(path));
+        }
+        Ok(file)
+    }
+
+    pub(super) fn changed(&self, path: &[u8]) -> Error {
+        self.error("read", path, changed_error())
+    }
+
+    /// Digest and extended attributes. `known` is the digest when only the attributes are wanted.
+    pub(super) fn read_details(
+        &self,
+        node: &Node,
+        known: Option<FileDigest>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Details, Error> {
+        let path = &node.entry.path;
+        let mut file = self.open_file(node)?;
+        let xattrs = kept_xattrs(&file)
+            .map_err(|error| self.error("read the attributes of", path, error))?;
+        if let Some(digest) = known {
+            return Ok(Details { digest, xattrs });
+        }
+        let digest = if node.key.size >= super::hash::PARALLEL_FROM {
+            super::hash::hash_parallel(&file, node.key.size)
+        } else {
+            hash(&mut file, buffer)
+        };
+        let digest = digest.map_err(|error| self.error("read", path, error))?;
+        if !unchanged(&file, &node.key).map_err(|error| self.error("read", path, error))? {
+            return Err(self.changed(path));
+        }
+        Ok(Details { digest, xattrs })
+    }
+}
+
+fn hash(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<FileDigest> {
+    buffer.resize(READ_BUFFER, 0);
+    let mut hasher = blake3::Hasher::new();
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok(*hasher.finalize().as_bytes()),
+            Ok(got) => {
+                hasher.update(&buffer[..got]);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn unchanged(file: &File, key: &StatKey) -> io::Result<bool> {
+    Ok(stat_key(&rustix::fs::fstat(file)?) == *key)
+}
+
+fn changed_error() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the file changed while it was being read",
+    )
+}
+
+/// Attributes that layers keep: `security.capability` and `user.*`.
+fn kept_xattrs(file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let mut names = [MaybeUninit::<u8>::uninit(); 4096];
+    let names: Vec<u8> = match rustix::fs::flistxattr(file, &mut names) {
+        Ok((names, _)) => names.to_vec(),
+        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(Errno::RANGE) => {
+            let mut names = Vec::with_capacity(65536);
+            rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names))?;
+            names
+        }
+        Err(error) => return Err(error),
+    };
+    let mut kept = Vec::new();
+    for name in names.split(|&byte| byte == 0) {
+        if name != b"security.capability" && !name.starts_with(b"user.") {
+            continue;
+        }
+        let mut value = Vec::with_capacity(65536);
+        match rustix::fs::fgetxattr(file, name, rustix::buffer::spare_capacity(&mut value)) {
+            Ok(_) => kept.push((name.to_vec(), value)),
+            Err(Errno::NODATA | Errno::PERM | Errno::ACCESS) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    kept.sort();
+    Ok(kept)
+}
+
+/// A file's content; fails at the end when the file changed meanwhile.
+#[derive(Debug)]
+pub(super) struct Content {
+    file: File,
+    key: StatKey,
+}
+
+impl Content {
+    pub(super) fn new(file: File, key: StatKey) -> Self {
+        Self { file, key }
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let got = self.file.read(buffer)?;
+        if got == 0 && !buffer.is_empty() && !unchanged(&self.file, &self.key)? {
+            return Err(changed_error());
+        }
+        Ok(got)
+    }
+}
+
+pub(super) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(dir.len() + name.len() + 1);
+    if !dir.is_empty() {
+        path.extend_from_slice(dir);
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
