@@ -17,4 +17,15 @@ pub mod tree;
 pub use error::Error;
 
 /// Tasks that run inside the build's user namespace; `main` hands them to `sandbox::init_if_child`.
-pub const TASKS: &[(&str, sandbox::TaskFn)] = space::TASKS;
+pub const TASKS: &[(&str, sandbox::TaskFn)] = &ALL_TASKS;
+
+const ALL_TASKS: [(&str, sandbox::TaskFn); space::TASKS.len() + 1] = {
+    let own: (&str, sandbox::TaskFn) = (build::mounts::TASK_OWN_FOLDER, build::mounts::own_folder_task);
+    let mut all = [own; space::TASKS.len() + 1];
+    let mut next = 0;
+    while next < space::TASKS.len() {
+        all[next] = space::TASKS[next];
+        next += 1;
+    }
+    all
+};

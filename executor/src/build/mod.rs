@@ -1,9 +1,38 @@
 //! A build from request to outputs: resolve bases, lower, schedule, assemble, write outputs.
 
+mod backend;
+pub(crate) mod canonical;
+mod contexts;
+mod exporter;
+mod fetch;
+pub(crate) mod image;
+pub(crate) mod layout;
+pub(crate) mod manifest;
+pub(crate) mod mounts;
+mod record;
+mod remote;
+pub(crate) mod resolve;
+mod run;
+
+pub(crate) use exporter::normalised;
+
 use crate::Error;
 use crate::request::BuildRequest;
-use planner::plan::Plan;
-use planner::scheduler::{Cancel, Observer};
+use backend::Executor;
+use contexts::Contexts;
+use exporter::Exporter;
+use fetch::Fetcher;
+use parser::{Dockerfile, Severity};
+use planner::lower::{self, LowerOptions, Lowered};
+use planner::plan::{Origin, Plan};
+use planner::platform::Platform;
+use planner::scheduler::{self, Cancel, Observer, Outcome, RunError};
+use record::StepOutput;
+use remote::Remote;
+use resolve::{Failure, Resolver};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use crate::space::Space;
 use store::Store;
 
 /// Takes what a build has to say. Step events come through [`Observer`].
@@ -48,16 +77,130 @@ pub struct BuildFailure {
     pub origin: Option<planner::plan::Origin>,
 }
 
+impl From<Error> for BuildFailure {
+    fn from(error: Error) -> Self {
+        Self { error, origin: None }
+    }
+}
+
 /// Builds. `stdout` receives an output with `dest=-`.
 ///
 /// # Errors
 /// Everything that can go wrong, with the place in the Dockerfile where there is one.
 pub fn build(
-    _store: &Store,
-    _request: &BuildRequest,
-    _ui: &dyn Ui,
-    _cancel: &Cancel,
-    _stdout: Option<std::fs::File>,
+    store: &Store,
+    request: &BuildRequest,
+    ui: &dyn Ui,
+    cancel: &Cancel,
+    stdout: Option<std::fs::File>,
 ) -> Result<BuildResult, BuildFailure> {
-    todo!()
+    let dockerfile = parse(request, ui)?;
+    let space = Space::new(store.clone());
+    let remote = Remote::new(request);
+    let resolver = Resolver { space: &space, request, remote: &remote, ui };
+    let plan = plan(&dockerfile, request, ui, &resolver)?;
+    ui.plan(&plan);
+    let fetcher = Fetcher::new(&space, &remote, &plan)?;
+    let contexts = Contexts::new(&space, request);
+    let outcome = {
+        let executor = Executor::new(&space, request, &contexts, &fetcher);
+        let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
+        drop(executor);
+        ran.map_err(|error| failure(error, &plan))
+    };
+    // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
+    let saved = contexts.save();
+    let outcome = outcome?;
+    saved?;
+    let (executed, cached) = (outcome.executed, outcome.cached);
+    let results = results(&plan, &outcome);
+    let stdout = Mutex::new(stdout);
+    let exporter = Exporter { space: &space, request, fetcher: &fetcher, ui, cancel, plan: &plan, results, stdout };
+    let result = exporter.export()?;
+    Ok(BuildResult { executed, cached, ..result })
+}
+
+fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
+    let parsed = parser::parse(&request.dockerfile);
+    if parsed.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+        return Err(Error::Dockerfile(parsed.diagnostics));
+    }
+    if !parsed.diagnostics.is_empty() {
+        ui.diagnostics(&parsed.diagnostics);
+    }
+    Ok(parsed.dockerfile)
+}
+
+/// Lowers in rounds: each names the bases it needs, which are then resolved together.
+fn plan(
+    dockerfile: &Dockerfile,
+    request: &BuildRequest,
+    ui: &dyn Ui,
+    resolver: &Resolver<'_>,
+) -> Result<Plan, BuildFailure> {
+    let options = options(request);
+    let mut bases = BTreeMap::new();
+    loop {
+        match lower::lower(dockerfile, &options, &bases).map_err(Error::Dockerfile)? {
+            Lowered::Plan(plan, warnings) => {
+                if !warnings.is_empty() {
+                    ui.diagnostics(&warnings);
+                }
+                return Ok(plan);
+            }
+            Lowered::Need(requests) => {
+                let answers = resolver.resolve(&requests).map_err(|failure| base_failure(*failure, dockerfile))?;
+                bases.extend(requests.into_iter().zip(answers));
+            }
+        }
+    }
+}
+
+fn options(request: &BuildRequest) -> LowerOptions {
+    let host = Platform::host();
+    let platforms = if request.platforms.is_empty() { vec![host.clone()] } else { request.platforms.clone() };
+    LowerOptions {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        labels: request.labels.clone(),
+        platforms,
+        build_platform: host,
+        named_contexts: request.named_contexts.keys().cloned().collect(),
+        no_cache: request.no_cache,
+        no_cache_stages: request.no_cache_stages.clone(),
+        network: request.network,
+        extra_hosts: request.extra_hosts.clone(),
+        shm_size: request.shm_size,
+        cache_mount_namespace: request.build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),
+    }
+}
+
+/// A base that could not be resolved is told at the FROM that names it, where one names it literally.
+fn base_failure((request, error): Failure, dockerfile: &Dockerfile) -> BuildFailure {
+    let stage = dockerfile.stages.iter().find(|stage| stage.base.value == request.name);
+    let origin = stage.map(|stage| Origin {
+        name: format!("load metadata for {}", request.name),
+        span: Some(stage.from.span),
+        lines: Some(stage.from.lines),
+        ..Origin::default()
+    });
+    BuildFailure { error, origin }
+}
+
+fn failure(error: RunError<Error>, plan: &Plan) -> BuildFailure {
+    match error {
+        RunError::Cancelled => BuildFailure { error: Error::Cancelled, origin: None },
+        RunError::Step { step, source } => {
+            BuildFailure { error: source, origin: Some(plan.steps[step.0 as usize].origin.clone()) }
+        }
+    }
+}
+
+/// The root file systems of the targets.
+fn results(plan: &Plan, outcome: &Outcome<StepOutput>) -> Vec<StepOutput> {
+    let take = |target: &planner::plan::Target| match target.rootfs {
+        None => StepOutput::default(),
+        Some(step) => outcome.outputs[step.0 as usize].clone().expect("BUG: every target's root file system is wanted"),
+    };
+    plan.targets.iter().map(take).collect()
 }

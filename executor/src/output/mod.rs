@@ -1,5 +1,10 @@
 //! Images as things: listing, removing, loading, saving, inspecting; and the writers of build outputs.
 
+pub(crate) mod archive;
+pub(crate) mod dest;
+pub(crate) mod files;
+pub(crate) mod tarball;
+
 use crate::Error;
 use crate::space::Space;
 use std::io::{Read, Write};

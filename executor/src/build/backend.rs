@@ -1,0 +1,304 @@
+//! Carries a plan's steps out for the scheduler: digests of what they read, records, and the work itself.
+//!
+//! It knows what a step needs (layers fetched, contexts opened, a sandbox only for RUN), not when it runs.
+
+use crate::Error;
+use crate::build::contexts::{Contexts, NoFiles};
+use crate::build::fetch::{self, Fetcher};
+use crate::build::manifest;
+use crate::build::record::{self, Link, StepOutput, base_of};
+use crate::build::run;
+use crate::copy::{self, CopySourceTree, ReadEntry};
+use crate::layer::{self, Written};
+use crate::request::BuildRequest;
+use crate::snapshot::{Snapshot, View};
+use crate::space::Space;
+use oci_spec::image::Digest;
+use planner::key::{self, CacheKey, ContentId};
+use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Step, StepId};
+use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+
+/// The backend of one build.
+#[derive(Debug)]
+pub(crate) struct Executor<'a> {
+    pub space: &'a Space,
+    pub request: &'a BuildRequest,
+    pub contexts: &'a Contexts<'a>,
+    pub fetcher: &'a Fetcher<'a>,
+    /// Whether the sandbox's notes were shown already.
+    pub noted: AtomicBool,
+    reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
+}
+
+impl<'a> Executor<'a> {
+    pub(crate) fn new(
+        space: &'a Space,
+        request: &'a BuildRequest,
+        contexts: &'a Contexts<'a>,
+        fetcher: &'a Fetcher<'a>,
+    ) -> Self {
+        Self { space, request, contexts, fetcher, noted: AtomicBool::new(false), reads: Mutex::default() }
+    }
+
+    /// Fetches what is missing of these layers, telling the step's observer.
+    pub(crate) fn ensure(
+        &self,
+        layers: &[Digest],
+        step: StepId,
+        events: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let progress = |what: &str, done: u64, total: u64| {
+            events.event(step, StepEvent::Transfer { what: what.to_owned(), done, total });
+        };
+        self.fetcher.ensure(layers, &progress, cancel)
+    }
+
+    fn view(&self, snapshot: &Snapshot) -> Result<View, Error> {
+        self.fetcher.ensure(&snapshot.layers, &|_, _, _| {}, &Cancel::default())?;
+        view(self.space, snapshot)
+    }
+
+    fn is_usable(&self, output: &StepOutput) -> Result<bool, Error> {
+        for layer in &output.base {
+            if !self.fetcher.can_have(layer)? {
+                return Ok(false);
+            }
+        }
+        for layer in output.chain.iter().filter_map(|link| link.layer.as_ref()) {
+            if !fetch::available(self.space, layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn copy(&self, step: &Step, op: &CopyOp, work: &Work<'_>) -> Result<Option<Digest>, Error> {
+        let layer_key = self.link_key(step, work)?;
+        if let Some(found) = self.link_hit(step, layer_key.as_ref())? {
+            return Ok(found);
+        }
+        let base = work.base(op.base);
+        self.ensure(&base.layers, step.id, work.events, work.cancel)?;
+        let context;
+        let from;
+        let source = match &op.from {
+            CopyFrom::Context(_) if !reads_paths(op) => CopySourceTree::Empty,
+            CopyFrom::Context(name) => {
+                context = self.contexts.get(name)?;
+                context.as_deref().map_or(CopySourceTree::Empty, CopySourceTree::Context)
+            }
+            CopyFrom::Input(index) => {
+                from = work.base(Some(*index));
+                self.ensure(&from.layers, step.id, work.events, work.cancel)?;
+                CopySourceTree::Snapshot(&from)
+            }
+            CopyFrom::Scratch => CopySourceTree::Empty,
+        };
+        let written = copy::copy(self.space, op, &base, source)?;
+        let layer = written.map(|written| self.known(written)).transpose()?;
+        if let Some(key) = layer_key {
+            let output = StepOutput::default().with(Link { layer: layer.clone(), created: self.request.now });
+            let payload = record::encode(&output, &[], &[]);
+            self.space.store().put_record(&key.0, &payload, &output.snapshot().layers)?;
+        }
+        Ok(layer)
+    }
+
+    /// The key of a `COPY --link` layer, which stays what it is when the base changes.
+    fn link_key(&self, step: &Step, work: &Work<'_>) -> Result<Option<CacheKey>, Error> {
+        if !matches!(&step.op, Op::Copy(copy) if copy.link) {
+            return Ok(None);
+        }
+        let mut identities = Vec::with_capacity(work.inputs.len());
+        for (index, input) in work.inputs.iter().enumerate() {
+            identities.push(self.input_identity(step, index, input)?);
+        }
+        let source = self.source_of(step.id);
+        Ok(key::layer_key(step, &identities, source.as_ref()))
+    }
+
+    #[expect(clippy::option_option, reason = "found or not, and a found step may have made no layer")]
+    fn link_hit(&self, step: &Step, key: Option<&CacheKey>) -> Result<Option<Option<Digest>>, Error> {
+        let Some(key) = key.filter(|_| !step.no_cache) else { return Ok(None) };
+        let Some(payload) = self.space.store().record(&key.0)? else { return Ok(None) };
+        let Some(output) = record::decode(&payload) else { return Ok(None) };
+        if !self.is_usable(&output)? {
+            return Ok(None);
+        }
+        Ok(output.chain.into_iter().next_back().map(|link| link.layer))
+    }
+
+    /// The layer to take for a new one: an older one of the same content, so that what follows stays cached.
+    pub(crate) fn known(&self, written: Written) -> Result<Digest, Error> {
+        match self.space.store().layer_by_identity(&written.identity)? {
+            Some(known) if fetch::available(self.space, &known)? => Ok(known),
+            _ => Ok(written.diff_id),
+        }
+    }
+
+    /// When a root file system was first made in this store: now, unless it is an old one made again.
+    fn first_made(&self, output: &StepOutput, layer: Option<&Digest>) -> Result<i64, Error> {
+        let Some(layer) = layer else { return Ok(self.request.now) };
+        let mut hasher = Sha256::new();
+        hasher.update(b"kiln first made 1\n");
+        for layer in output.snapshot().layers.iter().chain([layer]) {
+            hasher.update(layer.to_string());
+        }
+        let key: [u8; 32] = hasher.finalize().into();
+        let store = self.space.store();
+        let known = store.record(&key)?.and_then(|payload| serde_json::from_slice::<i64>(&payload).ok());
+        if let Some(created) = known {
+            return Ok(created);
+        }
+        store.put_record(&key, self.request.now.to_string().as_bytes(), &[])?;
+        Ok(self.request.now)
+    }
+
+    fn source_of(&self, step: StepId) -> Option<ContentId> {
+        self.reads.lock().expect("BUG: no holder of the read lists panics").get(&step).map(|(id, _)| *id)
+    }
+}
+
+/// What a step works with.
+pub(crate) struct Work<'w> {
+    pub inputs: &'w [StepOutput],
+    pub events: &'w dyn Observer,
+    pub cancel: &'w Cancel,
+}
+
+impl Work<'_> {
+    /// An input's root file system; an empty one for scratch.
+    pub(crate) fn base(&self, input: Option<usize>) -> Snapshot {
+        input.map_or_else(Snapshot::default, |index| self.inputs[index].snapshot())
+    }
+}
+
+impl Backend for Executor<'_> {
+    type Output = StepOutput;
+    type Error = Error;
+
+    fn source_digest(&self, step: &Step) -> Result<Option<ContentId>, Error> {
+        let Op::Copy(op) = &step.op else { return Ok(None) };
+        let (digest, reads) = match &op.from {
+            CopyFrom::Input(_) => return Ok(None),
+            _ if !reads_paths(op) => return Ok(None),
+            CopyFrom::Scratch => copy::source_digest(op, &NoFiles)?,
+            CopyFrom::Context(name) => match self.contexts.get(name)? {
+                Some(context) => copy::source_digest(op, &*context)?,
+                None => copy::source_digest(op, &NoFiles)?,
+            },
+        };
+        let id = ContentId(digest);
+        self.reads.lock().expect("BUG: no holder of the read lists panics").insert(step.id, (id, reads));
+        Ok(Some(id))
+    }
+
+    fn lookup(&self, step: &Step, key: &CacheKey, inputs: Option<&[StepOutput]>) -> Result<Option<StepOutput>, Error> {
+        if let Op::Image(image) = &step.op {
+            let output = image_output(image)?;
+            for layer in &output.base {
+                if !fetch::available(self.space, layer)? {
+                    return Ok(None);
+                }
+            }
+            return Ok(Some(output));
+        }
+        let Some(payload) = self.space.store().record(&key.0)? else { return Ok(None) };
+        let Some(recorded) = record::decode(&payload) else { return Ok(None) };
+        let output = match inputs {
+            None => recorded,
+            Some(inputs) => {
+                let Some(link) = recorded.chain.last().cloned() else { return Ok(None) };
+                base_of(&step.op).map(|index| inputs[index].clone()).unwrap_or_default().with(link)
+            }
+        };
+        Ok(self.is_usable(&output)?.then_some(output))
+    }
+
+    fn input_identity(&self, step: &Step, index: usize, input: &StepOutput) -> Result<ContentId, Error> {
+        match &step.op {
+            Op::Copy(op) if op.from == CopyFrom::Input(index) && op.base != Some(index) && reads_paths(op) => {
+                let (digest, _) = copy::source_digest(op, &self.view(&input.snapshot())?)?;
+                Ok(ContentId(digest))
+            }
+            _ => identity(self.space, input),
+        }
+    }
+
+    fn execute(
+        &self,
+        step: &Step,
+        inputs: &[StepOutput],
+        events: &dyn Observer,
+        cancel: &Cancel,
+    ) -> Result<StepOutput, Error> {
+        let work = Work { inputs, events, cancel };
+        let layer = match &step.op {
+            Op::Image(image) => return image_output(image),
+            Op::Copy(op) => self.copy(step, op, &work)?,
+            Op::Mkdir(op) => {
+                let base = work.base(op.base);
+                self.ensure(&base.layers, step.id, events, cancel)?;
+                copy::mkdir(self.space, op, &base)?.map(|written| self.known(written)).transpose()?
+            }
+            Op::Run(op) => Some(run::run(self, step, op, &work)?),
+        };
+        let base = base_of(&step.op).map(|index| inputs[index].clone()).unwrap_or_default();
+        let created = self.first_made(&base, layer.as_ref())?;
+        Ok(base.with(Link { layer, created }))
+    }
+
+    fn record(&self, step: &Step, keys: &[CacheKey], output: &StepOutput) -> Result<(), Error> {
+        if matches!(step.op, Op::Image(_)) {
+            return Ok(());
+        }
+        let payload = {
+            let reads = self.reads.lock().expect("BUG: no holder of the read lists panics");
+            let (source, entries) = reads.get(&step.id).map(|(id, entries)| (id, entries.as_slice())).unzip();
+            record::encode(output, &key::fields(step, source), entries.unwrap_or_default())
+        };
+        let own: Vec<Digest> = output.chain.iter().filter_map(|link| link.layer.clone()).collect();
+        for key in keys {
+            self.space.store().put_record(&key.0, &payload, &own)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a COPY reads files, rather than heredocs alone.
+fn reads_paths(op: &CopyOp) -> bool {
+    op.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
+}
+
+fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
+    let base = image.diff_ids.iter().map(|diff_id| manifest::digest(diff_id)).collect::<Result<_, _>>()?;
+    Ok(StepOutput { base, chain: Vec::new() })
+}
+
+/// A view of a root file system whose layers are in the store.
+pub(crate) fn view(space: &Space, snapshot: &Snapshot) -> Result<View, Error> {
+    let files = snapshot.layers.iter().map(|layer| layer::readable(space, layer)).collect::<Result<Vec<_>, _>>()?;
+    View::load(&files)
+}
+
+/// Identity of a whole root file system: base layers by diff_id, so that nothing need be unpacked; those made
+/// here by their content, so that a layer made again with other times is the same.
+fn identity(space: &Space, output: &StepOutput) -> Result<ContentId, Error> {
+    let mut hasher = Sha256::new();
+    for layer in &output.base {
+        hasher.update(format!("base {layer}\n"));
+    }
+    for layer in output.chain.iter().filter_map(|link| link.layer.as_ref()) {
+        let identity = space.store().layer(layer)?.and_then(|meta| meta.identity);
+        match identity {
+            Some(identity) => hasher.update(format!("content {identity}\n")),
+            None => hasher.update(format!("layer {layer}\n")),
+        }
+    }
+    Ok(ContentId(hasher.finalize().into()))
+}

@@ -1,0 +1,424 @@
+//! Turns the results of a plan into what was asked for: images in the store, archives, folders.
+
+use crate::Error;
+use crate::build::backend;
+use crate::build::fetch::Fetcher;
+use crate::build::image::{self, Flavour, Image};
+use crate::build::manifest::{self, Desc};
+use crate::build::record::StepOutput;
+use crate::build::{BuildResult, Ui};
+use crate::layer::{self, Compression};
+use crate::output::archive::{self, Contents, DockerEntry, Entry};
+use crate::output::dest::Destination;
+use crate::output::files::{self, FolderSink};
+use crate::output::tarball;
+use crate::request::{BuildRequest, OutputDest, OutputKind, OutputRequest};
+use crate::snapshot::View;
+use crate::space::Space;
+use oci_spec::image::Digest;
+use planner::plan::{Plan, Target};
+use planner::scheduler::Cancel;
+use registry_client::Reference;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::Path;
+use std::sync::Mutex;
+use store::ImageRef;
+
+/// Everything outputs are made from.
+pub(crate) struct Exporter<'a> {
+    pub space: &'a Space,
+    pub request: &'a BuildRequest,
+    pub fetcher: &'a Fetcher<'a>,
+    pub ui: &'a dyn Ui,
+    pub cancel: &'a Cancel,
+    pub plan: &'a Plan,
+    /// Results by target.
+    pub results: Vec<StepOutput>,
+    pub stdout: Mutex<Option<File>>,
+}
+
+/// What one output gave.
+#[derive(Clone, Debug, Default)]
+struct Exported {
+    desc: Option<Desc>,
+    config: Option<Digest>,
+    created: Option<String>,
+    names: Vec<String>,
+}
+
+impl Exporter<'_> {
+    /// Writes all outputs, at the same time when there are several.
+    pub(crate) fn export(&self) -> Result<BuildResult, Error> {
+        let default = [default_output()];
+        let outputs = if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs };
+        for output in outputs {
+            self.check(output)?;
+        }
+        if outputs.iter().any(|output| output.kind != OutputKind::CacheOnly) {
+            self.fetch_bases()?;
+        }
+        let exported = match outputs {
+            [only] => vec![self.one(only)?],
+            several => std::thread::scope(|scope| {
+                let threads: Vec<_> = several.iter().map(|output| scope.spawn(|| self.one(output))).collect();
+                let ended = threads.into_iter().map(|thread| thread.join().expect("BUG: an output does not panic"));
+                ended.collect::<Result<Vec<_>, Error>>()
+            })?,
+        };
+        Ok(result(exported))
+    }
+
+    fn check(&self, output: &OutputRequest) -> Result<(), Error> {
+        let kind = kind_name(output.kind);
+        let needs_dest = matches!(output.kind, OutputKind::Local | OutputKind::Tar);
+        if needs_dest && output.dest.is_none() {
+            return Err(Error::Request(format!("output type={kind} needs dest=")));
+        }
+        let is_folder = output.kind == OutputKind::Local || (!output.tar && is_archive(output.kind));
+        if is_folder && matches!(output.dest, Some(OutputDest::Stdout) | None) {
+            return Err(Error::Request(format!("output type={kind} writes a folder and needs dest=FOLDER")));
+        }
+        if is_archive(output.kind) && output.dest.is_none() {
+            return Err(Error::Request(format!("output type={kind} needs dest=")));
+        }
+        if output.kind == OutputKind::Docker && self.plan.targets.len() > 1 {
+            let message = "output type=docker holds one platform only; use type=oci for several".to_owned();
+            return Err(Error::Request(message));
+        }
+        let compression = compression(output)?;
+        if !output.oci_mediatypes && matches!(compression, Compression::Zstd(_)) {
+            return Err(Error::Request("compression=zstd needs oci-mediatypes=true".to_owned()));
+        }
+        self.names(output).map(drop)
+    }
+
+    /// Whatever is exported must be whole: base layers that no step read are fetched now.
+    fn fetch_bases(&self) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for layer in self.results.iter().flat_map(|output| &output.base) {
+            if !crate::build::fetch::available(self.space, layer)? && !missing.contains(layer) {
+                missing.push(layer.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.task("fetching base layers", |task| {
+            let progress = |what: &str, done: u64, total: u64| self.ui.task_progress(task, what, done, total);
+            self.fetcher.ensure(&missing, &progress, self.cancel)
+        })
+    }
+
+    fn one(&self, output: &OutputRequest) -> Result<Exported, Error> {
+        match output.kind {
+            OutputKind::CacheOnly => Ok(Exported::default()),
+            OutputKind::Image => self.task("exporting to image", |_| self.image(output)),
+            OutputKind::Oci => self.task("exporting to oci image format", |task| self.archive(output, task)),
+            OutputKind::Docker => self.task("exporting to docker image format", |task| self.archive(output, task)),
+            OutputKind::Tar => self.task("exporting to client tarball", |_| self.tar(output)),
+            OutputKind::Local => self.task("exporting to client directory", |_| self.local(output)),
+        }
+    }
+
+    fn task<T>(&self, name: &str, work: impl FnOnce(u64) -> Result<T, Error>) -> Result<T, Error> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let task = self.ui.task_started(name);
+        let ended = work(task);
+        let error = ended.as_ref().err().map(crate::error::chain);
+        self.ui.task_finished(task, error.as_deref());
+        ended
+    }
+
+    fn names(&self, output: &OutputRequest) -> Result<Vec<String>, Error> {
+        let given = if output.names.is_empty() { &self.request.tags } else { &output.names };
+        given.iter().map(|name| normalised(name)).collect()
+    }
+
+    fn targets(&self) -> impl Iterator<Item = (&Target, &StepOutput)> {
+        self.plan.targets.iter().zip(&self.results)
+    }
+
+    fn images(&self, output: &OutputRequest) -> Result<Vec<Image>, Error> {
+        let epoch = self.request.source_date_epoch;
+        let mut replaced: HashMap<Digest, Digest> = HashMap::new();
+        if let Some(epoch) = epoch.filter(|_| output.rewrite_timestamp.unwrap_or(true)) {
+            for layer in self.results.iter().flat_map(|result| &result.chain).filter_map(|link| link.layer.as_ref()) {
+                if !replaced.contains_key(layer) {
+                    replaced.insert(layer.clone(), layer::clamp_times(self.space, layer, epoch)?);
+                }
+            }
+        }
+        Ok(self.targets().map(|(target, result)| image::assemble(self.plan, target, result, epoch, &replaced)).collect())
+    }
+
+    /// Into the store: base layers as the base has them, ours uncompressed, which needs no blob to be written.
+    fn image(&self, output: &OutputRequest) -> Result<Exported, Error> {
+        let (names, flavour) = (self.names(output)?, flavour(output));
+        let store = self.space.store();
+        let images = self.images(output)?;
+        let mut manifests = Vec::new();
+        for image in &images {
+            let layers = self.stored_layers(image)?;
+            let (desc, bytes) = image.manifest(layers, flavour);
+            put(store, &image.config_digest, &image.config)?;
+            put(store, &desc.digest()?, &bytes)?;
+            manifests.push((image.platform.clone(), desc));
+        }
+        let root = match manifests.as_slice() {
+            [(_, only)] => only.clone(),
+            _ => {
+                let (desc, bytes) = image::index(manifests, flavour);
+                put(store, &desc.digest()?, &bytes)?;
+                desc
+            }
+        };
+        let tagged = image::rfc3339(self.request.now);
+        let all: &[String] = if names.is_empty() { &[String::new()] } else { &names };
+        for name in all {
+            store.tag(&ImageRef { name: name.clone(), descriptor: root.to_oci()?, tagged: tagged.clone() })?;
+        }
+        Ok(exported(root, &images, names))
+    }
+
+    fn stored_layers(&self, image: &Image) -> Result<Vec<Desc>, Error> {
+        let store = self.space.store();
+        let mut layers = Vec::with_capacity(image.layers.len());
+        for (position, diff_id) in image.layers.iter().enumerate() {
+            let inherited = self.fetcher.descriptor(diff_id).filter(|_| position < image.base_layers);
+            let desc = match inherited {
+                Some(desc) => desc.clone(),
+                None => match store.layer(diff_id)?.and_then(|meta| meta.size) {
+                    Some(size) => Desc::new(manifest::OCI_LAYER, diff_id, size),
+                    None => Desc::of(&layer::blob(self.space, diff_id, Compression::Uncompressed, false)?),
+                },
+            };
+            layers.push(desc);
+        }
+        Ok(layers)
+    }
+
+    /// As an OCI or Docker archive or folder.
+    fn archive(&self, output: &OutputRequest, task: u64) -> Result<Exported, Error> {
+        let (names, flavour, compression) = (self.names(output)?, flavour(output), compression(output)?);
+        let store = self.space.store();
+        let images = self.images(output)?;
+        let mut contents = Contents::default();
+        let (mut manifests, mut docker) = (Vec::new(), None);
+        for image in &images {
+            let mut layers = Vec::with_capacity(image.layers.len());
+            for position in 0..image.layers.len() {
+                if self.cancel.is_cancelled() {
+                    return Err(Error::Cancelled);
+                }
+                let desc = self.exported_layer(image, position, compression, output.force_compression)?;
+                archive::add_blob(&mut contents, store, &desc)?;
+                layers.push(desc);
+            }
+            if output.kind == OutputKind::Docker {
+                let config = image.config_digest.to_string();
+                docker = Some(DockerEntry { config, layers: layers.iter().map(|l| l.digest.clone()).collect() });
+            }
+            let (desc, bytes) = image.manifest(layers, flavour);
+            contents.document(&image.config_digest.to_string(), image.config.clone());
+            contents.document(&desc.digest, bytes);
+            manifests.push((image.platform.clone(), desc));
+        }
+        let root = match manifests.as_slice() {
+            [(_, only)] => only.clone(),
+            _ => {
+                let (desc, bytes) = image::index(manifests, flavour);
+                contents.document(&desc.digest, bytes);
+                desc
+            }
+        };
+        let exported = exported(root.clone(), &images, names.clone());
+        contents.entries.push(Entry { desc: root, names, created: exported.created.clone(), docker });
+        let progress = |done: u64, total: u64| self.ui.task_progress(task, "writing", done, total);
+        match &output.dest {
+            Some(OutputDest::Path(path)) if !output.tar => contents.write_folder(store, path, &progress)?,
+            dest => {
+                let mut out = self.destination(dest.as_ref())?;
+                contents.write_tar(store, &mut out, &progress)?;
+                out.commit()?;
+            }
+        }
+        Ok(exported)
+    }
+
+    /// A layer's blob. What a base image has compressed stays as it is unless all is to be made anew.
+    fn exported_layer(&self, image: &Image, position: usize, compression: Compression, force: bool) -> Result<Desc, Error> {
+        let diff_id = &image.layers[position];
+        let inherited = self.fetcher.descriptor(diff_id).filter(|_| position < image.base_layers && !force);
+        if let Some(desc) = inherited {
+            let is_compressed = desc.media_type.ends_with("gzip") || desc.media_type.ends_with("zstd");
+            if is_compressed && self.space.store().blob_size(&desc.digest()?).is_some() {
+                return Ok(desc.clone());
+            }
+        }
+        Ok(Desc::of(&layer::blob(self.space, diff_id, compression, force)?))
+    }
+
+    fn destination(&self, dest: Option<&OutputDest>) -> Result<Destination, Error> {
+        match dest {
+            Some(OutputDest::Path(path)) => Destination::file(path),
+            _ => {
+                let file = self.stdout.lock().expect("BUG: no holder of standard output panics").take();
+                file.map(Destination::stdout).ok_or_else(|| {
+                    Error::Request("only one output can go to standard output".to_owned())
+                })
+            }
+        }
+    }
+
+    fn views(&self) -> Result<Vec<(String, View)>, Error> {
+        let is_split = self.plan.targets.len() > 1;
+        let mut views = Vec::new();
+        for (target, result) in self.targets() {
+            let name = if is_split { target.platform.to_string().replace('/', "_") } else { String::new() };
+            views.push((name, backend::view(self.space, &result.snapshot())?));
+        }
+        views.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(views)
+    }
+
+    fn tar(&self, output: &OutputRequest) -> Result<Exported, Error> {
+        let views = self.views()?;
+        let scratch = self.space.store().scratch()?;
+        let mut out = self.destination(output.dest.as_ref())?;
+        tarball::write(&views, self.request.source_date_epoch, &mut out, &scratch.path().join("index"))?;
+        out.commit()?;
+        Ok(Exported::default())
+    }
+
+    fn local(&self, output: &OutputRequest) -> Result<Exported, Error> {
+        let Some(OutputDest::Path(dest)) = &output.dest else {
+            return Err(Error::Request("output type=local needs dest=".to_owned()));
+        };
+        for (name, view) in self.views()? {
+            let folder = if name.is_empty() { dest.clone() } else { dest.join(&name) };
+            self.local_view(&view, &folder)?;
+        }
+        Ok(Exported::default())
+    }
+
+    fn local_view(&self, view: &View, folder: &Path) -> Result<(), Error> {
+        let mut sink = FolderSink::new(folder, self.request.source_date_epoch)?;
+        files::walk(view, &mut sink)?;
+        sink.finish()
+    }
+}
+
+fn put(store: &store::Store, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+    if store.blob_size(digest).is_none() {
+        store.put_blob(bytes)?;
+    }
+    Ok(())
+}
+
+fn exported(root: Desc, images: &[Image], names: Vec<String>) -> Exported {
+    let only = if let [only] = images { Some(only) } else { None };
+    Exported {
+        desc: Some(root),
+        config: only.map(|image| image.config_digest.clone()),
+        created: images.first().and_then(|image| image.created.clone()),
+        names,
+    }
+}
+
+fn result(exported: Vec<Exported>) -> BuildResult {
+    let mut names: Vec<String> = Vec::new();
+    for name in exported.iter().flat_map(|output| &output.names) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    let first = exported.into_iter().find(|output| output.desc.is_some()).unwrap_or_default();
+    let descriptor = first.desc.as_ref().map(|desc| {
+        let mut desc = desc.clone();
+        if let Some(config) = &first.config {
+            desc.annotations.insert("config.digest".to_owned(), config.to_string());
+        }
+        if let Some(created) = &first.created {
+            desc.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+        }
+        serde_json::to_value(desc).expect("BUG: a descriptor has string keys only")
+    });
+    BuildResult {
+        digest: first.desc.map(|desc| desc.digest),
+        config_digest: first.config.map(|digest| digest.to_string()),
+        descriptor,
+        names,
+        ..BuildResult::default()
+    }
+}
+
+/// A name as the store keeps it: registry, repository and tag.
+pub(crate) fn normalised(name: &str) -> Result<String, Error> {
+    let reference =
+        Reference::parse(name).map_err(|source| Error::Registry { reference: name.to_owned(), source })?;
+    if reference.digest.is_some() {
+        return Err(Error::Request(format!("invalid tag {name:?}: an image cannot be given a digest")));
+    }
+    Ok(reference.to_string())
+}
+
+fn default_output() -> OutputRequest {
+    OutputRequest {
+        kind: OutputKind::Image,
+        dest: None,
+        names: Vec::new(),
+        compression: None,
+        compression_level: None,
+        force_compression: false,
+        rewrite_timestamp: None,
+        oci_mediatypes: true,
+        tar: true,
+    }
+}
+
+fn is_archive(kind: OutputKind) -> bool {
+    matches!(kind, OutputKind::Oci | OutputKind::Docker)
+}
+
+fn flavour(output: &OutputRequest) -> Flavour {
+    if output.oci_mediatypes { Flavour::Oci } else { Flavour::Docker }
+}
+
+fn kind_name(kind: OutputKind) -> &'static str {
+    match kind {
+        OutputKind::Local => "local",
+        OutputKind::Tar => "tar",
+        OutputKind::Oci => "oci",
+        OutputKind::Docker => "docker",
+        OutputKind::Image => "image",
+        OutputKind::CacheOnly => "cacheonly",
+    }
+}
+
+/// The compression of an output's layers; gzip unless it says otherwise.
+fn compression(output: &OutputRequest) -> Result<Compression, Error> {
+    let level = output.compression_level;
+    let bad_level = |range: &str| {
+        let level = level.unwrap_or_default();
+        Error::Request(format!("invalid compression-level {level}: it must be {range}"))
+    };
+    match output.compression.as_deref() {
+        None | Some("gzip") => match level {
+            None => Ok(Compression::Gzip(6)),
+            Some(level @ 0..=9) => Ok(Compression::Gzip(level.unsigned_abs())),
+            Some(_) => Err(bad_level("from 0 to 9 for gzip")),
+        },
+        Some("zstd") => match level {
+            None => Ok(Compression::Zstd(3)),
+            Some(level @ 1..=22) => Ok(Compression::Zstd(level)),
+            Some(_) => Err(bad_level("from 1 to 22 for zstd")),
+        },
+        Some("uncompressed") => Ok(Compression::Uncompressed),
+        Some(other) => {
+            Err(Error::Request(format!("unsupported compression {other:?}: use gzip, zstd or uncompressed")))
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Results of steps: what a step's output is, and how it is kept in a cache record.
+//!
+//! Payload of a record, JSON: `version`, `output` (base layers, then one link for each step of the chain
+//! that made the root file system), `fields` (what is in the step's key, for explanations) and `reads`
+//! (files of a context that the step read). Nothing secret is in it, because nothing secret is in a key.
+
+use crate::copy::ReadEntry;
+use crate::snapshot::Snapshot;
+use oci_spec::image::Digest;
+use planner::key::Field;
+use planner::plan::Op;
+use serde::{Deserialize, Serialize};
+
+/// Version of the payload; others count as absent.
+const VERSION: u32 = 1;
+
+/// A step's result: its root file system, with the steps that made it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StepOutput {
+    /// Layers of the base image, by diff_id.
+    pub base: Vec<Digest>,
+    /// One link for each step from the base image up, this step last. Empty for the image itself.
+    pub chain: Vec<Link>,
+}
+
+/// What one step added.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Link {
+    /// Its layer; `None` when it changed nothing.
+    pub layer: Option<Digest>,
+    /// When this root file system was first made here, seconds since the epoch.
+    pub created: i64,
+}
+
+impl StepOutput {
+    /// The root file system.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let own = self.chain.iter().filter_map(|link| link.layer.clone());
+        Snapshot { layers: self.base.iter().cloned().chain(own).collect() }
+    }
+
+    /// This root file system with another step's link on top.
+    pub(crate) fn with(&self, link: Link) -> Self {
+        let mut output = self.clone();
+        output.chain.push(link);
+        output
+    }
+}
+
+#[derive(Serialize)]
+struct PayloadRef<'a> {
+    version: u32,
+    output: &'a StepOutput,
+    fields: &'a [Field],
+    reads: &'a [ReadEntry],
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    version: u32,
+    output: StepOutput,
+}
+
+/// The payload of a record.
+pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: &[ReadEntry]) -> Vec<u8> {
+    let payload = PayloadRef { version: VERSION, output, fields, reads };
+    serde_json::to_vec(&payload).expect("BUG: a record has string keys only")
+}
+
+/// The output in a payload; `None` when it is damaged or of another version.
+pub(crate) fn decode(payload: &[u8]) -> Option<StepOutput> {
+    let payload: Payload = serde_json::from_slice(payload).ok()?;
+    (payload.version == VERSION).then_some(payload.output)
+}
+
+/// The input that a step's root file system lies over.
+pub(crate) fn base_of(op: &Op) -> Option<usize> {
+    match op {
+        Op::Image(_) => None,
+        Op::Copy(copy) => copy.base,
+        Op::Run(run) => run.base,
+        Op::Mkdir(mkdir) => mkdir.base,
+    }
+}

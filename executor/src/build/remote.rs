@@ -1,0 +1,92 @@
+//! The registry client on a runtime of its own; both start when first used, so that a build that needs
+//! no network starts neither.
+
+use crate::Error;
+use crate::build::manifest::{self, Desc};
+use crate::request::BuildRequest;
+use oci_spec::image::Digest;
+use registry_client::{Client, ClientOptions, FetchedManifest, Reference};
+use std::future::Future;
+use std::sync::OnceLock;
+use tokio::runtime::{Builder, Runtime};
+
+/// A lazily started client.
+pub(crate) struct Remote {
+    options: ClientOptions,
+    started: OnceLock<(Runtime, Client)>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Remote").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Remote {
+    pub(crate) fn new(request: &BuildRequest) -> Self {
+        let options = ClientOptions {
+            registries_conf: request.registries_conf.clone(),
+            insecure: request.insecure_registries.clone(),
+            user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..ClientOptions::default()
+        };
+        Self { options, started: OnceLock::new() }
+    }
+
+    fn started(&self) -> Result<&(Runtime, Client), Error> {
+        if let Some(started) = self.started.get() {
+            return Ok(started);
+        }
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|source| Error::Io {
+            op: "start the network runtime for",
+            path: "the registry client".into(),
+            source,
+        })?;
+        let started = (runtime, Client::new(self.options.clone()));
+        Ok(self.started.get_or_init(|| started))
+    }
+
+    fn run<T, F>(&self, reference: &Reference, call: impl FnOnce(Client) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, registry_client::Error>>,
+    {
+        let (runtime, client) = self.started()?;
+        runtime
+            .block_on(call(client.clone()))
+            .map_err(|source| Error::Registry { reference: reference.to_string(), source })
+    }
+
+    /// A manifest or index, by the reference or by digest in its repository.
+    pub(crate) fn manifest(&self, reference: &Reference, digest: Option<&Digest>) -> Result<FetchedManifest, Error> {
+        self.run(reference, |client| async move { client.manifest(reference, digest).await })
+    }
+
+    /// A whole small blob.
+    pub(crate) fn small_blob(&self, reference: &Reference, desc: &Desc, limit: u64) -> Result<Vec<u8>, Error> {
+        if desc.size > limit {
+            let reason = format!("config of {} bytes is larger than the limit of {limit}", desc.size);
+            return Err(Error::Image { subject: reference.to_string(), reason });
+        }
+        let mut bytes = Vec::new();
+        self.blob(reference, desc, &mut |chunk| {
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        if bytes.len() as u64 != desc.size || manifest::digest_of(&bytes).to_string() != desc.digest {
+            let reason = format!("blob {} is not what its digest says", desc.digest);
+            return Err(Error::Image { subject: reference.to_string(), reason });
+        }
+        Ok(bytes)
+    }
+
+    /// A blob, streamed.
+    pub(crate) fn blob(
+        &self,
+        reference: &Reference,
+        desc: &Desc,
+        sink: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), Error> {
+        let descriptor = desc.to_oci()?;
+        self.run(reference, |client| async move { client.blob(reference, &descriptor, sink).await })
+    }
+}

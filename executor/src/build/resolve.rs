@@ -1,0 +1,310 @@
+//! Finds base images: named contexts, OCI layouts, the store, registries. Reads manifests and configs only;
+//! layers are fetched when a step needs them.
+
+use crate::Error;
+use crate::build::Ui;
+use crate::build::fetch::{ImageSource, Origin};
+use crate::build::layout::Layout;
+use crate::build::manifest::{self, Config, Desc, Document, Index, Manifest};
+use crate::build::remote::Remote;
+use crate::request::{BuildRequest, ContextSource};
+use crate::space::Space;
+use oci_spec::image::Digest;
+use planner::lower::{BaseRequest, ResolvedBase, ResolvedImage};
+use planner::platform::Platform;
+use registry_client::Reference;
+use std::path::Path;
+use store::{ImageRef, Store};
+
+/// Indexes inside indexes that are followed.
+const MAX_NESTING: usize = 4;
+
+/// Resolves the bases of one build.
+pub(crate) struct Resolver<'a> {
+    pub space: &'a Space,
+    pub request: &'a BuildRequest,
+    pub remote: &'a Remote,
+    pub ui: &'a dyn Ui,
+}
+
+/// A base that could not be resolved, and why.
+pub(crate) type Failure = (BaseRequest, Error);
+
+/// Reads a manifest or index by its descriptor.
+type ReadManifest<'r> = &'r dyn Fn(&Desc) -> Result<Vec<u8>, Error>;
+
+/// An image picked for a platform.
+struct Picked {
+    desc: Desc,
+    bytes: Vec<u8>,
+    manifest: Manifest,
+}
+
+/// What finding an image without the network gave.
+enum Local {
+    Found(Box<ResolvedImage>),
+    /// Ask the registry. The text says what the store has instead, if anything.
+    Absent(Option<String>),
+}
+
+impl Resolver<'_> {
+    /// Answers all requests; those that need a registry at the same time.
+    pub(crate) fn resolve(&self, requests: &[BaseRequest]) -> Result<Vec<ResolvedBase>, Box<Failure>> {
+        let mut answers: Vec<Option<ResolvedBase>> = Vec::with_capacity(requests.len());
+        for request in requests {
+            let answer = self.without_network(request).map_err(|error| Box::new((request.clone(), error)))?;
+            answers.push(answer);
+        }
+        std::thread::scope(|scope| {
+            let mut waiting = Vec::new();
+            for (request, answer) in requests.iter().zip(&mut answers) {
+                if answer.is_none() {
+                    waiting.push((request, answer, scope.spawn(|| self.from_registry(request))));
+                }
+            }
+            for (request, answer, thread) in waiting {
+                let found = thread.join().expect("BUG: resolving does not panic");
+                let image = found.map_err(|error| Box::new((request.clone(), error)))?;
+                *answer = Some(ResolvedBase::Image(Box::new(image)));
+            }
+            Ok::<(), Box<Failure>>(())
+        })?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    fn without_network(&self, request: &BaseRequest) -> Result<Option<ResolvedBase>, Error> {
+        let image = match self.named_context(&request.name) {
+            Some((name, ContextSource::Directory(_) | ContextSource::Empty)) => {
+                return Ok(Some(ResolvedBase::Directory(name.to_owned())));
+            }
+            Some((name, ContextSource::OciLayout { dir, tag, digest })) => {
+                let layout = Layout::open(dir)?;
+                let roots = layout.select(tag.as_deref(), digest.as_deref())?;
+                Some(self.image_of_layout(name, (&layout, dir), roots, &request.platform)?)
+            }
+            Some((_, ContextSource::Image(text))) => self.from_store(&parse(text)?, &request.platform)?,
+            None => self.from_store(&parse(&request.name)?, &request.platform)?,
+        };
+        Ok(image.map(|image| ResolvedBase::Image(Box::new(image))))
+    }
+
+    /// The named context that a name stands for, compared as Docker does: familiar name, `:latest` left out.
+    fn named_context(&self, name: &str) -> Option<(&str, &ContextSource)> {
+        let contexts = &self.request.named_contexts;
+        let exact = contexts.get_key_value(name).or_else(|| {
+            let wanted = parse(name).ok()?.to_string();
+            contexts.iter().find(|(key, _)| parse(key).is_ok_and(|key| key.to_string() == wanted))
+        });
+        exact.map(|(name, source)| (name.as_str(), source))
+    }
+
+    fn image_of_layout(
+        &self,
+        name: &str,
+        (layout, dir): (&Layout, &Path),
+        mut roots: Vec<Desc>,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, Error> {
+        let read = |desc: &Desc| layout.blob(desc, manifest::MANIFEST_LIMIT);
+        let root = match roots.len() {
+            1 => roots.remove(0),
+            _ => choose(name, &Index::of(roots), platform, &read)?,
+        };
+        let bytes = read(&root)?;
+        let picked = pick(name, root, bytes, platform, &read)?;
+        let config = layout.blob(&picked.manifest.config, manifest::CONFIG_LIMIT)?;
+        self.image(name, &picked, &config, Origin::Layout(dir.to_owned()))
+    }
+
+    fn from_store(&self, reference: &Reference, platform: &Platform) -> Result<Option<ResolvedImage>, Error> {
+        if self.request.pull && reference.digest.is_none() {
+            return Ok(None);
+        }
+        match self.look_in_store(reference, platform)? {
+            Local::Found(image) => Ok(Some(*image)),
+            Local::Absent(_) => Ok(None),
+        }
+    }
+
+    fn look_in_store(&self, reference: &Reference, platform: &Platform) -> Result<Local, Error> {
+        let store = self.space.store();
+        let Some(root) = root_in_store(store, reference)? else { return Ok(Local::Absent(None)) };
+        let digest = root.digest()?;
+        let bytes = match store.read_blob(&digest, manifest::MANIFEST_LIMIT) {
+            Ok(bytes) => bytes,
+            Err(store::Error::NotFound { .. }) => return Ok(Local::Absent(None)),
+            Err(error) => return Err(error.into()),
+        };
+        let name = reference.to_string();
+        let read = |desc: &Desc| Ok(store.read_blob(&desc.digest()?, manifest::MANIFEST_LIMIT)?);
+        let picked = match pick(&name, root, bytes, platform, &read) {
+            Ok(picked) => picked,
+            Err(Error::Image { reason, .. }) => return Ok(Local::Absent(Some(reason))),
+            Err(Error::Store(store::Error::NotFound { .. })) => return Ok(Local::Absent(None)),
+            Err(error) => return Err(error),
+        };
+        let config = match store.read_blob(&picked.manifest.config.digest()?, manifest::CONFIG_LIMIT) {
+            Ok(config) => config,
+            Err(store::Error::NotFound { .. }) => return Ok(Local::Absent(None)),
+            Err(error) => return Err(error.into()),
+        };
+        let found = Config::parse(&name, &config)?.platform();
+        if platform.best_match(std::slice::from_ref(&found)).is_none() {
+            return Ok(Local::Absent(Some(format!("the store has it for {found}, not for {platform}"))));
+        }
+        self.image(&name, &picked, &config, Origin::Repository(name.clone())).map(|image| Local::Found(Box::new(image)))
+    }
+
+    fn from_registry(&self, request: &BaseRequest) -> Result<ResolvedImage, Error> {
+        let text = match self.named_context(&request.name) {
+            Some((_, ContextSource::Image(text))) => text.as_str(),
+            _ => request.name.as_str(),
+        };
+        let reference = parse(text)?;
+        let task = self.ui.task_started(&format!("resolve {reference}"));
+        let resolved = self.pull_manifests(&reference, &request.platform);
+        let error = resolved.as_ref().err().map(crate::error::chain);
+        self.ui.task_finished(task, error.as_deref());
+        match resolved {
+            Err(error @ Error::Registry { .. }) => match self.look_in_store(&reference, &request.platform)? {
+                Local::Absent(Some(reason)) => Err(Error::Unavailable { reason, source: Box::new(error) }),
+                _ => Err(error),
+            },
+            resolved => resolved,
+        }
+    }
+
+    fn pull_manifests(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, Error> {
+        let name = reference.to_string();
+        let root = self.remote.manifest(reference, None)?;
+        let store = self.space.store();
+        store.put_blob(&root.bytes)?;
+        let read = |desc: &Desc| -> Result<Vec<u8>, Error> {
+            let digest = desc.digest()?;
+            let bytes = match store.read_blob(&digest, manifest::MANIFEST_LIMIT) {
+                Ok(bytes) => bytes,
+                Err(_) => self.remote.manifest(reference, Some(&digest))?.bytes,
+            };
+            store.put_blob(&bytes)?;
+            Ok(bytes)
+        };
+        let picked = pick(&name, Desc::of(&root.descriptor), root.bytes.clone(), platform, &read)?;
+        let config_desc = &picked.manifest.config;
+        let config = match store.read_blob(&config_desc.digest()?, manifest::CONFIG_LIMIT) {
+            Ok(config) => config,
+            Err(_) => self.remote.small_blob(reference, config_desc, manifest::CONFIG_LIMIT)?,
+        };
+        let image = self.image(&name, &picked, &config, Origin::Repository(name.clone()))?;
+        if reference.tag.is_some() {
+            let tagged = tag_name(reference);
+            let time = crate::build::image::rfc3339(self.request.now);
+            store.tag(&ImageRef { name: tagged, descriptor: root.descriptor, tagged: time })?;
+        }
+        Ok(image)
+    }
+
+    /// Puts manifest and config into the store and says what lowering needs to know.
+    fn image(&self, name: &str, picked: &Picked, config: &[u8], origin: Origin) -> Result<ResolvedImage, Error> {
+        let parsed = Config::parse(name, config)?;
+        let layers = picked.manifest.layers.clone();
+        if layers.len() != parsed.diff_ids.len() {
+            let reason =
+                format!("its manifest has {} layers, its config {} diff_ids", layers.len(), parsed.diff_ids.len());
+            return Err(Error::Image { subject: name.to_owned(), reason });
+        }
+        for text in &parsed.diff_ids {
+            manifest::digest(text)?;
+        }
+        let store = self.space.store();
+        for (bytes, digest) in [(picked.bytes.as_slice(), &picked.desc), (config, &picked.manifest.config)] {
+            if store.blob_size(&digest.digest()?).is_none() {
+                store.put_blob(bytes)?;
+            }
+        }
+        let source = ImageSource { origin, layers };
+        Ok(ResolvedImage {
+            reference: name.to_owned(),
+            manifest_digest: picked.desc.digest.clone(),
+            diff_ids: parsed.diff_ids,
+            config: parsed.config,
+            history: parsed.history,
+            source: serde_json::to_string(&source).expect("BUG: a source has string keys only"),
+        })
+    }
+}
+
+fn parse(text: &str) -> Result<Reference, Error> {
+    Reference::parse(text).map_err(|source| Error::Registry { reference: text.to_owned(), source })
+}
+
+/// `registry/repository:tag`, without a digest.
+fn tag_name(reference: &Reference) -> String {
+    Reference { digest: None, ..reference.clone() }.to_string()
+}
+
+/// What the store has under a reference: a digest finds its blob whatever it is called.
+fn root_in_store(store: &Store, reference: &Reference) -> Result<Option<Desc>, Error> {
+    if let Some(digest) = &reference.digest {
+        let digest = manifest::digest(digest)?;
+        return Ok(store.blob_size(&digest).map(|size| Desc::new("", &digest, size)));
+    }
+    Ok(store.reference(&reference.to_string())?.map(|image| Desc::of(&image.descriptor)))
+}
+
+/// Follows indexes down to the manifest for a platform. A manifest that is not in an index is taken as it is.
+fn pick(name: &str, root: Desc, bytes: Vec<u8>, platform: &Platform, read: ReadManifest<'_>) -> Result<Picked, Error> {
+    let (mut desc, mut bytes) = (root, bytes);
+    for _ in 0..MAX_NESTING {
+        let document = Document::parse(name, &bytes)?;
+        document.media_type().clone_into(&mut desc.media_type);
+        match document {
+            Document::Manifest(manifest) => return Ok(Picked { desc, bytes, manifest }),
+            Document::Index(index) => {
+                desc = choose(name, &index, platform, read)?;
+                bytes = read(&desc)?;
+            }
+        }
+    }
+    Err(Error::Image { subject: name.to_owned(), reason: format!("indexes nested more than {MAX_NESTING} deep") })
+}
+
+/// The entry of an index for a platform.
+fn choose(name: &str, index: &Index, platform: &Platform, read: ReadManifest<'_>) -> Result<Desc, Error> {
+    let mut entries = Vec::new();
+    for entry in &index.manifests {
+        match &entry.platform {
+            Some(given) if given.is_unknown() => {}
+            Some(given) => entries.push((given.to_platform(), entry)),
+            None => {
+                let nested = matches!(Document::parse(name, &read(entry)?), Ok(Document::Index(_)));
+                if nested || index.manifests.len() == 1 {
+                    return Ok(entry.clone());
+                }
+            }
+        }
+    }
+    let platforms: Vec<Platform> = entries.iter().map(|(platform, _)| platform.clone()).collect();
+    if let Some(best) = platform.best_match(&platforms) {
+        return Ok(entries[best].1.clone());
+    }
+    let mut have: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+    have.sort();
+    have.dedup();
+    let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
+    let reason = format!("no match for platform in manifest: it has no image for {platform}; platforms there are: {have}");
+    Err(Error::Image { subject: name.to_owned(), reason })
+}
+
+/// The manifest for a platform of an image that is in the store, with its descriptor.
+pub(crate) fn manifest_in_store(
+    store: &Store,
+    name: &str,
+    root: &Digest,
+    platform: &Platform,
+) -> Result<(Desc, Manifest), Error> {
+    let read = |desc: &Desc| Ok(store.read_blob(&desc.digest()?, manifest::MANIFEST_LIMIT)?);
+    let bytes = store.read_blob(root, manifest::MANIFEST_LIMIT)?;
+    let desc = Desc::new("", root, bytes.len() as u64);
+    let picked = pick(name, desc, bytes, platform, &read)?;
+    Ok((picked.desc, picked.manifest))
+}

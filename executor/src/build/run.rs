@@ -1,0 +1,276 @@
+//! RUN: one command in the sandbox over the layers below, its output streamed and logged, its changes captured.
+
+use crate::Error;
+use crate::build::backend::{self, Executor, Work};
+use crate::build::mounts::{self, Held};
+use crate::copy::{self, UserIds};
+use crate::layer;
+use crate::snapshot::Snapshot;
+use oci_spec::image::Digest;
+use planner::plan::{Network, RunOp, Step, StepId};
+use planner::scheduler::{Cancel, Observer, StepEvent};
+use rustix::pipe::{PipeFlags, pipe_with};
+use sandbox::{Exit, Overlay, RunSpec, Sandbox};
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Lines of output that an error carries.
+const TAIL_LINES: usize = 20;
+/// Bytes of one of them.
+const TAIL_LINE_BYTES: usize = 4096;
+/// How often a running command looks whether it is to stop.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+/// Logs kept in the store.
+const LOGS_KEPT: usize = 200;
+
+/// Carries a RUN out; an empty change gives an empty layer, as BuildKit has it.
+pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<'_>) -> Result<Digest, Error> {
+    let base = work.base(op.base);
+    executor.ensure(&base.layers, step.id, work.events, work.cancel)?;
+    let sandbox = executor.space.sandbox()?;
+    if !executor.noted.swap(true, Ordering::SeqCst) {
+        for note in sandbox.notes() {
+            work.events.event(step.id, StepEvent::Note(note));
+        }
+    }
+    let scratch = executor.space.store().scratch()?;
+    let lowers = lowers(executor, &base, work)?;
+    let user = user(executor, &op.user, &base)?;
+    let mut held = Held::new(executor.space, scratch.path());
+    let upper = held.folder("upper")?;
+    let overlay_work = held.folder("work")?;
+    let root_lowers = if lowers.is_empty() { vec![held.folder("empty")?] } else { lowers };
+    let mut env = environment(op, &user);
+    let network = network(op.network, executor.request.network);
+    let mut all_mounts = mounts::files_of_the_runtime(op, network)?;
+    all_mounts.extend(mounts::mounts(executor, step, op, work, &mut held)?);
+    env.extend(mounts::secret_env(executor, op)?);
+    let spec = RunSpec {
+        root: Overlay { lowers: root_lowers, upper: Some((upper.clone(), overlay_work)) },
+        mounts: all_mounts,
+        args: op.args.clone(),
+        env,
+        cwd: op.cwd.clone(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        network,
+        hostname: op.hostname.clone(),
+        insecure: op.insecure,
+        shm_size: op.shm_size,
+    };
+    let log = Log::create(&executor.space.store().logs(), executor.request.now, step.id)?;
+    let exit = execute(sandbox, &spec, &log, step.id, work)?;
+    if exit != Exit::Code(0) {
+        let (tail, path) = log.finish();
+        return Err(Error::Command { command: op.display.clone(), exit, tail, log: Some(path) });
+    }
+    log.discard_when_empty();
+    let written = layer::capture(executor.space, &upper, &base)?;
+    executor.known(written)
+}
+
+/// The layers of a root file system as folders, topmost first. Unpacked at the same time where they are not yet.
+pub(crate) fn lowers(executor: &Executor<'_>, base: &Snapshot, work: &Work<'_>) -> Result<Vec<PathBuf>, Error> {
+    let store = executor.space.store();
+    let missing: Vec<&Digest> = base.layers.iter().filter(|layer| store.layer_tree(layer).is_none()).collect();
+    let queue = Mutex::new(missing.iter());
+    let unpack = || -> Result<(), Error> {
+        loop {
+            let next = queue.lock().expect("BUG: no holder of the queue panics").next();
+            let Some(layer) = next else { return Ok(()) };
+            if work.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            layer::tree(executor.space, layer)?;
+        }
+    };
+    if missing.len() > 1 {
+        let workers = executor.request.jobs.clamp(1, missing.len());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(unpack)).collect();
+            let ended = threads.into_iter().map(|thread| thread.join().expect("BUG: unpacking does not panic"));
+            ended.fold(Ok(()), Result::and)
+        })?;
+    }
+    base.layers.iter().rev().map(|layer| layer::tree(executor.space, layer)).collect()
+}
+
+/// Ids of the user, by the passwd and group files of the root file system.
+fn user(executor: &Executor<'_>, name: &str, base: &Snapshot) -> Result<UserIds, Error> {
+    let view = backend::view(executor.space, base)?;
+    copy::resolve_user(if name.is_empty() { "0" } else { name }, &view)
+}
+
+/// The command's environment: as planned, proxies last so that they never replace what the Dockerfile sets, HOME when it says none.
+fn environment(op: &RunOp, user: &UserIds) -> Vec<(String, String)> {
+    let mut env = op.env.clone();
+    for (name, value) in &op.proxy_env {
+        if !env.iter().any(|(known, _)| known == name) {
+            env.push((name.clone(), value.clone()));
+        }
+    }
+    if !env.iter().any(|(name, _)| name == "HOME") {
+        let home = if user.home.is_empty() { "/" } else { &user.home };
+        env.push(("HOME".to_owned(), home.to_owned()));
+    }
+    env
+}
+
+fn network(step: Network, build: Network) -> sandbox::Network {
+    let chosen = if step == Network::Default { build } else { step };
+    match chosen {
+        Network::Default => sandbox::Network::Private,
+        Network::None => sandbox::Network::None,
+        Network::Host => sandbox::Network::Host,
+    }
+}
+
+fn execute(sandbox: &Sandbox, spec: &RunSpec, log: &Log, step: StepId, work: &Work<'_>) -> Result<Exit, Error> {
+    let (out_read, out_write) = pipe()?;
+    let (err_read, err_write) = pipe()?;
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| drain(out_read, false, log, step, work.events));
+        scope.spawn(|| drain(err_read, true, log, step, work.events));
+        let ended = sandbox
+            .run(spec, out_write.as_fd(), err_write.as_fd())
+            .map_err(Error::from)
+            .and_then(|running| wait(running, work.cancel));
+        drop((out_write, err_write));
+        ended
+    });
+    log.check()?;
+    ended
+}
+
+fn wait(mut running: sandbox::Running, cancel: &Cancel) -> Result<Exit, Error> {
+    loop {
+        if let Some(exit) = running.wait_timeout(CANCEL_INTERVAL)? {
+            return Ok(exit);
+        }
+        if cancel.is_cancelled() {
+            running.kill();
+            running.wait()?;
+            return Err(Error::Cancelled);
+        }
+    }
+}
+
+fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
+    pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::Io {
+        op: "make a pipe for",
+        path: "the command's output".into(),
+        source: errno.into(),
+    })
+}
+
+fn drain(pipe: OwnedFd, stderr: bool, log: &Log, step: StepId, events: &dyn Observer) {
+    let mut pipe = File::from(pipe);
+    let mut buffer = vec![0; 32 << 10];
+    loop {
+        match pipe.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(read) => {
+                log.write(&buffer[..read]);
+                events.event(step, StepEvent::Output { stderr, data: buffer[..read].to_vec() });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// The whole output in a file of the store, and its last lines.
+struct Log {
+    path: PathBuf,
+    state: Mutex<LogState>,
+}
+
+struct LogState {
+    file: File,
+    bytes: u64,
+    error: Option<std::io::Error>,
+    lines: VecDeque<Vec<u8>>,
+    open: Vec<u8>,
+}
+
+impl Log {
+    fn create(folder: &Path, now: i64, step: StepId) -> Result<Self, Error> {
+        let fail = |path: &Path, source| Error::Io { op: "create the log", path: path.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
+        sweep(folder);
+        let path = folder.join(format!("{now}-{}-{}.log", std::process::id(), step.0));
+        let file = File::create(&path).map_err(|e| fail(&path, e))?;
+        let state = LogState { file, bytes: 0, error: None, lines: VecDeque::new(), open: Vec::new() };
+        Ok(Self { path, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, LogState> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn write(&self, data: &[u8]) {
+        let mut state = self.state();
+        state.bytes += data.len() as u64;
+        if state.error.is_none() {
+            state.error = state.file.write_all(data).err();
+        }
+        for &byte in data {
+            if byte == b'\n' {
+                let line = std::mem::take(&mut state.open);
+                state.lines.push_back(line);
+                if state.lines.len() > TAIL_LINES {
+                    state.lines.pop_front();
+                }
+            } else if state.open.len() < TAIL_LINE_BYTES {
+                state.open.push(byte);
+            }
+        }
+    }
+
+    /// A full disk must not go unnoticed.
+    fn check(&self) -> Result<(), Error> {
+        match self.state().error.take() {
+            None => Ok(()),
+            Some(source) => Err(Error::Io { op: "write the log", path: self.path.clone(), source }),
+        }
+    }
+
+    /// The last lines, and where the rest is.
+    fn finish(self) -> (String, PathBuf) {
+        let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lines: Vec<Vec<u8>> = state.lines.into();
+        if !state.open.is_empty() {
+            lines.push(state.open);
+        }
+        let from = lines.len().saturating_sub(TAIL_LINES);
+        let text: Vec<String> = lines[from..].iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        (text.join("\n"), self.path)
+    }
+
+    fn discard_when_empty(self) {
+        if self.state().bytes == 0 {
+            // An empty log left behind harms nobody.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Removes the oldest logs; names begin with the time of their build. Best effort.
+fn sweep(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    if names.len() < LOGS_KEPT {
+        return;
+    }
+    names.sort();
+    for name in &names[..=names.len() - LOGS_KEPT] {
+        let _ = std::fs::remove_file(folder.join(name));
+    }
+}
