@@ -4,7 +4,6 @@
 use crate::Store;
 use crate::error::Error;
 use crate::file;
-use crate::scratch;
 use oci_spec::image::{Descriptor, Digest};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -177,9 +176,9 @@ impl Store {
         Ok(wrapper)
     }
 
-    /// Leaves a folder to be removed.
+    /// Removes a folder, by way of one that is swept if we are killed or may not remove it.
     fn bury(&self, folder: &Path) -> Result<(), Error> {
-        let grave = scratch::grave(&self.inner.layout.scratch())?;
+        let grave = self.inner.temporary()?;
         fs::rename(folder, &grave).map_err(|e| Error::io("move", folder, e))?;
         if let Err(error) = file::remove_tree(&grave) {
             tracing::debug!(path = %grave.display(), %error, "a tree is left to be removed later");

@@ -138,6 +138,7 @@ impl<'a> Pruning<'a> {
 
     /// Users go before what they use, so that a kill in between leaves no dangling record.
     fn run(mut self) -> Result<PruneReport, Error> {
+        self.leftovers();
         self.references()?;
         self.records()?;
         self.layers()?;
@@ -146,7 +147,6 @@ impl<'a> Pruning<'a> {
         self.stat_caches()?;
         self.logs()?;
         self.mounts()?;
-        self.leftovers();
         Ok(self.report)
     }
 
@@ -282,30 +282,40 @@ impl<'a> Pruning<'a> {
         }
         let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
         if !is_dir {
-            return self.delete(path, name, bytes);
+            self.delete(path, name, bytes);
+            return;
         }
-        let buried = scratch::grave(&self.store.inner.layout.scratch()).and_then(|grave| {
+        // Out of sight at once, and swept if we are killed.
+        let grave = self.store.inner.temporary().and_then(|grave| {
             fs::rename(path, &grave).map_err(|e| Error::io("move", path, e))?;
             Ok(grave)
         });
-        match buried {
-            // What fails here is a leftover, and tried once more with those.
+        match grave {
             Ok(grave) => self.delete(&grave, name, bytes),
             Err(error) => self.report.failed.push(format!("{name}: {error}")),
         }
     }
 
     fn delete(&mut self, path: &Path, name: String, bytes: u64) {
-        let result = match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => (self.remove_tree)(path),
-            _ => fs::remove_file(path),
+        let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
+        let result = if is_dir {
+            (self.remove_tree)(path)
+        } else {
+            fs::remove_file(path)
         };
-        match result {
-            Ok(()) => {
-                self.report.bytes += bytes;
-                self.report.removed.push(name);
-            }
-            Err(error) => self.report.failed.push(format!("{name}: {error}")),
+        let Err(error) = result else {
+            self.report.bytes += bytes;
+            self.report.removed.push(name);
+            return;
+        };
+        self.report.failed.push(format!("{name}: {error}"));
+        let scratch = self.store.inner.layout.scratch();
+        let leftover = path.parent() == Some(scratch.as_path());
+        if is_dir
+            && !leftover
+            && let Err(error) = scratch::set_aside(&scratch, path)
+        {
+            tracing::warn!(%error, "could not set a folder aside");
         }
     }
 

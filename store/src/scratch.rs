@@ -101,9 +101,10 @@ pub(crate) fn leftovers(scratch: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// A fresh name for something that is to be removed: what has it is a leftover from then on.
-pub(crate) fn grave(scratch: &Path) -> Result<PathBuf, Error> {
-    Ok(scratch.join(format!("{}.{STUCK}", file::random_name()?)))
+/// Makes what cannot be removed a leftover.
+pub(crate) fn set_aside(scratch: &Path, path: &Path) -> Result<(), Error> {
+    let aside = scratch.join(format!("{}.{STUCK}", file::random_name()?));
+    fs::rename(path, &aside).map_err(|e| Error::io("move", path, e))
 }
 
 /// A locked scratch folder. It vanishes when dropped; after a crash the next [`Store::open`] removes it.
