@@ -186,7 +186,7 @@ impl Registries {
     ) -> Result<(), Error> {
         let headers = transfer.range();
         let mut response = match foreign {
-            Some(url) => self.fetch_foreign(endpoint, url, headers).await?,
+            Some(url) => self.fetch_foreign(url, headers).await?,
             None => {
                 let ask = Ask {
                     method: Method::GET,

@@ -331,12 +331,11 @@ pub(crate) fn transport_failure(error: &reqwest::Error) -> Failure {
 }
 
 fn tls_failure(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
-    let inner = error
-        .downcast_ref::<std::io::Error>()
-        .and_then(std::io::Error::get_ref)
-        .map(|inner| inner as &(dyn std::error::Error + 'static))
-        .unwrap_or(error);
-    match inner.downcast_ref::<rustls::Error>()? {
+    // An I/O error does not give what it wraps as its source, but its source's source.
+    if let Some(io) = error.downcast_ref::<std::io::Error>() {
+        return tls_failure(io.get_ref()?);
+    }
+    match error.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidMessage(_) => Some(Failure::NotTls),
         _ => Some(Failure::Certificate),
     }

@@ -223,8 +223,8 @@ fn check_path(path: &str) -> Result<(), String> {
 fn is_path_component(part: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = part.as_bytes();
-    let edges_fit = bytes.first().is_some_and(alphanumeric)
-        && bytes.last().is_some_and(alphanumeric);
+    let edges_fit =
+        bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     let mut separators = part.split(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     edges_fit
         && separators.all(|separator| {

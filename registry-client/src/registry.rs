@@ -137,7 +137,6 @@ impl Registries {
     /// A URL outside any registry (a foreign layer's), without credentials.
     pub(crate) async fn fetch_foreign(
         &self,
-        endpoint: &Endpoint,
         url: &Url,
         headers: Vec<(HeaderName, HeaderValue)>,
     ) -> Result<Response, Error> {
@@ -145,7 +144,7 @@ impl Registries {
         let port = url.port_or_known_default();
         let allowed = match url.scheme() {
             "https" => true,
-            "http" => self.is_insecure(endpoint) || self.transport.may_be_insecure(host, port),
+            "http" => self.transport.may_be_insecure(host, port),
             _ => false,
         };
         if !allowed {

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// Lifetime of a token whose service names none, and the least one may name.
 const LEAST_LIFETIME: Duration = Duration::from_secs(60);
+/// Longest lifetime believed.
+const MOST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// Tokens are replaced this long before they run out, so that none runs out under way.
 const MARGIN: Duration = Duration::from_secs(15);
 /// Bytes read of a token service's answer.
@@ -134,13 +136,15 @@ impl Token {
         let mut header = HeaderValue::try_from(format!("Bearer {token}"))
             .map_err(|_| response.protocol_error("its token has characters no header can hold"))?;
         header.set_sensitive(true);
-        let lifetime = Duration::from_secs(answer.expires_in.unwrap_or(0)).max(LEAST_LIFETIME);
-        let until = Instant::now().checked_add(lifetime - MARGIN);
-        Ok(Self {
-            header,
-            until: until.unwrap_or_else(Instant::now),
-        })
+        let until = Instant::now() + usable_for(answer.expires_in);
+        Ok(Self { header, until })
     }
+}
+
+/// How long a token is used that its service gives so many seconds.
+fn usable_for(expires_in: Option<u64>) -> Duration {
+    let lifetime = Duration::from_secs(expires_in.unwrap_or(0));
+    lifetime.clamp(LEAST_LIFETIME, MOST_LIFETIME) - MARGIN
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Token>>>;
@@ -174,5 +178,28 @@ impl TokenCache {
         let header = token.header.clone();
         *held = Some(token);
         Ok(header)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes() {
+        let cases = [
+            (None, 45),
+            (Some(0), 45),
+            (Some(60), 45),
+            (Some(300), 285),
+            (Some(u64::MAX), 86_385),
+        ];
+        for (expires_in, seconds) in cases {
+            assert_eq!(
+                usable_for(expires_in),
+                Duration::from_secs(seconds),
+                "{expires_in:?}"
+            );
+        }
     }
 }

@@ -1,0 +1,13 @@
+//! Tests of the registry client through its public surface, against an in-process registry and a real one.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod auth;
+mod blobs;
+mod docker_registry;
+mod manifests;
+mod mirrors;
+mod network;
+mod references;
+mod registries_conf;
+mod support;

@@ -1,0 +1,239 @@
+//! HTTP/1.1 as far as the registry needs it: request heads in, answers out, with the ways answers can break.
+
+use super::Received;
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest request head.
+const HEAD_LIMIT: usize = 32 * 1024;
+/// Bytes written at a time.
+const PIECE: u64 = 64 * 1024;
+
+/// What a connection brings next.
+pub(super) enum Incoming {
+    Request(Received, usize),
+    /// A greeting of TLS, or nothing HTTP.
+    Foreign,
+    Nothing,
+    Closed,
+}
+
+/// Looks at the next request without taking it from the socket: closing a socket with bytes unread makes the
+/// kernel reset the connection, and that is how resets are made here.
+pub(super) fn peek(stream: &TcpStream) -> Incoming {
+    let mut buffer = vec![0; HEAD_LIMIT];
+    loop {
+        let length = match stream.peek(&mut buffer) {
+            Ok(0) => return Incoming::Closed,
+            Ok(length) => length,
+            Err(error) if is_timeout(&error) => return Incoming::Nothing,
+            Err(_) => return Incoming::Closed,
+        };
+        let seen = &buffer[..length];
+        if !seen[0].is_ascii_uppercase() || length == HEAD_LIMIT {
+            return Incoming::Foreign;
+        }
+        if let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&seen[..end]).into_owned();
+            return match parse_head(&head) {
+                Some(request) => Incoming::Request(request, end + 4),
+                None => Incoming::Foreign,
+            };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Takes a request that was looked at from the socket.
+pub(super) fn consume(mut stream: &TcpStream, length: usize) -> io::Result<()> {
+    let mut head = vec![0; length];
+    stream.read_exact(&mut head)
+}
+
+fn parse_head(head: &str) -> Option<Received> {
+    let mut lines = head.split("\r\n");
+    let mut words = lines.next()?.split(' ');
+    let (method, target) = (words.next()?, words.next()?);
+    let headers: HashMap<String, String> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let (host, path) = match target.strip_prefix("http://") {
+        Some(rest) => {
+            let slash = rest.find('/').unwrap_or(rest.len());
+            (rest[..slash].to_owned(), rest[slash..].to_owned())
+        }
+        None => {
+            let host = headers.get("host").cloned().unwrap_or_default();
+            (host, target.to_owned())
+        }
+    };
+    Some(Received {
+        method: method.to_owned(),
+        path,
+        host,
+        headers,
+    })
+}
+
+/// A body in memory, or one of zeros that needs none.
+#[derive(Clone)]
+pub(super) enum Body {
+    Bytes(Arc<Vec<u8>>, usize),
+    Zeros(u64),
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(Arc::new(bytes), 0)
+    }
+}
+
+impl Body {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes, start) => (bytes.len() - start) as u64,
+            Self::Zeros(size) => *size,
+        }
+    }
+
+    pub(super) fn flip_bit(&mut self) {
+        if let Self::Bytes(bytes, start) = self {
+            let mut changed = bytes[*start..].to_vec();
+            if let Some(byte) = changed.last_mut() {
+                *byte ^= 1;
+            }
+            *self = Self::from(changed);
+        }
+    }
+
+    fn write(&self, from: u64, to: u64, stream: &mut &TcpStream) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes, start) => {
+                let index = |offset: u64| start + usize::try_from(offset).unwrap_or(usize::MAX);
+                stream.write_all(&bytes[index(from)..index(to)])
+            }
+            Self::Zeros(_) => {
+                let count = usize::try_from(to - from).unwrap_or_default();
+                stream.write_all(&vec![0; count])
+            }
+        }
+    }
+}
+
+/// An answer, and how its delivery goes wrong.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Body,
+    pub(super) chunked: bool,
+    pub(super) no_length: bool,
+    /// After so many bytes the connection ends; `true` by a reset.
+    pub(super) cut: Option<(u64, bool)>,
+    pub(super) delay: Duration,
+    pub(super) slow: Option<(u64, Duration)>,
+}
+
+impl Answer {
+    pub(super) fn new(status: u16, body: Body) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body,
+            chunked: false,
+            no_length: false,
+            cut: None,
+            delay: Duration::ZERO,
+            slow: None,
+        }
+    }
+
+    pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(super) fn resets(&self) -> bool {
+        matches!(self.cut, Some((_, true)))
+    }
+
+    /// Sends the answer; `false` when the connection is to be closed.
+    pub(super) fn send(&self, mut stream: &TcpStream, head_only: bool) -> io::Result<bool> {
+        std::thread::sleep(self.delay);
+        let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let length = self.body.len();
+        if self.chunked {
+            head.push_str("Transfer-Encoding: chunked\r\n");
+        } else if self.no_length {
+            head.push_str("Connection: close\r\n");
+        } else {
+            head.push_str(&format!("Content-Length: {length}\r\n"));
+        }
+        head.push_str("\r\n");
+        stream.write_all(head.as_bytes())?;
+        let end = self.cut.map_or(length, |(at, _)| at.min(length));
+        if !head_only {
+            self.send_body(&mut stream, end)?;
+        }
+        if self.cut.is_some() {
+            // The other side must have read what came before a reset, which may overtake it.
+            std::thread::sleep(Duration::from_millis(30));
+            return Ok(false);
+        }
+        Ok(!self.no_length)
+    }
+
+    fn send_body(&self, stream: &mut &TcpStream, end: u64) -> io::Result<()> {
+        let piece = self.slow.map_or(PIECE, |(piece, _)| piece.max(1));
+        let mut at = 0;
+        while at < end {
+            let next = (at + piece).min(end);
+            if self.chunked {
+                write!(stream, "{:x}\r\n", next - at)?;
+            }
+            self.body.write(at, next, stream)?;
+            if self.chunked {
+                stream.write_all(b"\r\n")?;
+            }
+            at = next;
+            if let Some((_, pause)) = self.slow {
+                std::thread::sleep(pause);
+            }
+        }
+        if self.chunked && self.cut.is_none() {
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        Ok(())
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        206 => "Partial Content",
+        307 => "Temporary Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        416 => "Range Not Satisfiable",
+        429 => "Too Many Requests",
+        500 => "Internal Server Error",
+        503 => "Service Unavailable",
+        _ => "Status",
+    }
+}
