@@ -98,6 +98,7 @@ impl Registries {
             registry: &endpoint.host,
             scope: &scope,
             plain: contact.base.scheme() == "http",
+            unverified: self.is_insecure(endpoint),
             retry: self.retry(),
         };
         let path = format!("{}/{}/{}", endpoint.repository, ask.kind, ask.selector);

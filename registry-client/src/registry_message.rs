@@ -158,3 +158,45 @@ fn clean(text: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_bodies_in_the_wild() {
+        let cases = [
+            (
+                r#"{"errors":[{"code":"DENIED","message":"no","detail":{"a":1}}]}"#,
+                "DENIED: no",
+            ),
+            (
+                r#"{"errors":[{"code":"DENIED"},{"message":"b"}]}"#,
+                "DENIED|b",
+            ),
+            (r#"{"errors":[]}"#, ""),
+            (r#"{"errors":[5]}"#, ""),
+            (
+                r#"{"details":"incorrect username or password"}"#,
+                "incorrect username or password",
+            ),
+            (
+                r#"{"error":"x","error_description":"longer x"}"#,
+                "longer x",
+            ),
+            ("{}", ""),
+            ("<html><body>502</body></html>", ""),
+            ("\n upstream timed out\nmore", "upstream timed out"),
+            ("", ""),
+        ];
+        for (body, expected) in cases {
+            let shown: Vec<String> = parse(body.as_bytes())
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(shown.join("|"), expected, "{body}");
+        }
+        let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(10_000));
+        assert_eq!(parse(long.as_bytes())[0].message.len(), TEXT_LIMIT);
+    }
+}

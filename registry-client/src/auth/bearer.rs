@@ -4,7 +4,7 @@
 
 use super::{Access, Challenge};
 use crate::transport::retry::Backoff;
-use crate::transport::{Request, Response, Transport, redact};
+use crate::transport::{Request, Response, Transport, hosts, redact};
 use crate::{Error, RetryPolicy};
 use reqwest::header::HeaderValue;
 use reqwest::{Method, Url};
@@ -27,6 +27,8 @@ pub(super) struct TokenRequest {
     url: Url,
     scope: String,
     retry: RetryPolicy,
+    /// The token service is on the registry's own host, whose TLS is not verified.
+    unverified: bool,
 }
 
 impl TokenRequest {
@@ -57,6 +59,7 @@ impl TokenRequest {
             "http" => return Err(refuse("its token service would be asked in plain HTTP")),
             _ => return Err(refuse("its token service is neither HTTP nor HTTPS")),
         }
+        let own_host = hosts::split(access.registry).0 == host.trim_matches(['[', ']']);
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = challenge.param("service") {
@@ -68,6 +71,7 @@ impl TokenRequest {
             url,
             scope,
             retry: access.retry,
+            unverified: access.unverified && own_host,
         })
     }
 
@@ -77,7 +81,7 @@ impl TokenRequest {
             url: self.url.clone(),
             headers: Vec::new(),
             authorization: None,
-            unverified: false,
+            unverified: self.unverified,
         };
         let mut backoff = Backoff::new(self.retry, false);
         loop {

@@ -138,4 +138,11 @@ mod tests {
         assert!(parsed[0].is("Bearer"));
         assert_eq!(parsed[0].param("realm"), Some("x"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics(text in "(Bearer|[a-z]{0,3}|[ ,=\"\\\\]|\\PC){0,20}") {
+            let _ = parse(&text);
+        }
+    }
 }

@@ -5,9 +5,8 @@
 mod bearer;
 mod challenge;
 
-use crate::Error;
-use crate::RetryPolicy;
 use crate::transport::{Response, Transport};
+use crate::{Error, RetryPolicy};
 use bearer::{TokenCache, TokenRequest};
 pub(crate) use challenge::Challenge;
 use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
@@ -50,6 +49,8 @@ pub(crate) struct Access<'a> {
     pub(crate) scope: &'a str,
     /// Plain HTTP is what the registry itself is spoken to in.
     pub(crate) plain: bool,
+    /// TLS of the registry's own host is not verified.
+    pub(crate) unverified: bool,
     pub(crate) retry: RetryPolicy,
 }
 

@@ -156,32 +156,15 @@ impl Transport {
         let Some(location) = response.header(&LOCATION).filter(|_| redirects) else {
             return Ok(None);
         };
-        let refuse = |location: String, reason| Error::Redirect {
+        follow(&response.url, location, |host, port| {
+            self.may_be_insecure(host, port)
+        })
+        .map(Some)
+        .map_err(|reason| Error::Redirect {
             url: redact::url(&response.url),
-            location,
+            location: redact::text(location),
             reason,
-        };
-        let Ok(mut next) = response.url.join(location) else {
-            return Err(refuse(redact::text(location), "it is not a URL"));
-        };
-        next.set_fragment(None);
-        match next.scheme() {
-            "https" => Ok(Some(next)),
-            "http" => {
-                let host = next.host_str().unwrap_or_default();
-                let allowed = response.url.scheme() == "http"
-                    || self.may_be_insecure(host, next.port_or_known_default());
-                if allowed {
-                    Ok(Some(next))
-                } else {
-                    Err(refuse(
-                        redact::url(&next),
-                        "it leads from HTTPS to plain HTTP",
-                    ))
-                }
-            }
-            _ => Err(refuse(redact::url(&next), "it is neither HTTP nor HTTPS")),
-        }
+        })
     }
 
     fn trust(&self, request: &Request, url: &Url) -> Trust {
@@ -227,6 +210,24 @@ impl Transport {
                 .expect("BUG: building an HTTP client panicked")
         })
         .await
+    }
+}
+
+/// The URL a redirect leads to, unless that is less safe than where it comes from.
+fn follow(
+    from: &Url,
+    location: &str,
+    may_be_insecure: impl Fn(&str, Option<u16>) -> bool,
+) -> Result<Url, &'static str> {
+    let mut next = from.join(location).map_err(|_| "it is not a URL")?;
+    next.set_fragment(None);
+    let host = next.host_str().unwrap_or_default();
+    match next.scheme() {
+        "https" => Ok(next),
+        "http" if from.scheme() == "http" => Ok(next),
+        "http" if may_be_insecure(host, next.port_or_known_default()) => Ok(next),
+        "http" => Err("it leads from HTTPS to plain HTTP"),
+        _ => Err("it is neither HTTP nor HTTPS"),
     }
 }
 
@@ -407,5 +408,44 @@ fn method_name(method: &Method) -> &'static str {
         "HEAD"
     } else {
         "GET"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_are_never_less_safe() {
+        let cases = [
+            ("https://a/x", "https://b/y", Ok("https://b/y")),
+            ("https://a/x", "y?z#f", Ok("https://a/y?z")),
+            ("https://a/x", "//b/y", Ok("https://b/y")),
+            (
+                "https://a/x",
+                "http://b/y",
+                Err("it leads from HTTPS to plain HTTP"),
+            ),
+            (
+                "https://a/x",
+                "http://a/y",
+                Err("it leads from HTTPS to plain HTTP"),
+            ),
+            ("https://a/x", "http://insecure/y", Ok("http://insecure/y")),
+            ("http://a/x", "http://b/y", Ok("http://b/y")),
+            ("http://a/x", "https://b/y", Ok("https://b/y")),
+            (
+                "http://a/x",
+                "file:///y",
+                Err("it is neither HTTP nor HTTPS"),
+            ),
+            ("http://a/x", "http://[b", Err("it is not a URL")),
+        ];
+        for (from, location, expected) in cases {
+            let url = Url::parse(from).unwrap();
+            let next = follow(&url, location, |host, _| host == "insecure");
+            let next = next.as_ref().map(Url::as_str).map_err(|reason| *reason);
+            assert_eq!(next, expected, "{from} to {location}");
+        }
     }
 }

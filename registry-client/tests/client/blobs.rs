@@ -51,6 +51,13 @@ async fn a_blob_comes_whole_whatever_breaks() {
                 .times(1),
             2,
         ),
+        // A body that stalls: the first piece comes, then nothing for too long.
+        (
+            blob()
+                .with(Action::Slow(1_100_000, Duration::from_millis(700)))
+                .times(1),
+            2,
+        ),
         (
             blob()
                 .with(Action::Header("Content-Range".into(), None))

@@ -143,6 +143,16 @@ async fn servers_that_speak_something_else() {
     }
 }
 
+/// What a TLS server says to plain HTTP can also be what an odd HTTP server says to a ping.
+#[tokio::test]
+async fn a_ping_answered_with_400_is_no_obstacle() {
+    let registry = FakeRegistry::start();
+    let image = registry.put_image("app", Some("latest"), "amd64", &[]);
+    registry.fault(Fault::on("GET", "/v2/").status(400).times(1));
+    let found = client().resolve(&reference(&registry, "app")).await;
+    assert_eq!(found.unwrap().digest().to_string(), image);
+}
+
 #[tokio::test]
 async fn a_silent_server_times_out() {
     let registry = FakeRegistry::start();

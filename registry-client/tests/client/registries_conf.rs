@@ -202,3 +202,17 @@ fn a_missing_file_is_named() {
     let error = RegistriesConf::load(Path::new("/nonexistent/r.conf")).unwrap_err();
     assert_eq!(error.to_string(), "could not read /nonexistent/r.conf");
 }
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(
+        text in "((\\[\\[registry(\\.mirror)?\\]\\]|prefix|location|insecure|aliases|=|\"[a-z*./:]{0,8}\"|true|\n|\\PC) ?){0,12}",
+        name in "[a-z.]{1,8}/[a-z/]{1,8}",
+    ) {
+        if let Ok(conf) = parse(&text)
+            && let Ok(reference) = Reference::parse(&name)
+        {
+            let _ = conf.sources(&reference);
+        }
+    }
+}

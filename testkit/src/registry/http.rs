@@ -167,8 +167,14 @@ impl Answer {
         matches!(self.cut, Some((_, true)))
     }
 
-    /// Sends the answer; `false` when the connection is to be closed.
-    pub(super) fn send(&self, mut stream: &TcpStream, head_only: bool) -> io::Result<bool> {
+    /// Sends the answer; `false` when the connection is to be closed. `ending` is called before the last of it
+    /// is written, when the other side cannot have gone on yet.
+    pub(super) fn send(
+        &self,
+        mut stream: &TcpStream,
+        head_only: bool,
+        ending: &mut dyn FnMut(),
+    ) -> io::Result<bool> {
         std::thread::sleep(self.delay);
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.headers {
@@ -183,10 +189,14 @@ impl Answer {
             head.push_str(&format!("Content-Length: {length}\r\n"));
         }
         head.push_str("\r\n");
-        stream.write_all(head.as_bytes())?;
         let end = self.cut.map_or(length, |(at, _)| at.min(length));
+        let without_body = head_only || end == 0;
+        if without_body {
+            ending();
+        }
+        stream.write_all(head.as_bytes())?;
         if !head_only {
-            self.send_body(&mut stream, end)?;
+            self.send_body(&mut stream, end, ending)?;
         }
         if self.cut.is_some() {
             // The other side must have read what came before a reset, which may overtake it.
@@ -196,11 +206,19 @@ impl Answer {
         Ok(!self.no_length)
     }
 
-    fn send_body(&self, stream: &mut &TcpStream, end: u64) -> io::Result<()> {
+    fn send_body(
+        &self,
+        stream: &mut &TcpStream,
+        end: u64,
+        ending: &mut dyn FnMut(),
+    ) -> io::Result<()> {
         let piece = self.slow.map_or(PIECE, |(piece, _)| piece.max(1));
         let mut at = 0;
         while at < end {
             let next = (at + piece).min(end);
+            if next == end {
+                ending();
+            }
             if self.chunked {
                 write!(stream, "{:x}\r\n", next - at)?;
             }

@@ -47,9 +47,15 @@ fn one(shared: &Arc<Shared>, stream: &TcpStream, request: &Received, length: usi
         state.most_in_flight = state.most_in_flight.max(state.in_flight);
         answer(&mut state, request, &shared.address.to_string())
     };
+    let mut counted = true;
+    let mut ending = || {
+        if std::mem::take(&mut counted) {
+            shared.state().in_flight -= 1;
+        }
+    };
     let consumed = answer.resets() || http::consume(stream, length).is_ok();
-    let goes_on = consumed && answer.send(stream, head_only).unwrap_or(false);
-    shared.state().in_flight -= 1;
+    let goes_on = consumed && answer.send(stream, head_only, &mut ending).unwrap_or(false);
+    ending();
     goes_on
 }
 
