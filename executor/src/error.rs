@@ -76,6 +76,17 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A base that could not be resolved; BuildKit's wording.
+    #[error("failed to resolve source metadata for {name}")]
+    Base {
+        /// As the Dockerfile names it, normalised where it can be.
+        name: String,
+        /// A stage or a common image of nearly the same name.
+        suggestion: Option<String>,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// An image that neither the store has for the platform nor the registry gives.
     #[error("{reason}, and it could not be pulled")]
     Unavailable {
@@ -100,6 +111,36 @@ pub enum Error {
     /// Stopped from outside.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl Error {
+    /// What to do about it, where there is something to say.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Copy { help, .. } => help.clone(),
+            Self::Base { suggestion: Some(name), .. } => Some(format!("did you mean {name}?")),
+            Self::Secret { id } => Some(format!("give it with --secret id={id},src=FILE")),
+            error if error.is_disk_full() => {
+                Some("the disk is full: free space, run `kiln prune`, or use another --root".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a full disk or quota is behind it.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            if matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
 }
 
 fn exit_text(exit: sandbox::Exit) -> String {

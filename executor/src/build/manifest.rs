@@ -95,10 +95,6 @@ impl Desc {
     pub(crate) fn to_oci(&self) -> Result<Descriptor, Error> {
         Ok(Descriptor::new(MediaType::from(self.media_type.as_str()), self.size, self.digest()?))
     }
-
-    pub(crate) fn is_index(&self) -> bool {
-        self.media_type == OCI_INDEX || self.media_type == DOCKER_LIST
-    }
 }
 
 /// Parses a digest; only SHA-256 is taken, which is what the store addresses content by.
@@ -238,16 +234,16 @@ pub(crate) fn bytes_of<T: Serialize>(document: &T) -> Vec<u8> {
     canonical::to_vec(document)
 }
 
-/// SHA-256 as a digest.
+/// The SHA-256 digest of some bytes.
 pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
     use sha2::{Digest as _, Sha256};
-    let hash = Sha256::digest(bytes);
-    let mut text = String::with_capacity(71);
-    text.push_str("sha256:");
-    for byte in hash {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    digest(&text).expect("BUG: a hash in hex is a digest")
+    digest_of_hash(&Sha256::digest(bytes))
+}
+
+/// A finished SHA-256 as a digest.
+pub(crate) fn digest_of_hash(hash: &[u8]) -> Digest {
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    digest(&format!("sha256:{hex}")).expect("BUG: a hash in hex is a digest")
 }
 
 #[cfg(test)]

@@ -23,13 +23,13 @@ use contexts::Contexts;
 use exporter::Exporter;
 use fetch::Fetcher;
 use parser::{Dockerfile, Severity};
-use planner::lower::{self, LowerOptions, Lowered};
+use planner::lower::{self, BaseRequest, LowerOptions, Lowered, WantedBy};
 use planner::plan::{Origin, Plan};
 use planner::platform::Platform;
 use planner::scheduler::{self, Cancel, Observer, Outcome, RunError};
 use record::StepOutput;
 use remote::Remote;
-use resolve::{Failure, Resolver};
+use resolve::Resolver;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use crate::space::Space;
@@ -149,7 +149,10 @@ fn plan(
                 return Ok(plan);
             }
             Lowered::Need(requests) => {
-                let answers = resolver.resolve(&requests).map_err(|failure| base_failure(*failure, dockerfile))?;
+                let answers = resolver.resolve(&requests).map_err(|failure| {
+                    let (request, error) = *failure;
+                    base_failure(&request, error, lower::wanted_by(dockerfile, &options, &bases, &request))
+                })?;
                 bases.extend(requests.into_iter().zip(answers));
             }
         }
@@ -175,16 +178,20 @@ fn options(request: &BuildRequest) -> LowerOptions {
     }
 }
 
-/// A base that could not be resolved is told at the FROM that names it, where one names it literally.
-fn base_failure((request, error): Failure, dockerfile: &Dockerfile) -> BuildFailure {
-    let stage = dockerfile.stages.iter().find(|stage| stage.base.value == request.name);
-    let origin = stage.map(|stage| Origin {
-        name: format!("load metadata for {}", request.name),
-        span: Some(stage.from.span),
-        lines: Some(stage.from.lines),
+/// A base that could not be resolved is told at the instruction that wants it.
+fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>) -> BuildFailure {
+    let name = normalised(&request.name).unwrap_or_else(|_| request.name.clone());
+    let suggestion = wanted_by.as_ref().and_then(|by| by.suggestion.clone());
+    let origin = wanted_by.map(|by| Origin {
+        name: format!("load metadata for {name}"),
+        span: Some(by.span),
+        lines: Some(by.lines),
         ..Origin::default()
     });
-    BuildFailure { error, origin }
+    if matches!(error, Error::Cancelled) {
+        return BuildFailure { error, origin: None };
+    }
+    BuildFailure { error: Error::Base { name, suggestion, source: Box::new(error) }, origin }
 }
 
 fn failure(error: RunError<Error>, plan: &Plan) -> BuildFailure {

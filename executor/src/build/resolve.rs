@@ -9,7 +9,6 @@ use crate::build::manifest::{self, Config, Desc, Document, Index, Manifest};
 use crate::build::remote::Remote;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
-use oci_spec::image::Digest;
 use planner::lower::{BaseRequest, ResolvedBase, ResolvedImage};
 use planner::platform::Platform;
 use registry_client::Reference;
@@ -293,18 +292,4 @@ fn choose(name: &str, index: &Index, platform: &Platform, read: ReadManifest<'_>
     let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
     let reason = format!("no match for platform in manifest: it has no image for {platform}; platforms there are: {have}");
     Err(Error::Image { subject: name.to_owned(), reason })
-}
-
-/// The manifest for a platform of an image that is in the store, with its descriptor.
-pub(crate) fn manifest_in_store(
-    store: &Store,
-    name: &str,
-    root: &Digest,
-    platform: &Platform,
-) -> Result<(Desc, Manifest), Error> {
-    let read = |desc: &Desc| Ok(store.read_blob(&desc.digest()?, manifest::MANIFEST_LIMIT)?);
-    let bytes = store.read_blob(root, manifest::MANIFEST_LIMIT)?;
-    let desc = Desc::new("", root, bytes.len() as u64);
-    let picked = pick(name, desc, bytes, platform, &read)?;
-    Ok((picked.desc, picked.manifest))
 }

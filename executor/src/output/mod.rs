@@ -3,6 +3,9 @@
 pub(crate) mod archive;
 pub(crate) mod dest;
 pub(crate) mod files;
+mod images;
+mod load;
+mod save;
 pub(crate) mod tarball;
 
 use crate::Error;
@@ -30,24 +33,32 @@ pub struct ImageSummary {
 ///
 /// # Errors
 /// A damaged store.
-pub fn images(_space: &Space) -> Result<Vec<ImageSummary>, Error> {
-    todo!()
+pub fn images(space: &Space) -> Result<Vec<ImageSummary>, Error> {
+    images::images(space)
 }
 
 /// Finds an image by name, familiar name, digest or id prefix.
 ///
 /// # Errors
 /// Not found, ambiguous.
-pub fn find(_space: &Space, _name: &str) -> Result<store::ImageRef, Error> {
-    todo!()
+pub fn find(space: &Space, name: &str) -> Result<store::ImageRef, Error> {
+    images::find(space, name)
 }
 
 /// Loads an OCI or docker archive (plain, gzip or zstd; from a stream) into the store; returns the names or digests set.
 ///
 /// # Errors
 /// Bad archives; nothing is tagged then.
-pub fn load(_space: &Space, _archive: &mut dyn Read) -> Result<Vec<String>, Error> {
-    todo!()
+pub fn load(space: &Space, archive: &mut dyn Read) -> Result<Vec<String>, Error> {
+    load::load(space, archive)
+}
+
+/// Loads an OCI layout in a folder, as [`load`] does an archive.
+///
+/// # Errors
+/// A bad layout; nothing is tagged then.
+pub fn load_folder(space: &Space, dir: &std::path::Path) -> Result<Vec<String>, Error> {
+    load::load_folder(space, dir)
 }
 
 /// Archive formats of [`save`].
@@ -63,14 +74,18 @@ pub enum ArchiveFormat {
 ///
 /// # Errors
 /// Not found; I/O.
-pub fn save(_space: &Space, _names: &[String], _format: ArchiveFormat, _out: &mut dyn Write) -> Result<(), Error> {
-    todo!()
+pub fn save(space: &Space, names: &[String], format: ArchiveFormat, out: &mut dyn Write) -> Result<(), Error> {
+    save::save(space, names, format, out)
 }
 
 /// Manifest and config as JSON for `inspect` and `history`: `{"name","digest","manifest","config"}` of the machine's platform (or the one asked for).
 ///
 /// # Errors
 /// Not found.
-pub fn inspect(_space: &Space, _name: &str, _platform: Option<&planner::platform::Platform>) -> Result<serde_json::Value, Error> {
-    todo!()
+pub fn inspect(
+    space: &Space,
+    name: &str,
+    platform: Option<&planner::platform::Platform>,
+) -> Result<serde_json::Value, Error> {
+    images::inspect(space, name, platform)
 }
