@@ -461,6 +461,7 @@ impl FileTree for Context {
     fn hidden_by(&self, path: &[u8]) -> Option<String> {
         let text = std::str::from_utf8(path).ok()?;
         let line = self.rules.deciding_line(text)?;
+        self.root.open(path, rustix::fs::OFlags::PATH).ok()?;
         let file = self
             .ignore_file
             .as_deref()

@@ -113,6 +113,18 @@ impl PatternSet {
             .any(|pattern| pattern.negated && pattern.reaches_below(directory))
     }
 
+    /// Whether a path, or something below it, could match; `true` when in doubt.
+    #[must_use]
+    pub fn may_match_at_or_below(&self, path: &[u8]) -> bool {
+        self.patterns.iter().any(|pattern| {
+            !pattern.negated
+                && (pattern.reaches_below(path) || pattern.matcher.matches(path) || {
+                    let parents = parents(path);
+                    parents.iter().any(|parent| pattern.matcher.matches(parent))
+                })
+        })
+    }
+
     /// Whether the path or one of its parents is matched by the set.
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {

@@ -1,17 +1,42 @@
 //! COPY and local ADD: which files, where to, with which attributes; written straight into a layer, never through a tree.
+//!
+//! [`select`] takes what the sources name, [`apply`] places it in a [`target::Target`] by BuildKit's rules, [`write`] writes
+//! the layer. Keys come from the selection alone ([`digest`]). What steps mean and when they run is the planner's.
+
+mod apply;
+mod archive;
+mod chmod;
+mod digest;
+mod owner;
+mod paths;
+mod select;
+mod target;
+mod write;
 
 use crate::Error;
-use crate::layer::Written;
-use crate::snapshot::Snapshot;
+use crate::context::{Context, IgnoreRules};
+use crate::layer::{self, Written};
+use crate::snapshot::{LayerFiles, Snapshot, View};
 use crate::space::Space;
-use crate::tree::FileTree;
-use planner::plan::{CopyOp, MkdirOp};
+use crate::tree::{Entry, FileDigest, FileTree};
+use planner::plan::{CopyOp, CopySource, MkdirOp};
+use serde::{Deserialize, Serialize};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use store::{LayerMeta, StagedLayer};
+
+/// Name of the task that [`copy_task`] is.
+pub const COPY_TASK: &str = "copy";
+/// File names in the folder that a layer is staged in.
+const TAR: &str = "layer.tar";
+const INDEX: &str = "layer.index";
+const SPOOL: &str = "unpacked";
 
 /// Where a COPY reads path sources from.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub enum CopySourceTree<'a> {
     /// A context.
-    Context(&'a crate::context::Context),
+    Context(&'a Context),
     /// A root file system of another step.
     Snapshot(&'a Snapshot),
     /// Nothing.
@@ -19,7 +44,7 @@ pub enum CopySourceTree<'a> {
 }
 
 /// One file read by a COPY, for the key and for `explain`: path, mode, digest or link.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReadEntry {
     /// Path in the source.
     pub path: String,
@@ -33,24 +58,59 @@ pub struct ReadEntry {
 ///
 /// # Errors
 /// A source that is not there, with BuildKit's wording and, when an ignore rule hid it, the rule's file and line.
-pub fn source_digest(_op: &CopyOp, _source: &dyn FileTree) -> Result<([u8; 32], Vec<ReadEntry>), Error> {
-    todo!()
+pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Vec<ReadEntry>), Error> {
+    Ok(digest::digest(&select::select(op, source)?))
 }
 
 /// Carries a COPY/ADD out: one new layer over `base`. `Ok(None)` when nothing changes.
 ///
 /// # Errors
 /// BuildKit's messages for missing sources, files in the way of directories, unknown users, bad modes.
-pub fn copy(_space: &Space, _op: &CopyOp, _base: &Snapshot, _source: CopySourceTree<'_>) -> Result<Option<Written>, Error> {
-    todo!()
+pub fn copy(space: &Space, op: &CopyOp, base: &Snapshot, source: CopySourceTree<'_>) -> Result<Option<Written>, Error> {
+    let scratch = space.store().scratch()?;
+    let base = if op.link && !names_owner(op) { Vec::new() } else { readable(space, base)? };
+    let layers = match source {
+        CopySourceTree::Snapshot(snapshot) => readable(space, snapshot)?,
+        CopySourceTree::Context(_) | CopySourceTree::Empty => Vec::new(),
+    };
+    let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
+    // The base's own files matter only for names of owners, and for archives that link to them.
+    let reads_base = names_owner(op) || op.add;
+    let written = if !space.is_root() && (layers.iter().any(foreign) || reads_base && base.iter().any(foreign)) {
+        let source = match source {
+            CopySourceTree::Snapshot(_) => JobSource::Layers(layers),
+            CopySourceTree::Context(context) => job_context(context)?,
+            CopySourceTree::Empty => JobSource::Empty,
+        };
+        let job = CopyJob { op: op.clone(), base, source, out: absolute(scratch.path())? };
+        space.task(COPY_TASK, &job)?
+    } else {
+        match source {
+            CopySourceTree::Snapshot(_) => run(op, &base, CopySourceFiles::View(&View::load(&layers)?), scratch.path())?,
+            CopySourceTree::Context(context) => run(op, &base, CopySourceFiles::Context(context), scratch.path())?,
+            CopySourceTree::Empty => run(op, &base, CopySourceFiles::Empty, scratch.path())?,
+        }
+    };
+    written.map(|written| keep(space, written, scratch.path())).transpose()
 }
 
 /// Carries a WORKDIR out: `Ok(None)` when the directory is there.
 ///
 /// # Errors
 /// Something else is in the way.
-pub fn mkdir(_space: &Space, _op: &MkdirOp, _base: &Snapshot) -> Result<Option<Written>, Error> {
-    todo!()
+pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Option<Written>, Error> {
+    let view = View::load(&readable(space, base)?)?;
+    let owner = match op.user.as_str() {
+        "" => None,
+        user => Some(owner::file_owner(user, Some(&view), false)?),
+    };
+    let mut target = target::Target::new(Some(&view), owner);
+    let path = target.resolve(op.path.as_bytes())?;
+    target.make_directories(&path, 0o755)?;
+    let scratch = space.store().scratch()?;
+    let contents = write::Contents { op: None, source: CopySourceFiles::Empty, base: Some(&view), spool: None };
+    let written = finish(target, contents, scratch.path())?;
+    written.map(|written| keep(space, written, scratch.path())).transpose()
 }
 
 /// Ids of a `USER` or `--chown` text in a root file system: uid, gid, supplementary groups (only when no group is given).
@@ -70,6 +130,170 @@ pub struct UserIds {
 ///
 /// # Errors
 /// Unknown names.
-pub fn resolve_user(_user: &str, _view: &crate::snapshot::View) -> Result<UserIds, Error> {
-    todo!()
+pub fn resolve_user(user: &str, view: &View) -> Result<UserIds, Error> {
+    owner::process_user(user, view)
+}
+
+/// A copy whose files only the build's user namespace can read, in a form that reaches it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyJob {
+    op: CopyOp,
+    base: Vec<LayerFiles>,
+    source: JobSource,
+    /// Folder for the tar and the index.
+    out: PathBuf,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum JobSource {
+    Layers(Vec<LayerFiles>),
+    Context { dir: PathBuf, patterns: Vec<String>, lines: Vec<u32>, ignore_file: Option<PathBuf> },
+    Empty,
+}
+
+/// The task: carries a [`CopyJob`] out and leaves the layer's files in its folder.
+///
+/// # Errors
+/// As [`copy`].
+pub fn copy_task(job: CopyJob) -> Result<Option<Written>, Error> {
+    match job.source {
+        JobSource::Layers(layers) => run(&job.op, &job.base, CopySourceFiles::View(&View::load(&layers)?), &job.out),
+        JobSource::Context { dir, patterns, lines, ignore_file } => {
+            let rules = IgnoreRules::from_parts(patterns, lines)?;
+            let context = Context::open_uncached(&dir, rules, ignore_file)?;
+            run(&job.op, &job.base, CopySourceFiles::Context(&context), &job.out)
+        }
+        JobSource::Empty => run(&job.op, &job.base, CopySourceFiles::Empty, &job.out),
+    }
+}
+
+/// An opened source.
+#[derive(Clone, Copy, Debug)]
+enum CopySourceFiles<'a> {
+    Context(&'a Context),
+    View(&'a View),
+    Empty,
+}
+
+impl<'a> CopySourceFiles<'a> {
+    fn tree(self) -> &'a dyn FileTree {
+        match self {
+            Self::Context(context) => context,
+            Self::View(view) => view,
+            Self::Empty => &NoFiles,
+        }
+    }
+}
+
+/// A tree with nothing in it.
+#[derive(Debug)]
+struct NoFiles;
+
+impl FileTree for NoFiles {
+    fn entry(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
+        let root = Entry {
+            path: Vec::new(),
+            kind: crate::tree::Kind::Directory,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Vec::new(),
+        };
+        Ok(path.is_empty().then_some(root))
+    }
+    fn list(&self, _path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+        Ok(Vec::new())
+    }
+    fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send + '_>, Error> {
+        Err(paths::missing(self, path))
+    }
+    fn digest(&self, path: &[u8]) -> Result<FileDigest, Error> {
+        Err(paths::missing(self, path))
+    }
+}
+
+fn job_context(context: &Context) -> Result<JobSource, Error> {
+    let (patterns, lines) = context.rules().parts();
+    Ok(JobSource::Context {
+        dir: absolute(context.dir())?,
+        patterns: patterns.to_vec(),
+        lines: lines.to_vec(),
+        ignore_file: context.ignore_file().map(Path::to_path_buf),
+    })
+}
+
+fn names_owner(op: &CopyOp) -> bool {
+    op.chown.as_deref().is_some_and(|owner| owner.split(':').any(|part| part.parse::<u32>().is_err()))
+}
+
+fn readable(space: &Space, snapshot: &Snapshot) -> Result<Vec<LayerFiles>, Error> {
+    snapshot.layers.iter().map(|layer| layer::readable(space, layer)).collect()
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|source| Error::Io { op: "find", path: path.to_path_buf(), source })
+}
+
+/// The copy itself: selection, placement, writing into `out`.
+fn run(op: &CopyOp, base: &[LayerFiles], source: CopySourceFiles<'_>, out: &Path) -> Result<Option<Written>, Error> {
+    let base = View::load(base)?;
+    let owner = match op.chown.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(owner::file_owner(text, Some(&base), true)?),
+    };
+    let chmod = match op.chmod.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(chmod::Chmod::parse(text).ok_or_else(|| bad_mode(text))?),
+    };
+    let selection = select::select(op, source.tree())?;
+    // An independent layer is made as if over nothing.
+    let below = (!op.link).then_some(&base);
+    let mut target = target::Target::new(below, owner);
+    let mut spool = archive::Spool::new(out.join(SPOOL));
+    apply::Copier { op, target: &mut target, chmod, owner }.run(&selection, source.tree(), &mut spool)?;
+    drop(selection);
+    finish(target, write::Contents { op: Some(op), source, base: below, spool: Some(&spool) }, out)
+}
+
+fn bad_mode(text: &str) -> Error {
+    Error::Copy {
+        message: format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"),
+        help: Some("symbolic modes such as u=rwX,go=rX are fine too".to_owned()),
+    }
+}
+
+fn finish(target: target::Target<'_>, contents: write::Contents<'_>, out: &Path) -> Result<Option<Written>, Error> {
+    let (changes, whiteouts) = target.finish()?;
+    if changes.is_empty() {
+        return Ok(None);
+    }
+    write::write(&changes, &whiteouts, contents, &out.join(TAR), &out.join(INDEX)).map(Some)
+}
+
+/// Puts the layer into the store, or takes the one of equal content that it has.
+fn keep(space: &Space, written: Written, staged: &Path) -> Result<Written, Error> {
+    let store = space.store();
+    if let Some(known) = store.layer_by_identity(&written.identity)?
+        && known != written.diff_id
+        && let Some(meta) = store.layer(&known)?
+        && let Some(size) = meta.size
+    {
+        return Ok(Written { diff_id: known, size, identity: written.identity });
+    }
+    let meta = LayerMeta {
+        diff_id: written.diff_id.clone(),
+        identity: Some(written.identity.clone()),
+        size: Some(written.size),
+        blobs: Vec::new(),
+    };
+    let files = StagedLayer { tar: Some(staged.join(TAR)), tree: None, index: Some(staged.join(INDEX)) };
+    store.put_layer(&meta, files)?;
+    Ok(written)
+}
+
+/// Whether an op reads any path at all.
+#[must_use]
+pub fn reads_paths(op: &CopyOp) -> bool {
+    op.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
 }

@@ -1,0 +1,141 @@
+//! Where a selection goes and with which attributes: the rules of BuildKit's copy (fsutil), against a [`Target`].
+
+use super::archive;
+use super::chmod::Chmod;
+use super::owner::Owner;
+use super::paths::{clean, join, refuse, show, split};
+use super::select::{Group, Item, Selection};
+use super::target::{Change, Data, Found, Target};
+use crate::Error;
+use crate::tree::{Entry, FileTree, Kind};
+use planner::plan::CopyOp;
+
+/// A copy under way.
+#[derive(Debug)]
+pub(super) struct Copier<'a, 't> {
+    pub(super) op: &'a CopyOp,
+    pub(super) target: &'t mut Target<'a>,
+    pub(super) chmod: Option<Chmod>,
+    pub(super) owner: Option<Owner>,
+}
+
+impl Copier<'_, '_> {
+    /// Applies everything. `spool` takes the content of unpacked archives.
+    pub(super) fn run(
+        &mut self,
+        selection: &Selection,
+        tree: &dyn FileTree,
+        spool: &mut archive::Spool,
+    ) -> Result<(), Error> {
+        for (number, group) in selection.groups.iter().enumerate() {
+            if self.op.unpack.unwrap_or(self.op.add) && group.inline.is_none() && self.unpack(number, group, tree, spool)? {
+                continue;
+            }
+            self.group(number, group)?;
+        }
+        Ok(())
+    }
+
+    /// Unpacks a source that is an archive; `false` when it is none.
+    fn unpack(
+        &mut self,
+        number: usize,
+        group: &Group,
+        tree: &dyn FileTree,
+        spool: &mut archive::Spool,
+    ) -> Result<bool, Error> {
+        let [item] = &group.items[..] else { return Ok(false) };
+        let Kind::File { size, .. } = item.entry.kind else { return Ok(false) };
+        let path = &item.entry.path;
+        if size == 0 {
+            return Ok(false);
+        }
+        let Some(archive) = archive::open(tree.open(path)?, spool)? else { return Ok(false) };
+        let directory = self.target.resolve(self.op.dest.as_bytes())?;
+        self.target.make_directories(&directory, 0o755)?;
+        let unpacking = archive::Unpacking { target: self.target, owner: self.owner, directory, number };
+        unpacking.run(&show(path), archive, spool)?;
+        Ok(true)
+    }
+
+    fn group(&mut self, number: usize, group: &Group) -> Result<(), Error> {
+        let made = self.chmod.as_ref().map_or(0o755, Chmod::made_directories);
+        let dest = self.op.dest.as_bytes();
+        let (above, last) = split(dest);
+        let ensure = if last.is_empty() || last == b"." { dest } else { above };
+        let ensure = self.target.resolve(ensure)?;
+        self.target.make_directories(&ensure, made)?;
+
+        let mut place = self.target.resolve(&clean(dest))?;
+        let (root, below) = group.items.split_first().expect("BUG: a group has its root");
+        let there = self.target.found(&place)?;
+        let directory = root.entry.kind == Kind::Directory;
+        if !directory && there == Found::Directory {
+            place = join(&place, &group.name);
+        }
+        let needed = if directory && there == Found::Nothing { place.as_slice() } else { split(&place).0 };
+        self.target.make_directories(&needed.to_vec(), made)?;
+
+        if !directory {
+            return self.file(number, group, root, place);
+        }
+        if self.target.found(&place)? != Found::Directory {
+            return Err(not_a_directory(&place));
+        }
+        for item in below {
+            let path = join(&place, group.relative(item));
+            if item.entry.kind == Kind::Directory {
+                self.directory(item, path)?;
+            } else {
+                self.file(number, group, item, path)?;
+            }
+        }
+        // The destination keeps its own attributes, but its time becomes the source's.
+        if there == Found::Nothing || !below.is_empty() {
+            self.target.update(&place, |entry| entry.mtime = root.entry.mtime)?;
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, item: &Item, path: Vec<u8>) -> Result<(), Error> {
+        match self.target.found(&path)? {
+            Found::Other => Err(not_a_directory(&path)),
+            // A parent that is only there for what is below it takes the mode alone.
+            Found::Directory if item.parent_only => self.target.update(&path, |entry| entry.mode = item.entry.mode),
+            Found::Directory | Found::Nothing => {
+                let entry = self.attributes(&item.entry, path);
+                self.target.put(Change { entry, data: Data::None, link: None })
+            }
+        }
+    }
+
+    fn file(&mut self, number: usize, group: &Group, item: &Item, path: Vec<u8>) -> Result<(), Error> {
+        if self.target.found(&path)? == Found::Directory {
+            return Err(refuse(format!("cannot replace to directory {} with file", show(&path))));
+        }
+        let data = match (&item.entry.kind, group.inline) {
+            (Kind::File { .. }, Some(index)) => Data::Inline(index),
+            (Kind::File { .. }, None) => Data::Source(item.entry.path.clone()),
+            _ => Data::None,
+        };
+        let link = item.link.map(|(device, inode)| (number, device, inode));
+        let entry = self.attributes(&item.entry, path);
+        self.target.put(Change { entry, data, link })
+    }
+
+    /// The copy of an entry.
+    fn attributes(&self, source: &Entry, path: Vec<u8>) -> Entry {
+        let mut entry = Entry { path, ..source.clone() };
+        if let Some(Owner { uid, gid }) = self.owner {
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        if let (Some(chmod), false) = (&self.chmod, matches!(entry.kind, Kind::Symlink { .. })) {
+            entry.mode = chmod.apply(entry.mode, entry.kind == Kind::Directory);
+        }
+        entry
+    }
+}
+
+fn not_a_directory(path: &[u8]) -> Error {
+    refuse(format!("cannot copy to non-directory: {}", show(path)))
+}

@@ -1,0 +1,112 @@
+//! What a COPY reads, as a digest for keys and as a list for people. Both come from one walk over the selection.
+
+use super::ReadEntry;
+use super::paths::show;
+use super::select::{Item, Selection};
+use crate::context::walk::libc_mode;
+use crate::tree::{Entry, Kind};
+use std::collections::HashMap;
+use std::fmt::Write;
+
+/// Changes when the encoding does.
+const DOMAIN: &[u8] = b"kiln copy source 1";
+
+/// Encodes fields with their lengths, so that no two selections read alike.
+struct Encoder(blake3::Hasher);
+
+impl Encoder {
+    fn number(&mut self, number: u64) {
+        self.0.update(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+    }
+}
+
+pub(super) fn digest(selection: &Selection) -> ([u8; 32], Vec<ReadEntry>) {
+    let mut encoder = Encoder(blake3::Hasher::new());
+    encoder.bytes(DOMAIN);
+    let mut entries = Vec::with_capacity(selection.groups.iter().map(|group| group.items.len()).sum());
+    for group in &selection.groups {
+        encoder.number(group.items.len() as u64);
+        encoder.bytes(&group.name);
+        let mut links: HashMap<(u64, u64), u64> = HashMap::new();
+        for item in &group.items {
+            encoder.bytes(group.relative(item));
+            let link = item.link.map_or(0, |id| {
+                let next = links.len() as u64 + 1;
+                *links.entry(id).or_insert(next)
+            });
+            encoder.number(link);
+            // A directory that is the source itself gives its files, not its own attributes.
+            let unnamed = group.relative(item).is_empty() && item.entry.kind == Kind::Directory;
+            encode(&mut encoder, item, unnamed);
+            if !unnamed {
+                entries.push(read_entry(&item.entry));
+            }
+        }
+    }
+    (*encoder.0.finalize().as_bytes(), entries)
+}
+
+fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
+    let entry = &item.entry;
+    encoder.number(u64::from(type_bits(&entry.kind)));
+    encoder.number(u64::from(item.parent_only));
+    if type_only {
+        return;
+    }
+    encoder.number(u64::from(entry.mode));
+    encoder.number(u64::from(entry.uid));
+    encoder.number(u64::from(entry.gid));
+    match &entry.kind {
+        Kind::File { size, digest } => {
+            encoder.number(*size);
+            encoder.bytes(&digest.expect("BUG: a selection is complete"));
+        }
+        Kind::Symlink { target } | Kind::Hardlink { target } => encoder.bytes(target),
+        Kind::Char { major, minor } | Kind::Block { major, minor } => {
+            encoder.number(u64::from(*major));
+            encoder.number(u64::from(*minor));
+        }
+        Kind::Directory | Kind::Fifo | Kind::Socket => {}
+    }
+    encoder.number(entry.xattrs.len() as u64);
+    for (name, value) in &entry.xattrs {
+        encoder.bytes(name);
+        encoder.bytes(value);
+    }
+}
+
+fn read_entry(entry: &Entry) -> ReadEntry {
+    let content = match &entry.kind {
+        Kind::File { digest, .. } => hex(&digest.expect("BUG: a selection is complete")),
+        Kind::Symlink { target } | Kind::Hardlink { target } => String::from_utf8_lossy(target).into_owned(),
+        Kind::Char { major, minor } | Kind::Block { major, minor } => format!("{major}:{minor}"),
+        Kind::Directory | Kind::Fifo | Kind::Socket => String::new(),
+    };
+    ReadEntry { path: show(&entry.path).split_off(1), mode: type_bits(&entry.kind) | entry.mode, content }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("BUG: writing to a string cannot fail");
+    }
+    text
+}
+
+/// The type bits of `st_mode`.
+fn type_bits(kind: &Kind) -> u32 {
+    match kind {
+        Kind::Directory => libc_mode::DIRECTORY,
+        Kind::File { .. } | Kind::Hardlink { .. } => libc_mode::REGULAR,
+        Kind::Symlink { .. } => libc_mode::SYMLINK,
+        Kind::Char { .. } => libc_mode::CHARACTER,
+        Kind::Block { .. } => libc_mode::BLOCK,
+        Kind::Fifo => libc_mode::FIFO,
+        Kind::Socket => libc_mode::SOCKET,
+    }
+}

@@ -1,0 +1,269 @@
+//! The destination as it will be: the root file system below, and the entries that the new layer changes.
+//!
+//! It decides nothing about what is copied; it answers what is at a path now, and keeps changes consistent: parents of a
+//! change are part of the layer too, and what replaces a directory hides what was in it.
+
+use super::owner::Owner;
+use super::paths::{join, refuse, resolve, show, split};
+use crate::Error;
+use crate::snapshot::View;
+use crate::tree::{Entry, FileTree, Kind};
+use std::collections::{HashMap, HashSet};
+
+/// Where a changed file's content comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Data {
+    /// No content.
+    None,
+    /// A path of the source tree.
+    Source(Vec<u8>),
+    /// A path of the root file system below.
+    Base(Vec<u8>),
+    /// A heredoc: index of the source.
+    Inline(usize),
+    /// A part of the spool file that archives are unpacked into.
+    Spool {
+        /// Start.
+        offset: u64,
+    },
+}
+
+/// Changed files with the same key are one file.
+pub(super) type LinkKey = (usize, u64, u64);
+
+/// An entry of the new layer.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    pub(super) entry: Entry,
+    pub(super) data: Data,
+    pub(super) link: Option<LinkKey>,
+}
+
+/// What a path has now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    Nothing,
+    Directory,
+    Other,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Target<'a> {
+    base: Option<&'a View>,
+    changes: HashMap<Vec<u8>, Change>,
+    /// Directories that were not there: the base has nothing below them.
+    fresh: HashSet<Vec<u8>>,
+    /// Directories of the base that were replaced.
+    gone: HashSet<Vec<u8>>,
+    /// Owner of what is made on the way.
+    pub(super) owner: Option<Owner>,
+}
+
+impl<'a> Target<'a> {
+    pub(super) fn new(base: Option<&'a View>, owner: Option<Owner>) -> Self {
+        Self { base, changes: HashMap::new(), fresh: HashSet::new(), gone: HashSet::new(), owner }
+    }
+
+    /// The entry at a path, links not followed.
+    pub(super) fn lookup(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
+        if let Some(change) = self.changes.get(path) {
+            return Ok(Some(change.entry.clone()));
+        }
+        self.base_entry(path)
+    }
+
+    pub(super) fn found(&self, path: &[u8]) -> Result<Found, Error> {
+        if path.is_empty() {
+            return Ok(Found::Directory);
+        }
+        let found = |kind: &Kind| if *kind == Kind::Directory { Found::Directory } else { Found::Other };
+        if let Some(change) = self.changes.get(path) {
+            return Ok(found(&change.entry.kind));
+        }
+        Ok(self.base_entry(path)?.map_or(Found::Nothing, |entry| found(&entry.kind)))
+    }
+
+    fn base_entry(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
+        let Some(base) = self.base else { return Ok(None) };
+        if !path.is_empty() && self.is_fresh_below(split(path).0) {
+            return Ok(None);
+        }
+        base.entry(path)
+    }
+
+    /// Whether the base has nothing (left) in a directory.
+    fn is_fresh_below(&self, directory: &[u8]) -> bool {
+        if self.fresh.contains(directory) {
+            return true;
+        }
+        if self.gone.is_empty() {
+            return false;
+        }
+        let mut at = directory;
+        while !at.is_empty() {
+            if self.gone.contains(at) {
+                return true;
+            }
+            at = split(at).0;
+        }
+        false
+    }
+
+    /// Follows links inside the root.
+    pub(super) fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, Error> {
+        resolve(path, &|path| self.lookup(path))
+    }
+
+    /// Makes a directory and its parents where they are missing. `path` is resolved.
+    pub(super) fn make_directories(&mut self, path: &[u8], mode: u32) -> Result<(), Error> {
+        match self.found(path)? {
+            Found::Directory => return Ok(()),
+            Found::Other => return Err(refuse(format!("mkdir {}: not a directory", show(path)))),
+            Found::Nothing => {}
+        }
+        self.make_directories(split(path).0, mode)?;
+        let Owner { uid, gid } = self.owner.unwrap_or_default();
+        let entry =
+            Entry { path: path.to_vec(), kind: Kind::Directory, mode: mode & 0o777, uid, gid, mtime: 0, xattrs: Vec::new() };
+        self.put(Change { entry, data: Data::None, link: None })
+    }
+
+    /// Sets an entry at its path; its parent is a directory. A directory over a directory keeps what is in it.
+    pub(super) fn put(&mut self, change: Change) -> Result<(), Error> {
+        let path = &change.entry.path;
+        if let Some(known) = self.changes.get_mut(path)
+            && known.entry.kind != Kind::Directory
+            && change.entry.kind != Kind::Directory
+        {
+            *known = change;
+            return Ok(());
+        }
+        let before = self.found(path)?;
+        let directory = change.entry.kind == Kind::Directory;
+        if before == Found::Directory && !directory {
+            self.remove_below(path);
+        }
+        if before != Found::Directory && directory {
+            self.fresh.insert(path.clone());
+        }
+        self.keep_parents(path)?;
+        self.changes.insert(change.entry.path.clone(), change);
+        Ok(())
+    }
+
+    /// Changes what is there; the entry is part of the layer from now on.
+    pub(super) fn update(&mut self, path: &[u8], change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
+        // The root has no entry in a layer.
+        if path.is_empty() {
+            return Ok(());
+        }
+        if let Some(known) = self.changes.get_mut(path) {
+            change(&mut known.entry);
+            return Ok(());
+        }
+        let Some(mut entry) = self.base_entry(path)? else { return Ok(()) };
+        let before = entry.clone();
+        change(&mut entry);
+        if entry != before {
+            self.keep_parents(path)?;
+            self.changes.insert(path.to_vec(), Change { entry, data: Data::None, link: None });
+        }
+        Ok(())
+    }
+
+    /// A change that makes `path` another name of the file at `existing`. A file of the base becomes part of the layer with
+    /// it, since links between layers cannot be written. `None` when there is no such file.
+    pub(super) fn linked(&mut self, existing: &[u8], path: &[u8]) -> Result<Option<Change>, Error> {
+        if let Some(known) = self.changes.get(existing) {
+            if known.entry.kind == Kind::Directory {
+                return Ok(None);
+            }
+            let mut change = known.clone();
+            change.entry.path = path.to_vec();
+            return Ok(Some(change));
+        }
+        let Some(entry) = self.base_entry(existing)?.filter(|entry| entry.kind != Kind::Directory) else {
+            return Ok(None);
+        };
+        let link = Some((usize::MAX, u64::MAX, self.changes.len() as u64));
+        let data = if matches!(entry.kind, Kind::File { .. }) { Data::Base(existing.to_vec()) } else { Data::None };
+        let mut change = Change { entry, data, link };
+        self.put(change.clone())?;
+        change.entry.path = path.to_vec();
+        Ok(Some(change))
+    }
+
+    /// Existing parents of a change are listed with the attributes that they have, as BuildKit's layers do.
+    fn keep_parents(&mut self, path: &[u8]) -> Result<(), Error> {
+        let mut at = split(path).0;
+        while !at.is_empty() && !self.changes.contains_key(at) {
+            if let Some(mut entry) = self.base_entry(at)? {
+                entry.path = at.to_vec();
+                self.changes.insert(at.to_vec(), Change { entry, data: Data::None, link: None });
+            }
+            at = split(at).0;
+        }
+        Ok(())
+    }
+
+    /// A directory stops being one.
+    fn remove_below(&mut self, path: &[u8]) {
+        let below = |other: &Vec<u8>| other.len() > path.len() && other.starts_with(path) && other[path.len()] == b'/';
+        self.changes.retain(|other, _| !below(other));
+        self.fresh.retain(|other| !below(other) && other != path);
+        self.gone.retain(|other| !below(other));
+        self.gone.insert(path.to_vec());
+    }
+
+    /// The layer: changes in canonical order, and whiteouts for what replaced directories of the base hide.
+    pub(super) fn finish(self) -> Result<(Vec<Change>, Vec<Vec<u8>>), Error> {
+        let mut whiteouts = Vec::new();
+        if let Some(base) = self.base {
+            for path in &self.gone {
+                self.hide(base, path, &mut whiteouts)?;
+            }
+        }
+        let mut changes: Vec<Change> = self.changes.into_values().collect();
+        changes.sort_unstable_by(|a, b| crate::layer::compare(&a.entry.path, &b.entry.path));
+        number_links(&mut changes);
+        Ok((changes, whiteouts))
+    }
+
+    /// A directory that came again at a path must not show what the base has in it.
+    fn hide(&self, base: &View, path: &[u8], whiteouts: &mut Vec<Vec<u8>>) -> Result<(), Error> {
+        let again = self.changes.get(path).is_some_and(|change| change.entry.kind == Kind::Directory);
+        if !again || base.entry(path)?.is_none_or(|entry| entry.kind != Kind::Directory) {
+            return Ok(());
+        }
+        for name in base.list(path)? {
+            let child = join(path, &name);
+            if self.changes.contains_key(&child) {
+                self.hide(base, &child, whiteouts)?;
+            } else {
+                whiteouts.push(child);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The first of the files that are one file has the content; the others become hard links to it.
+fn number_links(changes: &mut [Change]) {
+    let mut first: HashMap<LinkKey, usize> = HashMap::new();
+    for at in 0..changes.len() {
+        let Some(link) = changes[at].link else { continue };
+        match first.get(&link) {
+            None => {
+                first.insert(link, at);
+            }
+            Some(&leader) => {
+                let target = changes[leader].entry.path.clone();
+                let kept = changes[leader].entry.clone();
+                let change = &mut changes[at];
+                change.entry = Entry { path: std::mem::take(&mut change.entry.path), kind: Kind::Hardlink { target }, ..kept };
+                change.data = Data::None;
+            }
+        }
+    }
+}
