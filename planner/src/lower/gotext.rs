@@ -1,6 +1,6 @@
 //! Values as Go's `%q` and `%v` print them: BuildKit's history texts are made of these.
 
-use std::fmt::Write as _;
+use parser::quote;
 
 /// `%q` of a list of strings.
 pub(super) fn quoted_list(items: &[String]) -> String {
@@ -11,49 +11,6 @@ pub(super) fn quoted_list(items: &[String]) -> String {
 /// `%v` of a list of strings.
 pub(super) fn plain_list(items: &[String]) -> String {
     format!("[{}]", items.join(" "))
-}
-
-/// `%q` of one string.
-pub(super) fn quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x0b' => out.push_str("\\v"),
-            c if is_printable(c) => out.push(c),
-            c => push_escape(&mut out, c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-fn push_escape(out: &mut String, c: char) {
-    let code = u32::from(c);
-    let written = match code {
-        0..=0x7f => write!(out, "\\x{code:02x}"),
-        0x80..=0xffff => write!(out, "\\u{code:04x}"),
-        _ => write!(out, "\\U{code:08x}"),
-    };
-    written.expect("BUG: writing to a string cannot fail");
-}
-
-/// Letters, marks, numbers, punctuation, symbols and the ASCII space, which is also what the standard
-/// library leaves alone in a string's `escape_debug` (after a first character, so that marks count too).
-fn is_printable(c: char) -> bool {
-    !String::from_iter(['a', c])
-        .escape_debug()
-        .skip(1)
-        .collect::<String>()
-        .starts_with("\\u{")
 }
 
 /// `time.Duration.String`: `1m30s`, `1.5s`, `250ms`, `0s`.
@@ -93,27 +50,7 @@ fn decimal(value: u64, unit: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, plain_list, quote, quoted_list};
-
-    #[test]
-    fn strings_are_quoted_as_go_does() {
-        let cases = [
-            ("plain", r#""plain""#),
-            ("a \"b\" \\c", r#""a \"b\" \\c""#),
-            (
-                "tab\there\nline\r\x07\x08\x0b\x0c",
-                r#""tab\there\nline\r\a\b\v\f""#,
-            ),
-            ("\x01\x7f", r#""\x01\x7f""#),
-            ("ünï é\u{301}", "\"ünï é\u{301}\""),
-            ("\u{a0}\u{200b}\u{feff}", r#""\u00a0\u200b\ufeff""#),
-            ("\u{10ffff}", r#""\U0010ffff""#),
-            ("😀 'single'", "\"😀 'single'\""),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(quote(text), expected, "{text:?}");
-        }
-    }
+    use super::{duration, plain_list, quoted_list};
 
     #[test]
     fn lists_are_printed_as_go_does() {

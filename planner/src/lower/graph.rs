@@ -2,13 +2,13 @@
 //!
 //! It makes no step. ONBUILD triggers of resolved bases are added here, as they may bring new dependencies.
 
-use super::context::{Place, Shared, at};
-use super::suggest::{did_you_mean, nearest};
+use super::context::{Place, Shared, at, nowhere};
 use super::{BaseRequest, ResolvedBase, scope};
 use crate::platform::Platform;
 use parser::ast::Transfer;
 use parser::expand::{self, Expanded, Options};
-use parser::{Diagnostic, Instruction, Kind, Stage};
+use parser::suggest::nearest;
+use parser::{Diagnostic, Instruction, Kind, Stage, quote};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +83,7 @@ impl<'a> Graph<'a> {
             return Err(errors);
         }
         if graph.nodes.is_empty() {
-            return Err(vec![super::context::nowhere(
+            return Err(vec![nowhere(
                 "dockerfile contains no stages to build".to_owned(),
             )]);
         }
@@ -123,7 +123,7 @@ impl<'a> Graph<'a> {
             .map_err(|message| place.error(message))?;
         if base.text.is_empty() {
             let message = format!("base name ({}) should not be blank", stage.base.value);
-            return Err(place.error(self.suggest_global(&message, &base)));
+            return Err(self.suggest_global(place.error(message), &base));
         }
         let platform = match &stage.platform {
             Some(text) => Some(self.stage_platform(&text.value, place)?),
@@ -183,25 +183,24 @@ impl<'a> Graph<'a> {
         })?;
         if expanded.text.is_empty() {
             let message = format!("empty platform value from expression {text}");
-            return Err(place.error(self.suggest_global(&message, &expanded)));
+            return Err(self.suggest_global(place.error(message), &expanded));
         }
         Platform::parse(&expanded.text, &self.shared.options.build_platform).map_err(|error| {
-            place.error(self.suggest_global(
-                &format!("failed to parse platform {text}: {error}"),
-                &expanded,
-            ))
+            let message = format!("failed to parse platform {text}: {error}");
+            self.suggest_global(place.error(message), &expanded)
         })
     }
 
-    fn suggest_global(&self, message: &str, expanded: &Expanded) -> String {
+    /// Adds the global argument that was meant.
+    fn suggest_global(&self, error: Diagnostic, expanded: &Expanded) -> Diagnostic {
         let globals = self.shared.globals.pairs();
-        let near = expanded
-            .unmatched
-            .iter()
-            .find_map(|name| nearest(name, globals.iter().map(|(known, _)| known.as_str())));
-        near.map_or_else(
-            || message.to_owned(),
-            |name| format!("{message} (did you mean {name}?)"),
+        let names: Vec<&str> = globals.iter().map(|(name, _)| name.as_str()).collect();
+        did_you_mean(
+            error,
+            expanded
+                .unmatched
+                .iter()
+                .find_map(|name| nearest(name, &names)),
         )
     }
 
@@ -217,11 +216,10 @@ impl<'a> Graph<'a> {
         {
             return Ok(index);
         }
-        let message = format!("target stage {wanted:?} could not be found");
-        let names = self.nodes.iter().map(|node| node.name.as_str());
-        Err(super::context::nowhere(did_you_mean(
-            message, wanted, names,
-        )))
+        let message = format!("target stage {} could not be found", quote(wanted));
+        let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let near = nearest(wanted, &names);
+        Err(did_you_mean(nowhere(message), near))
     }
 
     /// Finds what an instruction reads from elsewhere.
@@ -420,6 +418,13 @@ impl<'a> Graph<'a> {
         let changed = !commands.is_empty();
         node.commands.splice(0..0, commands);
         Ok(changed)
+    }
+}
+
+fn did_you_mean(error: Diagnostic, near: Option<&str>) -> Diagnostic {
+    match near {
+        Some(name) => error.with_help(format!("did you mean {name}?")),
+        None => error,
     }
 }
 

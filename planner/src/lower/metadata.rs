@@ -4,10 +4,10 @@ use super::context::Shared;
 use super::gotext::{duration, plain_list, quoted_list};
 use super::scope::NOT_ENVIRONMENT;
 use super::stage::StageState;
-use super::{ports, scope, signals};
+use super::{scope, signals};
 use crate::config::HealthConfig;
 use parser::Kind;
-use parser::ast::{ArgPair, CommandLine, Healthcheck, KeyValue};
+use parser::ast::{ArgPair, CommandLine, Healthcheck, KeyValue, Spanned};
 use parser::expand;
 use serde_json::Value;
 
@@ -24,9 +24,7 @@ impl StageState {
             Kind::Label(pairs) => self.set_labels(&self.expand_pairs(pairs, escape)?),
             Kind::Cmd(command) => self.set_cmd(command),
             Kind::Entrypoint(command) => self.set_entrypoint(command),
-            Kind::Expose(words) => {
-                self.expose(words.iter().map(|word| word.value.as_str()), escape)
-            }
+            Kind::Expose(words) => self.expose(words, escape),
             Kind::Healthcheck(check) => self.set_healthcheck(check),
             Kind::Maintainer(name) => {
                 self.config.author = Some(name.value.clone());
@@ -176,17 +174,16 @@ impl StageState {
         self.note(text)
     }
 
-    fn expose<'w>(
-        &mut self,
-        words: impl Iterator<Item = &'w str>,
-        escape: char,
-    ) -> Result<(), String> {
+    fn expose(&mut self, words: &[Spanned<String>], escape: char) -> Result<(), String> {
+        let mut words: Vec<&str> = words.iter().map(|word| word.value.as_str()).collect();
+        // BuildKit sorts the words as written; its history shows that order.
+        words.sort_unstable();
         let mut exposed = Vec::new();
         for word in words {
             let specs = expand::words(word, escape, &self.env, expand::Options::default())
                 .map_err(|error| error.message)?;
             for spec in specs {
-                exposed.extend(ports::expand(&spec)?);
+                exposed.extend(parser::port::parse(&spec)?.names());
             }
         }
         let known = self.config.config.exposed_ports.get_or_insert_default();

@@ -11,12 +11,10 @@ mod graph;
 mod metadata;
 mod mounts;
 mod paths;
-mod ports;
 mod run;
 mod scope;
 mod signals;
 mod stage;
-mod suggest;
 
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{Network, Plan};
@@ -146,10 +144,11 @@ pub fn wanted_by(
 ) -> Option<WantedBy> {
     let (graphs, missing) = resolve(dockerfile, options, bases).ok()?;
     let (_, place) = missing.into_iter().find(|(wanted, _)| wanted == request)?;
-    let names = graphs
+    let stages = graphs
         .iter()
         .flat_map(|graph| graph.nodes.iter().map(|node| node.name.as_str()));
-    let suggestion = suggest::nearest(&request.name, names.chain(COMMON_IMAGES)).map(str::to_owned);
+    let names: Vec<&str> = stages.chain(COMMON_IMAGES).collect();
+    let suggestion = parser::suggest::nearest(&request.name, &names).map(str::to_owned);
     Some(WantedBy {
         span: place.span,
         lines: place.lines,

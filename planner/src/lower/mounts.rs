@@ -159,8 +159,8 @@ impl Lowering<'_, '_> {
         {
             let name = &self.graph.nodes[*stage].name;
             let message = format!(
-                "cannot mount from stage {name:?} to {:?}, stage needs to be defined before current command",
-                command.instruction.info.original
+                "cannot mount from stage {name:?} to {}, stage needs to be defined before current command",
+                parser::quote(&command.instruction.info.original)
             );
             return Err(command.place.error(message));
         }

@@ -8,6 +8,7 @@ use crate::plan::{Network, Op, RunOp};
 use parser::Diagnostic;
 use parser::ast::{Heredoc, Run};
 use parser::expand::Options;
+use parser::heredoc;
 
 /// Where the files of heredoc scripts are for the command.
 const SCRIPTS: &str = "/dev/pipes/";
@@ -109,7 +110,8 @@ fn script(run: &Run) -> Result<Script, String> {
             gotext::plain_list(&args)
         ));
     };
-    if !is_lone_heredoc(line) {
+    // A mark and nothing else: the body is the script.
+    if heredoc::mark(line.trim())?.is_none() {
         return Ok(Script {
             args: vec![for_the_shell(line, &run.heredocs)],
             files: Vec::new(),
@@ -135,26 +137,6 @@ fn script(run: &Run) -> Result<Script, String> {
         files: vec![(path, text)],
         summary,
     })
-}
-
-/// `[fd]<<[-]WORD` and nothing else.
-fn is_lone_heredoc(line: &str) -> bool {
-    let rest = line.trim().trim_start_matches(|c: char| c.is_ascii_digit());
-    let Some(rest) = rest.strip_prefix("<<") else {
-        return false;
-    };
-    let word = rest.strip_prefix('-').unwrap_or(rest).trim();
-    let mut quote = None;
-    for c in word.chars() {
-        match (quote, c) {
-            (_, '<') => return false,
-            (None, '"' | '\'') => quote = Some(c),
-            (Some(open), c) if open == c => quote = None,
-            (None, c) if c.is_whitespace() => return false,
-            _ => {}
-        }
-    }
-    !word.is_empty()
 }
 
 /// The command line with the heredoc bodies below it, as it stood in the Dockerfile.
@@ -233,38 +215,7 @@ fn history(args: &[String], state: &StageState) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_lone_heredoc, strip_tabs, summarise};
-
-    #[test]
-    fn heredocs_without_a_command_are_told_apart() {
-        for line in [
-            "<<EOF",
-            "<<'EOF'",
-            "<<\"EOF\"",
-            "<<-EOF",
-            "<< EOF",
-            "<<- EOF",
-            "3<<EOF",
-            "<<EO\"F\"",
-            " <<EOF ",
-        ] {
-            assert!(is_lone_heredoc(line), "{line}");
-        }
-        for line in [
-            "",
-            "EOF",
-            "<<",
-            "<<-",
-            "<EOF",
-            "<<<EOF",
-            "<<EOF sh",
-            "cat <<EOF",
-            "<<A <<B",
-            "<<EOF | python",
-        ] {
-            assert!(!is_lone_heredoc(line), "{line}");
-        }
-    }
+    use super::{strip_tabs, summarise};
 
     #[test]
     fn tabs_are_stripped_and_scripts_summed_up() {

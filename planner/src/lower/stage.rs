@@ -257,7 +257,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             return;
         }
         let message = format!(
-            "base image {} was pulled with platform {:?}, expected {:?} for current build",
+            "Base image {} was pulled with platform {:?}, expected {:?} for current build",
             request.name,
             actual.to_string(),
             wanted.to_string()
@@ -337,34 +337,34 @@ impl<'g, 'a> Lowering<'g, 'a> {
         })
     }
 
-    /// Whether a stage can be read from by now.
+    /// Whether a stage can be read from by now. A named context in its place can be at any time.
     pub(super) fn is_done(&self, stage: usize) -> bool {
-        self.states[stage].is_some()
+        self.states[stage].is_some() || self.graph.nodes[stage].replaced.is_some()
     }
 
     /// Where the files of a source are.
     pub(super) fn files_of(&mut self, source: &Source, place: Place) -> Files {
-        let step = match source {
-            Source::Scratch => None,
-            Source::Stage(stage) => {
-                self.states[*stage]
-                    .as_ref()
-                    .expect("BUG: checked to be done")
-                    .rootfs
-            }
-            Source::External(request) => {
-                match self
-                    .shared()
-                    .bases
-                    .get(request)
-                    .expect("BUG: all bases were asked for")
-                {
-                    ResolvedBase::Directory(name) => return Files::Context(name.clone()),
-                    ResolvedBase::Image(image) => {
-                        self.add_image(image, &request.platform, place, None)
-                    }
+        let graph = self.graph;
+        let request = match source {
+            Source::Scratch => return Files::Scratch,
+            Source::External(request) => request,
+            Source::Stage(stage) => match &graph.nodes[*stage].replaced {
+                Some(request) => request,
+                None => {
+                    let state = self.states[*stage].as_ref();
+                    let rootfs = state.expect("BUG: checked to be done").rootfs;
+                    return rootfs.map_or(Files::Scratch, Files::Step);
                 }
-            }
+            },
+        };
+        let resolved = self
+            .shared()
+            .bases
+            .get(request)
+            .expect("BUG: all bases were asked for");
+        let step = match resolved {
+            ResolvedBase::Directory(name) => return Files::Context(name.clone()),
+            ResolvedBase::Image(image) => self.add_image(image, &request.platform, place, None),
         };
         step.map_or(Files::Scratch, Files::Step)
     }

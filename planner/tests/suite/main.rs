@@ -1,7 +1,13 @@
 //! All tests of the planner's public surface, in one binary.
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
+mod build;
 mod common;
+mod corpus;
+mod errors;
+mod history;
 mod keys;
+mod plans;
 mod platforms;
 mod scheduler;
+mod stages;

@@ -1,0 +1,7 @@
+# options: --no-cache-filter FINAL
+FROM busybox AS base
+RUN one
+FROM base AS final
+WORKDIR /w
+COPY a .
+RUN --mount=target=/m two

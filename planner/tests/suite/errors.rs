@@ -1,0 +1,239 @@
+//! What stops a build before anything runs: message and line.
+
+use crate::build::{build, options_of};
+use parser::{Diagnostic, Severity};
+use planner::lower::{BaseRequest, Lowered, lower, wanted_by};
+use std::collections::BTreeMap;
+
+fn errors(text: &str) -> Vec<Diagnostic> {
+    match build(text, &options_of(text)) {
+        Ok((plan, _)) => panic!("{text}\nis built: {plan:?}"),
+        Err(errors) => errors
+            .into_iter()
+            .filter(|found| found.severity == Severity::Error)
+            .collect(),
+    }
+}
+
+#[test]
+fn errors_name_what_is_wrong_and_where() {
+    let from_variable = "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
+                         global scope as a workaround";
+    let cases: [(&str, &str, Option<u32>); 29] = [
+        (
+            "# options: --target biuld\nFROM scratch AS build",
+            "target stage \"biuld\" could not be found (did you mean build?)",
+            None,
+        ),
+        (
+            "# options: --target 7\nFROM scratch",
+            "target stage \"7\" could not be found",
+            None,
+        ),
+        (
+            "FROM $NOTHING",
+            "base name ($NOTHING) should not be blank",
+            Some(1),
+        ),
+        (
+            "ARG VERSION\nFROM ${VERSIO}",
+            "base name (${VERSIO}) should not be blank",
+            Some(2),
+        ),
+        (
+            "ARG IMAGE=x\nFROM ${IMAG}",
+            "base name (${IMAG}) should not be blank (did you mean IMAGE?)",
+            Some(2),
+        ),
+        (
+            "FROM --platform=$NONE busybox",
+            "empty platform value from expression $NONE",
+            Some(1),
+        ),
+        (
+            "FROM --platform=$TARGETPLATFOM busybox",
+            "empty platform value from expression $TARGETPLATFOM (did you mean TARGETPLATFORM?)",
+            Some(1),
+        ),
+        (
+            "FROM --platform=linux/amd64/v1/x busybox",
+            "failed to parse platform linux/amd64/v1/x: \"linux/amd64/v1/x\" is not a platform: it must have the form os/arch[/variant]",
+            Some(1),
+        ),
+        (
+            "FROM busybox AS a\nCOPY --from=a x y",
+            "circular dependency detected on stage: a",
+            Some(2),
+        ),
+        (
+            "FROM busybox AS a\nCOPY --from=b x y\nFROM busybox AS b\nRUN --mount=from=a,target=/a x",
+            "circular dependency detected on stage: a",
+            Some(4),
+        ),
+        (
+            "FROM busybox AS a\nCOPY --from=b x y\nFROM busybox AS b\nFROM a",
+            "cannot copy from stage \"b\", it needs to be defined before current stage \"a\"",
+            Some(2),
+        ),
+        (
+            "FROM busybox AS a\nRUN --mount=from=b,target=/b x\nFROM busybox AS b\nFROM a",
+            "cannot mount from stage \"b\" to \"RUN --mount=from=b,target=/b x\", stage needs to be defined before current command",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nCOPY --from=3 x y",
+            "invalid stage index 3",
+            Some(2),
+        ),
+        (
+            "ARG s=0\nFROM scratch\nCOPY --from=$s x y",
+            from_variable,
+            Some(3),
+        ),
+        (
+            "FROM scratch\nEXPOSE 80/icmp",
+            "invalid port: \"80/icmp\": invalid proto: icmp",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nSTOPSIGNAL SIGNOPE",
+            "invalid signal: SIGNOPE",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nARG e\nVOLUME $e",
+            "VOLUME specified can not be an empty string",
+            Some(3),
+        ),
+        (
+            "FROM scratch\nCOPY --chmod=888 a b",
+            "invalid chmod parameter: '888'. it should be octal string and between 0 and 07777",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nADD https://example.com/x /",
+            "ADD of remote URLs is not supported yet: https://example.com/x",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nADD git@example.com:a/b.git /",
+            "ADD of remote URLs is not supported yet: git@example.com:a/b.git",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nCOPY http://example.com/x /",
+            "source can't be a URL for COPY",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nCOPY git://example.com/x /",
+            "source can't be a git ref for COPY",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nADD --checksum=sha256:00 a b",
+            "checksum requires HTTP(S) or Git sources",
+            Some(2),
+        ),
+        (
+            "FROM scratch\nRUN --mount=type=cache,target=/ x",
+            "invalid mount target \"/\"",
+            Some(2),
+        ),
+        (
+            "ARG SHARING=shred\nFROM scratch\nARG SHARING\nRUN --mount=type=cache,target=/c,sharing=$SHARING x",
+            "unsupported sharing value \"shred\"",
+            Some(4),
+        ),
+        (
+            "FROM scratch\nARG FOO\nARG BAR=${FOO:?\"foo missing\"}",
+            "FOO: foo missing",
+            Some(3),
+        ),
+        ("ARG FOO=${BAR:?nope}\nFROM scratch", "BAR: nope", Some(1)),
+        (
+            "FROM scratch\nENV A=${B-x",
+            "syntax error: missing '}'",
+            Some(2),
+        ),
+        ("ARG x=1", "dockerfile contains no stages to build", None),
+    ];
+    for (text, message, line) in cases {
+        let found = errors(text);
+        assert_eq!(found.len(), 1, "{text}\n{found:?}");
+        let said = match &found[0].help {
+            Some(help) => format!("{} ({help})", found[0].message),
+            None => found[0].message.clone(),
+        };
+        assert!(said.contains(message), "{text}\n{said}");
+        assert_eq!(found[0].lines.map(|lines| lines.start), line, "{text}");
+    }
+}
+
+#[test]
+fn all_errors_are_found_at_once() {
+    let found = errors(
+        "FROM scratch\nEXPOSE x\nSTOPSIGNAL y\nFROM scratch\nCOPY --from=0 a b\nVOLUME ${z:?no}\n",
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
+    let once =
+        errors("# options: --platform linux/amd64,linux/arm64\nFROM scratch\nSTOPSIGNAL y\n");
+    assert_eq!(once.len(), 1, "platforms share their findings: {once:?}");
+}
+
+#[test]
+fn errors_in_stages_that_are_not_built_do_not_matter() {
+    let text = "FROM scratch AS broken\nSTOPSIGNAL nope\nFROM scratch\n";
+    assert!(build(text, &options_of(text)).is_ok());
+}
+
+#[test]
+fn a_bad_trigger_is_reported_at_the_from() {
+    let parsed = parser::parse("FROM scratch\nFROM bad\n");
+    let options = options_of("");
+    let request = BaseRequest {
+        name: "bad".to_owned(),
+        platform: crate::common::amd64(),
+    };
+    let mut base = crate::build::resolve(&request);
+    if let planner::lower::ResolvedBase::Image(image) = &mut base {
+        image.config.config.on_build = Some(vec!["RNU x".to_owned()]);
+    }
+    let found = lower(
+        &parsed.dockerfile,
+        &options,
+        &BTreeMap::from([(request, base)]),
+    )
+    .unwrap_err();
+    assert!(found[0].message.contains("RNU"), "{found:?}");
+    assert_eq!(found[0].lines.map(|lines| lines.start), Some(2));
+}
+
+#[test]
+fn who_wants_a_base_is_known() {
+    let parsed =
+        parser::parse("FROM busybox AS builder\nFROM scratch\nCOPY --from=bulider /x /x\n");
+    let options = options_of("");
+    let bases = BTreeMap::new();
+    let Ok(Lowered::Need(needed)) = lower(&parsed.dockerfile, &options, &bases) else {
+        panic!("bases are needed")
+    };
+    let [request] = needed.as_slice() else {
+        panic!("only what the target needs: {needed:?}")
+    };
+    let by = wanted_by(&parsed.dockerfile, &options, &bases, request).unwrap();
+    assert_eq!(by.lines.start, 3);
+    assert_eq!(by.suggestion.as_deref(), Some("builder"));
+}
+
+#[test]
+fn bases_are_asked_for_once_and_only_when_needed() {
+    let text = "FROM a AS unused\nFROM b AS used\nFROM scratch\nCOPY --from=used / /\nCOPY --from=c / /\nCOPY --from=c /x /\nRUN --mount=from=d,target=/d x\n";
+    let parsed = parser::parse(text);
+    let Ok(Lowered::Need(needed)) = lower(&parsed.dockerfile, &options_of(""), &BTreeMap::new())
+    else {
+        panic!("bases are needed")
+    };
+    let names: Vec<&str> = needed.iter().map(|request| request.name.as_str()).collect();
+    assert_eq!(names, ["b", "c", "d"]);
+}
