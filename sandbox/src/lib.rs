@@ -3,6 +3,22 @@
 //! A leaf: it knows nothing of images, layers as such, or Dockerfiles. All `unsafe` of the workspace lives here.
 //! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
 
+mod client;
+mod command;
+mod fail;
+mod helper;
+mod init;
+mod mounts;
+mod namespace;
+mod overlay;
+mod resolve;
+mod rootfs;
+mod seccomp;
+mod subid;
+mod sys;
+mod task;
+mod wire;
+
 use serde::{Deserialize, Serialize};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -35,8 +51,8 @@ pub enum Error {
 pub type TaskFn = fn(request: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<u8>, String>;
 
 /// Must be the first call in `main`, before any thread: a re-executed helper never returns from it.
-pub fn init_if_child(_tasks: &[(&'static str, TaskFn)]) {
-    todo!()
+pub fn init_if_child(tasks: &[(&'static str, TaskFn)]) {
+    helper::run_if_child(tasks);
 }
 
 /// How ids are mapped.
@@ -59,7 +75,9 @@ pub struct Options {
 
 /// The build's namespace and its helper process: one per build, started when first needed. Dropping it ends the helper and all in it.
 #[derive(Debug)]
-pub struct Sandbox {}
+pub struct Sandbox {
+    helper: client::Helper,
+}
 
 /// A root file system: overlay of read-only folders, with or without a writable upper.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -169,41 +187,45 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// A command under way.
+/// A command under way. Dropping it kills the command and everything it started.
 #[derive(Debug)]
-pub struct Running {}
+pub struct Running {
+    started: client::Started,
+}
 
 impl Sandbox {
     /// Starts the helper and enters the build's namespace.
     ///
     /// # Errors
     /// What is missing and what would fix it.
-    pub fn start(_options: &Options) -> Result<Self, Error> {
-        todo!()
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        let helper = client::Helper::start(options)?;
+        Ok(Self { helper })
     }
     /// How ids are mapped here.
     #[must_use]
     pub fn id_mapping(&self) -> IdMapping {
-        todo!()
+        self.helper.id_mapping()
     }
     /// Things worth telling once per build (`no subordinate ids for user x: ...`).
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        todo!()
+        self.helper.notes()
     }
     /// Starts a command; stdout and stderr are written to the given descriptors, stdin is /dev/null. Callable from several threads.
     ///
     /// # Errors
     /// Setting up failed.
-    pub fn run(&self, _spec: &RunSpec, _stdout: BorrowedFd<'_>, _stderr: BorrowedFd<'_>) -> Result<Running, Error> {
-        todo!()
+    pub fn run(&self, spec: &RunSpec, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<Running, Error> {
+        let started = self.helper.run(spec, stdout, stderr)?;
+        Ok(Running { started })
     }
     /// Runs a registered task inside the user namespace and waits for it. Callable from several threads at once; tasks run in parallel processes.
     ///
     /// # Errors
     /// The task's own message, or the helper's end.
-    pub fn task(&self, _name: &str, _request: &[u8], _fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
-        todo!()
+    pub fn task(&self, name: &str, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
+        self.helper.task(name, request, fds)
     }
 }
 
@@ -213,17 +235,17 @@ impl Running {
     /// # Errors
     /// Setting up failed after the start, or the helper's end.
     pub fn wait(&mut self) -> Result<Exit, Error> {
-        todo!()
+        self.started.wait()
     }
     /// Whether it has ended, waiting at most so long.
     ///
     /// # Errors
     /// As [`Running::wait`].
-    pub fn wait_timeout(&mut self, _timeout: std::time::Duration) -> Result<Option<Exit>, Error> {
-        todo!()
+    pub fn wait_timeout(&mut self, timeout: std::time::Duration) -> Result<Option<Exit>, Error> {
+        self.started.wait_timeout(timeout)
     }
     /// Kills it and everything it started.
     pub fn kill(&self) {
-        todo!()
+        self.started.kill();
     }
 }

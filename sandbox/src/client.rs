@@ -1,0 +1,232 @@
+//! The caller's side: starts the helper, sends requests, reads answers. Never forks.
+
+use crate::fail::Failure;
+use crate::wire::{self, Entered, Hello, Kind, RunReply};
+use crate::{Error, Exit, IdMapping, Network, Options, RunSpec};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::net::SocketType;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// First argument of a re-executed helper.
+pub(crate) const MARKER: &str = "--sandbox-helper--";
+/// `f_type` of anonymous pipes (statfs(2)).
+const PIPEFS_MAGIC: i64 = 0x5049_5045;
+const NO_PRIVATE_NETWORK: &str =
+    "commands use the host's network: there is no program yet that gives a build a network of its own (`--network=none` isolates)";
+
+/// A started helper and what it said about itself.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    control: OwnedFd,
+    process: Mutex<Child>,
+    mapping: IdMapping,
+    notes: Mutex<Vec<String>>,
+}
+
+impl Helper {
+    pub(crate) fn start(options: &Options) -> Result<Self, Error> {
+        let mut single = None;
+        loop {
+            let (control, mut process) = spawn()?;
+            let hello = Hello { stores: options.stores.clone(), single };
+            let reason = match greet(&control, &hello) {
+                Ok(Entered::Ready { mapping, notes }) => {
+                    return Ok(Self { control, process: Mutex::new(process), mapping, notes: Mutex::new(notes) });
+                }
+                Ok(Entered::Failed(failure)) => Err(Error::from(failure)),
+                Ok(Entered::NeedsSingle(reason)) if hello.single.is_none() => Ok(reason),
+                Ok(Entered::NeedsSingle(reason)) => Err(Error::Helper(reason)),
+                Err(errno) => Err(Error::Helper(format!("no answer from it: {errno}"))),
+            };
+            drop(control);
+            let _ = process.wait();
+            single = Some(reason?);
+        }
+    }
+
+    pub(crate) fn id_mapping(&self) -> IdMapping {
+        self.mapping
+    }
+
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_once(&self, text: &str) {
+        let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
+        if !notes.iter().any(|note| note == text) {
+            notes.push(text.to_owned());
+        }
+    }
+
+    pub(crate) fn run(&self, spec: &RunSpec, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<Started, Error> {
+        let flags = match spec.network {
+            Network::None => wire::NEW_NETWORK,
+            Network::Host => 0,
+            Network::Private => {
+                self.note_once(NO_PRIVATE_NETWORK);
+                0
+            }
+        };
+        for output in [stdout, stderr] {
+            open_to_the_command(output);
+        }
+        let payload = serde_json::to_vec(spec).expect("BUG: a RunSpec has only string keys");
+        let (near, far) = wire::socket_pair(SocketType::SEQPACKET).map_err(|errno| setup("make a socket", errno))?;
+        let sent = wire::send_request(self.control.as_fd(), Kind::Run, flags, &[far.as_fd(), stdout, stderr], &payload);
+        drop(far);
+        sent.map_err(|errno| self.gone(errno))?;
+        match wire::receive_answer(near.as_fd()) {
+            Ok(Some(RunReply::Started)) => Ok(Started { socket: near, ended: None, gone: false }),
+            Ok(Some(RunReply::Failed(failure))) => Err(failure.into()),
+            Ok(Some(RunReply::Ended(_) | RunReply::Gone)) => Err(Error::Helper("the command's first process was killed".to_owned())),
+            Ok(None) => Err(self.gone(Errno::CONNRESET)),
+            Err(errno) => Err(self.gone(errno)),
+        }
+    }
+
+    pub(crate) fn task(&self, name: &str, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
+        let (near, far) = wire::socket_pair(SocketType::STREAM).map_err(|errno| setup("make a socket", errno))?;
+        let mut all = Vec::with_capacity(fds.len() + 1);
+        all.push(far.as_fd());
+        all.extend_from_slice(fds);
+        if all.len() >= wire::MAX_FDS {
+            return Err(setup("pass descriptors to a task", Errno::TOOBIG));
+        }
+        let payload = wire::task_payload(name, request);
+        let sent = wire::send_request(self.control.as_fd(), Kind::Task, 0, &all, &payload);
+        drop(all);
+        drop(far);
+        sent.map_err(|errno| self.gone(errno))?;
+        let (ok, bytes) = read_task_answer(near).map_err(|error| Error::Helper(format!("task {name} gave no answer: {error}")))?;
+        if ok { Ok(bytes) } else { Err(Error::Task(String::from_utf8_lossy(&bytes).into_owned())) }
+    }
+
+    /// The error for a helper that does not take requests any longer.
+    fn gone(&self, errno: Errno) -> Error {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        match process.try_wait() {
+            Ok(Some(status)) => Error::Helper(status.to_string()),
+            _ => Error::Helper(format!("its socket failed: {errno}")),
+        }
+    }
+}
+
+impl Drop for Helper {
+    /// Closes the control socket, on which the helper kills all it started, and waits for that.
+    fn drop(&mut self) {
+        let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
+        let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+    }
+}
+
+/// A command under way.
+#[derive(Debug)]
+pub(crate) struct Started {
+    socket: OwnedFd,
+    ended: Option<Exit>,
+    gone: bool,
+}
+
+impl Started {
+    pub(crate) fn wait(&mut self) -> Result<Exit, Error> {
+        while !self.gone {
+            self.receive()?;
+        }
+        Ok(self.exit())
+    }
+
+    pub(crate) fn wait_timeout(&mut self, timeout: Duration) -> Result<Option<Exit>, Error> {
+        let deadline = Instant::now() + timeout;
+        while !self.gone {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                Ok(0) => return Ok(None),
+                Ok(_) => self.receive()?,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(setup("wait for the command", errno)),
+            }
+        }
+        Ok(Some(self.exit()))
+    }
+
+    pub(crate) fn kill(&self) {
+        // A helper that is gone has taken the command with it.
+        let _ = rustix::net::send(&self.socket, b"K", rustix::net::SendFlags::NOSIGNAL);
+    }
+
+    fn receive(&mut self) -> Result<(), Error> {
+        match wire::receive_answer(self.socket.as_fd()) {
+            Ok(Some(RunReply::Ended(exit))) => self.ended = Some(exit),
+            Ok(Some(RunReply::Gone)) => self.gone = true,
+            Ok(Some(RunReply::Failed(failure))) => return Err(failure.into()),
+            Ok(Some(RunReply::Started)) => {}
+            Ok(None) => return Err(Error::Helper("the command ended with it".to_owned())),
+            Err(errno) => return Err(Error::Helper(format!("its socket failed: {errno}"))),
+        }
+        Ok(())
+    }
+
+    /// Without a report of its end, pid 1 was killed and the command with it.
+    fn exit(&self) -> Exit {
+        self.ended.unwrap_or(Exit::Signal(libc::SIGKILL))
+    }
+}
+
+/// Re-executes this program as the helper. Its control socket is its standard input, so that nothing has to run between
+/// fork and exec and the C library may use vfork whatever this process's size.
+fn spawn() -> Result<(OwnedFd, Child), Error> {
+    let (near, far) = wire::socket_pair(SocketType::SEQPACKET).map_err(|errno| setup("make a socket", errno))?;
+    let process = Command::new("/proc/self/exe")
+        .arg0("kiln-sandbox")
+        .arg(MARKER)
+        .env_clear()
+        .stdin(Stdio::from(far))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|source| Error::Setup { stage: "start the sandbox helper".to_owned(), detail: Some("/proc/self/exe".to_owned()), source })?;
+    Ok((near, process))
+}
+
+fn greet(control: &OwnedFd, hello: &Hello) -> Result<Entered, Errno> {
+    let payload = serde_json::to_vec(hello).map_err(|_| Errno::INVAL)?;
+    wire::send_request(control.as_fd(), Kind::Hello, 0, &[], &payload)?;
+    wire::receive_answer(control.as_fd())?.ok_or(Errno::CONNRESET)
+}
+
+/// Lets the command reopen its output by `/dev/stdout`: an anonymous pipe belongs to the caller, whose id may not exist inside.
+fn open_to_the_command(output: BorrowedFd<'_>) {
+    let anonymous = rustix::fs::fstatfs(output).is_ok_and(|stat| i64::from(stat.f_type) == PIPEFS_MAGIC);
+    if anonymous {
+        // A pipe made by someone else keeps its mode; only reopening it fails then.
+        let _ = rustix::fs::fchmod(output, rustix::fs::Mode::from_raw_mode(0o666));
+    }
+}
+
+fn read_task_answer(socket: OwnedFd) -> std::io::Result<(bool, Vec<u8>)> {
+    let mut stream = File::from(socket);
+    let mut head = [0; 9];
+    stream.read_exact(&mut head)?;
+    let [status, len @ ..] = head;
+    let len = u64::from_le_bytes(len);
+    let mut bytes = Vec::new();
+    let read = stream.take(len).read_to_end(&mut bytes)?;
+    if u64::try_from(read).ok() != Some(len) {
+        return Err(std::io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((status == 0, bytes))
+}
+
+fn setup(stage: &str, errno: Errno) -> Error {
+    Failure::new(stage, errno).into()
+}

@@ -1,0 +1,192 @@
+//! The command's own process, from its fork to its exec: identity, privileges, lookup.
+
+use crate::RunSpec;
+use crate::fail::{Failure, Stage};
+use crate::resolve;
+use crate::seccomp::Filter;
+use crate::sys;
+use crate::wire::{self, RunReply};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// Docker's default capabilities (0xa80425fb).
+pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETFCAP)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::AUDIT_WRITE);
+
+/// Where programs are looked for when the environment has no PATH (Docker's default).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const NOT_EXECUTABLE: i32 = 126;
+const NOT_FOUND: i32 = 127;
+
+/// Creates the working folder when it is missing, for the command's user.
+pub(crate) fn make_working_folder(spec: &RunSpec) -> Result<(), Failure> {
+    let cwd = resolve::clean(&spec.cwd);
+    if cwd.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).stage("open the root")?;
+    resolve::make_folders(&root, &cwd, Some((spec.uid, spec.gid)))?;
+    Ok(())
+}
+
+/// Body of the command's process.
+pub(crate) fn main(spec: &RunSpec, filter: &Filter, output: [BorrowedFd<'_>; 2], reply: &OwnedFd) -> ! {
+    if let Err(failure) = prepare(spec, filter, output) {
+        let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+        sys::exit_now(NOT_EXECUTABLE);
+    }
+    let _ = wire::send_answer(reply.as_fd(), &RunReply::Started);
+    let (code, message) = execute(spec);
+    let _ = rustix::io::write(rustix::stdio::stderr(), message.as_bytes());
+    sys::exit_now(code)
+}
+
+fn prepare(spec: &RunSpec, filter: &Filter, [stdout, stderr]: [BorrowedFd<'_>; 2]) -> Result<(), Failure> {
+    rustix::process::setsid().stage("start a session")?;
+    let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).stage("open /dev/null")?;
+    for (fd, standard) in [(stdin.as_fd(), 0), (stdout, 1), (stderr, 2)] {
+        sys::dup_onto(fd, standard).stage("set the standard streams")?;
+    }
+    sys::close_range(3, u32::MAX, true).stage("mark inherited descriptors")?;
+    sys::join_new_session_keyring();
+    let cwd = Path::new("/").join(resolve::clean(&spec.cwd));
+    rustix::process::chdir(&cwd).stage_with(|| format!("enter the folder {}", cwd.display()))?;
+    if !spec.insecure {
+        // Needs CAP_SYS_ADMIN, which goes next: otherwise no_new_privs, which would break sudo.
+        sys::load_seccomp(filter.instructions()).stage("load the seccomp filter")?;
+        drop_bounding_set()?;
+    }
+    become_user(spec)?;
+    if !spec.insecure && spec.uid == 0 {
+        let sets = CapabilitySets { effective: CAPABILITIES, permitted: CAPABILITIES, inheritable: CapabilitySet::empty() };
+        rustix::thread::set_capabilities(None, sets).stage("drop capabilities")?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::reset_signals();
+    Ok(())
+}
+
+fn drop_bounding_set() -> Result<(), Failure> {
+    for bit in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << bit);
+        if CAPABILITIES.contains(capability) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // Beyond the last one this kernel knows.
+            Err(Errno::INVAL) => return Ok(()),
+            result => result.stage("drop capabilities")?,
+        }
+    }
+    Ok(())
+}
+
+fn become_user(spec: &RunSpec) -> Result<(), Failure> {
+    let fix = "this id is not mapped: the user running the build needs (more) subordinate ids in /etc/subuid and /etc/subgid";
+    let explain = |failure: Failure| if failure.errno() == Errno::INVAL { failure.detail(fix) } else { failure };
+    let groups: Vec<Gid> = spec.groups.iter().copied().map(Gid::from_raw).collect();
+    match rustix::thread::set_thread_groups(&groups) {
+        // setgroups is given up where only the own id is mapped; no group but 0 exists there.
+        Err(Errno::PERM) if groups.iter().all(|group| group.is_root()) => {}
+        result => result.stage("set the supplementary groups").map_err(explain)?,
+    }
+    let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid).stage_with(|| format!("become group {}", spec.gid)).map_err(explain)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).stage_with(|| format!("become user {}", spec.uid)).map_err(explain)
+}
+
+/// Executes the command; returns only when that fails, with the exit code and message a shell would give.
+fn execute(spec: &RunSpec) -> (i32, String) {
+    let Some(name) = spec.args.first() else {
+        return (NOT_FOUND, "exec: no command\n".to_owned());
+    };
+    let program = match look_up(name, path_of(spec)) {
+        Ok(program) => program,
+        Err((code, reason)) => return (code, format!("exec: {name:?}: {reason}\n")),
+    };
+    let env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let strings = |texts: &[String]| texts.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
+    let (Ok(program_text), Ok(args), Ok(env)) = (CString::new(program.as_os_str().as_bytes()), strings(&spec.args), strings(&env)) else {
+        return (NOT_EXECUTABLE, format!("exec: {name:?}: zero byte in an argument or variable\n"));
+    };
+    let errno = sys::execve(&program_text, &args, &env);
+    let reason = match errno {
+        Errno::NOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),
+        Errno::NOEXEC => "exec format error (built for another architecture, or a script without `#!`)".to_owned(),
+        errno => message(errno),
+    };
+    let code = if errno == Errno::NOENT { NOT_FOUND } else { NOT_EXECUTABLE };
+    (code, format!("exec: {name:?}: {reason}\n"))
+}
+
+fn path_of(spec: &RunSpec) -> &str {
+    spec.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, path)| path)
+}
+
+/// Finds a program: a name with a slash as it is, any other in PATH.
+fn look_up(name: &str, path: &str) -> Result<PathBuf, (i32, String)> {
+    if name.contains('/') {
+        return match executable(Path::new(name)) {
+            Ok(()) => Ok(name.into()),
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => Err((NOT_FOUND, message(errno))),
+            Err(errno) => Err((NOT_EXECUTABLE, message(errno))),
+        };
+    }
+    let mut denied = false;
+    for folder in path.split(':') {
+        let candidate = Path::new(if folder.is_empty() { "." } else { folder }).join(name);
+        match executable(&candidate) {
+            Ok(()) => return Ok(candidate),
+            Err(Errno::ACCESS) => denied = true,
+            Err(_) => {}
+        }
+    }
+    if denied {
+        return Err((NOT_EXECUTABLE, message(Errno::ACCESS)));
+    }
+    Err((NOT_FOUND, "executable file not found in $PATH".to_owned()))
+}
+
+fn executable(path: &Path) -> Result<(), Errno> {
+    let stat = rustix::fs::stat(path)?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Err(Errno::ISDIR),
+        FileType::RegularFile => rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()),
+        _ => Err(Errno::ACCESS),
+    }
+}
+
+/// An errno's text as C libraries have it, without Rust's code in brackets.
+fn message(errno: Errno) -> String {
+    let text = std::io::Error::from(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capabilities_are_dockers() {
+        assert_eq!(CAPABILITIES.bits(), 0xa804_25fb);
+    }
+}

@@ -1,0 +1,278 @@
+//! The helper process: one per build, single-threaded, small.
+//!
+//! It enters the build's namespace once and then forks a child for every run and task. It never works itself, so that its
+//! loop always notices the caller's end: the control socket closes, it kills all its children and exits. Children die with
+//! it by their parent-death signal.
+
+use crate::TaskFn;
+use crate::client::MARKER;
+use crate::fail::{Failure, Stage};
+use crate::seccomp::Filter;
+use crate::sys::{self, Forked, SingleThreaded};
+use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
+use crate::{init, namespace, task};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SocketType};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+type Tasks<'a> = &'a [(&'static str, TaskFn)];
+
+/// Becomes the helper when this process was started as one; returns otherwise.
+pub(crate) fn run_if_child(tasks: Tasks<'_>) {
+    if std::env::args_os().nth(1).is_none_or(|first| first != MARKER) {
+        return;
+    }
+    let code = if run(tasks).is_some() { 0 } else { 2 };
+    sys::exit_now(code)
+}
+
+/// `None` when this is not a helper's surroundings: someone typed the marker by hand.
+fn run(tasks: Tasks<'_>) -> Option<()> {
+    let control = take_control()?;
+    // SAFETY: `init_if_child` is called first in main, before any thread, and nothing here starts one.
+    #[allow(unsafe_code)]
+    let one = unsafe { SingleThreaded::assume() };
+    let caller = rustix::process::getppid().and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    let _ = rustix::thread::set_name(c"kiln-sandbox");
+    // Signals of the caller's terminal are the caller's business.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let mut buffer = Vec::new();
+    let request = wire::receive_request(control.as_fd(), &mut buffer).ok()??;
+    let answer = enter(one, request);
+    wire::send_answer(control.as_fd(), &answer).ok()?;
+    if !matches!(answer, Entered::Ready { .. }) {
+        return Some(());
+    }
+    let (life, life_of_children) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+    let mut helper = Helper {
+        one,
+        tasks,
+        control,
+        caller,
+        filter: Filter::docker_default(),
+        life,
+        _life_of_children: life_of_children,
+        children: Vec::new(),
+        buffer,
+    };
+    helper.serve();
+    helper.end_all();
+    Some(())
+}
+
+/// Moves the control socket away from descriptor 0 and closes everything else that was inherited.
+fn take_control() -> Option<OwnedFd> {
+    let control = sys::take_stdin().ok()?;
+    if rustix::net::sockopt::socket_type(&control).ok()? != SocketType::SEQPACKET {
+        return None;
+    }
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    for standard in 0..3 {
+        sys::dup_onto(&null, standard).ok()?;
+    }
+    drop(null);
+    close_all_but(&[&control]).ok()?;
+    Some(control)
+}
+
+/// Closes every descriptor from 3 on but those given.
+pub(crate) fn close_all_but(kept: &[&OwnedFd]) -> Result<(), Errno> {
+    use rustix::fd::AsRawFd;
+    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            sys::close_range(first, fd - 1, false)?;
+        }
+        first = first.max(fd + 1);
+    }
+    sys::close_range(first, u32::MAX, false)
+}
+
+fn enter(one: SingleThreaded, request: Request) -> Entered {
+    let hello = match request.payload.into_bytes() {
+        Ok(bytes) if request.kind == Kind::Hello => serde_json::from_slice::<Hello>(&bytes).ok(),
+        _ => None,
+    };
+    match hello {
+        Some(hello) => namespace::enter(one, &hello),
+        None => Entered::Failed(Failure::new("read the first request", Errno::BADMSG)),
+    }
+}
+
+/// A run or task under way.
+struct Child {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// Where a run's end is told; readable or closed when the caller wants it killed.
+    reply: Option<OwnedFd>,
+}
+
+struct Helper<'a> {
+    one: SingleThreaded,
+    tasks: Tasks<'a>,
+    control: OwnedFd,
+    /// The caller's process; none when it was gone already, which the control socket tells as well.
+    caller: Option<OwnedFd>,
+    filter: Filter,
+    /// Read end of a pipe of which only this process holds the other: children see its end by it.
+    life: OwnedFd,
+    _life_of_children: OwnedFd,
+    children: Vec<Child>,
+    buffer: Vec<u8>,
+}
+
+/// What a round of polling found.
+#[derive(Default)]
+struct Events {
+    caller_gone: bool,
+    request: bool,
+    ended: Vec<Pid>,
+    asked: Vec<Pid>,
+}
+
+impl Helper<'_> {
+    /// Serves until the caller is gone.
+    fn serve(&mut self) {
+        loop {
+            let Ok(events) = self.poll() else { return };
+            if events.caller_gone {
+                return;
+            }
+            for pid in events.ended {
+                self.reap(pid);
+            }
+            for pid in events.asked {
+                self.kill(pid);
+            }
+            if events.request && !self.accept() {
+                return;
+            }
+        }
+    }
+
+    fn poll(&self) -> Result<Events, Errno> {
+        let mut polled = vec![PollFd::new(&self.control, PollFlags::IN)];
+        let mut owners = vec![None];
+        if let Some(caller) = &self.caller {
+            polled.push(PollFd::new(caller, PollFlags::IN));
+            owners.push(None);
+        }
+        for child in &self.children {
+            polled.push(PollFd::new(&child.pidfd, PollFlags::IN));
+            owners.push(Some((child.pid, true)));
+            if let Some(reply) = &child.reply {
+                polled.push(PollFd::new(reply, PollFlags::IN));
+                owners.push(Some((child.pid, false)));
+            }
+        }
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let mut events = Events::default();
+        for (index, (polled, owner)) in polled.iter().zip(&owners).enumerate() {
+            if polled.revents().is_empty() {
+                continue;
+            }
+            match owner {
+                Some((pid, true)) => events.ended.push(*pid),
+                Some((pid, false)) => events.asked.push(*pid),
+                None if index == 0 => events.request = true,
+                None => events.caller_gone = true,
+            }
+        }
+        Ok(events)
+    }
+
+    /// Takes one request; false when the caller is gone.
+    fn accept(&mut self) -> bool {
+        match wire::receive_request(self.control.as_fd(), &mut self.buffer) {
+            Ok(Some(request)) => {
+                self.start(request);
+                true
+            }
+            Ok(None) => false,
+            // The descriptors of a broken request are closed, which its sender sees.
+            Err(errno) => errno == Errno::BADMSG,
+        }
+    }
+
+    fn start(&mut self, mut request: Request) {
+        if request.fds.is_empty() {
+            return;
+        }
+        let reply = request.fds.remove(0);
+        match request.kind {
+            Kind::Run => self.start_run(request, reply),
+            Kind::Task => self.start_task(request, reply),
+            Kind::Hello => {}
+        }
+    }
+
+    fn start_run(&mut self, request: Request, reply: OwnedFd) {
+        let new_network = request.flags & wire::NEW_NETWORK != 0;
+        match sys::clone_process(self.one, init::clone_flags(new_network)).stage("start a process in new namespaces") {
+            Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child { pid, pidfd, reply: Some(reply) }),
+            Ok(Forked::Child) => {
+                let start = init::Start { one: self.one, filter: &self.filter, life: &self.life, new_network };
+                init::main(&start, request, &reply)
+            }
+            Err(failure) => {
+                let failure = failure.detail(namespace::fixes());
+                let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+            }
+        }
+    }
+
+    fn start_task(&mut self, request: Request, reply: OwnedFd) {
+        match sys::fork(self.one) {
+            Ok(None) => task::main(self.tasks, request, reply, &self.life),
+            Ok(Some(pid)) => match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(pidfd) => self.children.push(Child { pid, pidfd, reply: None }),
+                Err(_) => {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                    let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+                }
+            },
+            Err(errno) => task::answer(reply, Err(format!("could not fork: {errno}"))),
+        }
+    }
+
+    /// An ended child: a run's init is reaped only after all processes of its pid namespace are.
+    fn reap(&mut self, pid: Pid) {
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let Some(index) = self.children.iter().position(|child| child.pid == pid) else {
+            return;
+        };
+        let child = self.children.swap_remove(index);
+        if let Some(reply) = child.reply {
+            let _ = wire::send_answer(reply.as_fd(), &RunReply::Gone);
+        }
+    }
+
+    /// The caller asked for a run's end, by a message or by closing its socket.
+    fn kill(&mut self, pid: Pid) {
+        let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) else {
+            return;
+        };
+        let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+        let Some(reply) = &child.reply else { return };
+        let mut byte = [0];
+        let message = rustix::net::recv(reply, &mut byte, RecvFlags::DONTWAIT);
+        if !matches!(message, Ok((1.., _))) {
+            child.reply = None;
+        }
+    }
+
+    fn end_all(&mut self) {
+        for child in &self.children {
+            let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+        }
+        for child in self.children.drain(..) {
+            let _ = rustix::process::waitpid(Some(child.pid), WaitOptions::empty());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Process 1 of a run: sets up the namespaces it was started in, starts the command, reaps, and ends with it.
+//!
+//! When it ends, the kernel kills all that is left in its pid namespace; when the helper ends, it is killed itself.
+
+use crate::command;
+use crate::fail::{Failure, Stage};
+use crate::helper::close_all_but;
+use crate::mounts;
+use crate::seccomp::Filter;
+use crate::sys::{self, SingleThreaded};
+use crate::wire::{self, Request, RunReply};
+use crate::{Exit, RunSpec};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
+
+/// What a run's init needs of the helper.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) one: SingleThreaded,
+    pub(crate) filter: &'a Filter,
+    pub(crate) life: &'a OwnedFd,
+    pub(crate) new_network: bool,
+}
+
+/// Namespaces of a run. Its user namespace is the build's.
+pub(crate) fn clone_flags(new_network: bool) -> i32 {
+    let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+    if new_network { flags | libc::CLONE_NEWNET } else { flags }
+}
+
+/// Dies when the helper does, and at once when it has died already.
+pub(crate) fn die_with_parent(life: &OwnedFd) -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).stage("tie the process to its parent")?;
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut polled = [PollFd::new(life, PollFlags::IN)];
+    match rustix::event::poll(&mut polled, Some(&now)) {
+        Ok(0) => Ok(()),
+        _ => sys::exit_now(1),
+    }
+}
+
+/// Body of process 1. Ends the process with the command.
+pub(crate) fn main(start: &Start<'_>, request: Request, reply: &OwnedFd) -> ! {
+    let answer = match run(start, request, reply) {
+        Ok(exit) => RunReply::Ended(exit),
+        Err(failure) => RunReply::Failed(failure),
+    };
+    let _ = wire::send_answer(reply.as_fd(), &answer);
+    sys::exit_now(0)
+}
+
+fn run(start: &Start<'_>, request: Request, reply: &OwnedFd) -> Result<Exit, Failure> {
+    let mut kept: Vec<&OwnedFd> = request.fds.iter().collect();
+    kept.extend([reply, start.life]);
+    if let wire::Payload::Memory(fd) = &request.payload {
+        kept.push(fd);
+    }
+    close_all_but(&kept).stage("close inherited descriptors")?;
+    die_with_parent(start.life)?;
+    let _ = rustix::thread::set_name(c"init");
+    let [stdout, stderr] = request.fds.as_slice() else {
+        return Err(Failure::new("read the request", Errno::BADMSG));
+    };
+    let bytes = request.payload.into_bytes().stage("read the request")?;
+    let spec: RunSpec = serde_json::from_slice(&bytes).map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
+    set_up(&spec, start.new_network)?;
+    // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).stage("protect the first process")?;
+    let Some(pid) = sys::fork(start.one).stage("start the command")? else {
+        let output = [stdout.as_fd(), stderr.as_fd()];
+        command::main(&spec, start.filter, output, reply)
+    };
+    drop(request.fds);
+    Ok(reap_until(pid))
+}
+
+fn set_up(spec: &RunSpec, new_network: bool) -> Result<(), Failure> {
+    if !spec.hostname.is_empty() {
+        rustix::system::sethostname(spec.hostname.as_bytes()).stage_with(|| format!("set the host name {}", spec.hostname))?;
+    }
+    if new_network {
+        sys::loopback_up().stage("bring the loopback interface up")?;
+    }
+    let root = mounts::build_root(spec, new_network)?;
+    enter_root(root.as_fd())?;
+    drop(root);
+    command::make_working_folder(spec)
+}
+
+/// Makes a mounted root the root of this mount namespace; of the old one nothing is left. The old root comes to lie over the
+/// new one, with the scratch memory on top of it: both are unmounted, topmost first.
+fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let stage = "enter the root";
+    rustix::process::fchdir(root).stage(stage)?;
+    rustix::process::pivot_root(".", ".").stage(stage).map_err(|failure| match failure.errno() {
+        Errno::INVAL => failure.detail("the host's root is its initial ramfs, which pivot_root(2) cannot leave"),
+        _ => failure,
+    })?;
+    for _ in ["scratch", "old root"] {
+        rustix::mount::unmount(".", UnmountFlags::DETACH).stage("leave the old root")?;
+    }
+    rustix::process::chdir("/").stage(stage)?;
+    // `..` of a root on which something is still mounted leads there.
+    let (root, above) = (rustix::fs::stat("/").stage(stage)?, rustix::fs::stat("/..").stage(stage)?);
+    if (root.st_dev, root.st_ino) != (above.st_dev, above.st_ino) {
+        return Err(Failure::new("leave the old root", Errno::BUSY));
+    }
+    Ok(())
+}
+
+/// Reaps every process that ends here, until the command does.
+fn reap_until(command: Pid) -> Exit {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == command => {
+                let signal = status.terminating_signal().map(Exit::Signal);
+                return signal.or_else(|| status.exit_status().map(Exit::Code)).unwrap_or(Exit::Code(-1));
+            }
+            Ok(_) | Err(Errno::INTR) => {}
+            // No child left: the command's end was missed, which the kernel does not let happen.
+            Err(_) => return Exit::Signal(libc::SIGKILL),
+        }
+    }
+}

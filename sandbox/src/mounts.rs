@@ -1,0 +1,281 @@
+//! Everything mounted into a command's root: `/proc`, `/dev`, `/sys`, what is hidden in them, and the mounts asked for.
+
+use crate::fail::{Failure, Stage};
+use crate::resolve;
+use crate::rootfs::{self, Point, Scratch};
+use crate::sys;
+use crate::{Mount, RunSpec};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// What a command must not see (containerd's list): folders become empty, files read as nothing.
+const MASKED: [&str; 12] = [
+    "proc/acpi",
+    "proc/asound",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/latency_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "proc/timer_list",
+    "proc/timer_stats",
+    "sys/devices/virtual/powercap",
+    "sys/firmware",
+];
+/// What a command must not change.
+const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+/// Device nodes of `/dev`, bound from the host's.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Links in `/dev`.
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("core", "/proc/kcore"),
+    ("ptmx", "pts/ptmx"),
+];
+/// Size of `/dev/shm` when none is asked for, in bytes.
+const SHM_SIZE: u64 = 64 << 20;
+
+const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
+const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
+const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
+const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+
+/// A mount that is asked for, ready to be attached.
+#[derive(Debug)]
+struct Prepared {
+    tree: OwnedFd,
+    point: Point,
+}
+
+/// Builds the whole root of a command and returns it, attached but not entered.
+pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, Failure> {
+    let scratch = Scratch::new()?;
+    let mut prepared = Vec::new();
+    for mount in &spec.mounts {
+        prepared.push(prepare(mount, &scratch)?);
+    }
+    let mut points: Vec<Point> = ["proc", "dev", "sys"].map(|path| Point { path: path.into(), folder: true }).into();
+    for Prepared { point, .. } in &prepared {
+        // What lies inside an earlier mount is made there, when it is mounted.
+        if points.iter().any(|outer| outer.folder && point.path.starts_with(&outer.path)) {
+            continue;
+        }
+        points.push(Point { path: point.path.clone(), folder: point.folder });
+    }
+    let root = rootfs::mount_root(&spec.root, &points, &scratch)?;
+    scratch.attach(&root)?;
+    mount_proc(&root)?;
+    mount_dev(&root, spec.shm_size.unwrap_or(SHM_SIZE))?;
+    mount_sys(&root, new_network)?;
+    if !spec.insecure {
+        hide(&root, &scratch)?;
+    }
+    for Prepared { tree, point } in prepared {
+        attach_inside(&root, &tree, &point)?;
+    }
+    Ok(root)
+}
+
+/// A new instance of a file system, not attached yet.
+fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+    let stage = || format!("mount {kind}");
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).stage_with(stage)?;
+    rustix::mount::fsconfig_set_string(&context, "source", kind).stage_with(stage)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(&context, *key, *value).stage_with(stage)?;
+    }
+    rustix::mount::fsconfig_create(&context).stage_with(stage)?;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).stage_with(stage)
+}
+
+/// A detached clone of a mount, or of the part below an open file or folder.
+fn clone_of(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(place, "", flags)
+}
+
+fn attach_at(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
+    let stage = || format!("mount /{path}");
+    let place = resolve::place(root, Path::new(path)).stage_with(stage)?;
+    rootfs::attach(tree, &place).stage_with(stage)
+}
+
+fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
+    let fix = "the surrounding container hides parts of its /proc: start it privileged or with its /proc unmasked";
+    let proc = new_mount("proc", &[], NOSUID | NODEV | NOEXEC)
+        .map_err(|failure| if failure.errno() == Errno::PERM { failure.detail(fix) } else { failure })?;
+    attach_at(root, &proc, "proc")
+}
+
+fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
+    let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], NOSUID | NODEV)?;
+    attach_at(root, &dev, "dev")?;
+    for name in DEVICES {
+        let stage = || format!("make /dev/{name}");
+        let place = resolve::make_file(&dev, OsStr::new(name)).stage_with(stage)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags).stage_with(stage)?;
+        rootfs::attach(&tree, &place).stage_with(stage)?;
+    }
+    for (name, target) in LINKS {
+        rustix::fs::symlinkat(target, &dev, name).stage_with(|| format!("make /dev/{name}"))?;
+    }
+    let shm_size = shm_size.to_string();
+    let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    let inside: [(&str, &str, &[(&str, &str)], MountAttrFlags); 3] = [
+        ("pts", "devpts", &terminals[1..], NOSUID | NOEXEC),
+        ("shm", "tmpfs", &[("mode", "1777"), ("size", &shm_size)], NOSUID | NODEV | NOEXEC),
+        ("mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),
+    ];
+    for (name, kind, options, attributes) in inside {
+        let stage = || format!("mount /dev/{name}");
+        let place = resolve::make_folder(&dev, OsStr::new(name), None).stage_with(stage)?;
+        let tree = new_mount(kind, options, attributes)?;
+        rootfs::attach(&tree, &place).stage_with(stage)?;
+    }
+    Ok(())
+}
+
+/// A new sysfs shows the network namespace it is mounted in, which must belong to this user namespace; with the host's
+/// network it can only be the host's, read-only with all that is mounted in it.
+fn mount_sys(root: &OwnedFd, new_network: bool) -> Result<(), Failure> {
+    let attributes = NOSUID | NODEV | NOEXEC | RDONLY;
+    if new_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
+        return attach_at(root, &sys, "sys");
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let sys = rustix::mount::open_tree(CWD, "/sys", flags).stage("mount /sys")?;
+    sys::mount_setattr(&sys, attributes, true).stage("make /sys read-only")?;
+    attach_at(root, &sys, "sys")
+}
+
+fn hide(root: &OwnedFd, scratch: &Scratch) -> Result<(), Failure> {
+    let empty = scratch.folder()?;
+    let null = resolve::place(root, Path::new("dev/null")).stage("open /dev/null")?;
+    for path in MASKED {
+        let stage = || format!("hide /{path}");
+        let Some(place) = place_if_there(root, path).stage_with(stage)? else {
+            continue;
+        };
+        let tree = if resolve::is_folder(&place).stage_with(stage)? {
+            let tree = clone_of(empty.as_fd()).stage_with(stage)?;
+            sys::mount_setattr(&tree, RDONLY | NOSUID | NODEV | NOEXEC, false).stage_with(stage)?;
+            tree
+        } else {
+            clone_of(null.as_fd()).stage_with(stage)?
+        };
+        rootfs::attach(&tree, &place).stage_with(stage)?;
+    }
+    for path in READ_ONLY {
+        let stage = || format!("make /{path} read-only");
+        let Some(place) = place_if_there(root, path).stage_with(stage)? else {
+            continue;
+        };
+        let tree = clone_of(place.as_fd()).stage_with(stage)?;
+        sys::mount_setattr(&tree, RDONLY, false).stage_with(stage)?;
+        rootfs::attach(&tree, &place).stage_with(stage)?;
+    }
+    Ok(())
+}
+
+fn place_if_there(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Errno> {
+    match resolve::place(root, Path::new(path)) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
+    let (tree, target) = match mount {
+        Mount::Overlay { overlay, source, target, readonly } => {
+            let mounted = rootfs::mount_plain(overlay, scratch)?;
+            scratch.attach(&mounted)?;
+            (part_of(&mounted, &resolve::clean(source), *readonly)?, target)
+        }
+        Mount::Bind { source, subpath, target, readonly } => {
+            let stage = || format!("open {}", source.display());
+            let folder = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).stage_with(stage)?;
+            (part_of(&folder, &resolve::clean(subpath), *readonly)?, target)
+        }
+        Mount::Tmpfs { target, size, mode } => {
+            let size = size.map(|bytes| bytes.to_string());
+            let mode = format!("{mode:o}");
+            let mut options = vec![("mode", mode.as_str())];
+            options.extend(size.as_deref().map(|size| ("size", size)));
+            (new_mount("tmpfs", &options, NOSUID | NODEV)?, target)
+        }
+        Mount::File { target, data, mode, uid, gid } => {
+            let stage = || format!("make the file {target} in memory");
+            (file_in_memory(scratch, data, *mode, (*uid, *gid)).stage_with(stage)?, target)
+        }
+    };
+    let folder = resolve::is_folder(&tree).stage_with(|| format!("look at the mount for {target}"))?;
+    Ok(Prepared { tree, point: Point { path: resolve::clean(target), folder } })
+}
+
+/// A detached mount of what a path inside a folder or file leads to.
+fn part_of(whole: &OwnedFd, path: &Path, readonly: bool) -> Result<OwnedFd, Failure> {
+    let stage = || format!("find /{} in the mount's source", path.display());
+    let tree = if path.as_os_str().is_empty() {
+        clone_of(whole.as_fd()).stage_with(stage)?
+    } else {
+        clone_of(resolve::place(whole, path).stage_with(stage)?.as_fd()).stage_with(stage)?
+    };
+    let attributes = if readonly { NODEV | RDONLY } else { NODEV };
+    sys::mount_setattr(&tree, attributes, false).stage_with(|| format!("set the attributes of the mount of /{}", path.display()))?;
+    Ok(tree)
+}
+
+fn file_in_memory(scratch: &Scratch, data: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Errno> {
+    let file = scratch.file().map_err(|failure| failure.errno())?;
+    let mut left = data;
+    while !left.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, left))?;
+        left = &left[written..];
+    }
+    if (uid, gid) != (0, 0) {
+        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    let tree = clone_of(file.as_fd())?;
+    sys::mount_setattr(&tree, RDONLY | NOSUID | NODEV, false)?;
+    Ok(tree)
+}
+
+fn attach_inside(root: &OwnedFd, tree: &OwnedFd, point: &Point) -> Result<(), Failure> {
+    let stage = || format!("mount /{}", point.path.display());
+    let place = match resolve::place(root, &point.path) {
+        Ok(place) => place,
+        Err(Errno::NOENT) => make_inside_a_mount(root, point)?,
+        Err(errno) => return Err(Failure::new(stage(), errno)),
+    };
+    rootfs::check_type(&place, point)?;
+    rootfs::attach(tree, &place).stage_with(stage)
+}
+
+/// A mount point inside an earlier mount. In the root itself it would end up in the image.
+fn make_inside_a_mount(root: &OwnedFd, point: &Point) -> Result<OwnedFd, Failure> {
+    let stage = || format!("make the mount point /{}", point.path.display());
+    let walk = resolve::walk(root.as_fd(), &point.path).stage_with(stage)?;
+    let parent = walk.folders.last().map_or(root, |(_, fd)| fd);
+    let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| stat.st_dev);
+    if device(parent).stage_with(stage)? == device(root).stage_with(stage)? {
+        return Err(Failure::new(stage(), Errno::NOENT));
+    }
+    let missing: PathBuf = walk.missing.iter().collect();
+    if point.folder {
+        return resolve::make_folders(parent, &missing, None);
+    }
+    let name = missing.file_name().ok_or_else(|| Failure::new(stage(), Errno::NOENT))?;
+    let parent = resolve::make_folders(parent, missing.parent().unwrap_or(Path::new("")), None)?;
+    resolve::make_file(&parent, name).stage_with(stage)
+}

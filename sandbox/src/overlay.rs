@@ -1,0 +1,164 @@
+//! Overlay mounts, by the new mount API and, on kernels before 6.8, by mount(2).
+//!
+//! Lowers are always given by descriptor or by `/proc/self/fd/N`: the length of a path and the characters in it do not matter.
+
+use crate::fail::{Failure, Stage};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags};
+use std::path::Path;
+
+/// A folder to open, or one that is open.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Layer<'a> {
+    Path(&'a Path),
+    Open(BorrowedFd<'a>),
+}
+
+/// What to mount.
+#[derive(Debug)]
+pub(crate) struct Layers<'a> {
+    /// Topmost first; at least one, two without an upper.
+    pub(crate) lowers: Vec<Layer<'a>>,
+    /// Upper and work folder, both open.
+    pub(crate) upper: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
+}
+
+/// Options beside the folders. Trusted xattrs are out of reach in a user namespace; redirects of a hostile layer are not
+/// followed; with `volatile` (Linux 5.10) nothing is synced at unmount, whatever else waits to be written on that disk.
+const FLAGS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("index", "off")];
+
+/// Mounts an overlay that is not attached anywhere yet, `nodev`. A folder to mount on is needed for old kernels only.
+pub(crate) fn mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let mounted = match by_new_api(layers) {
+        Err(Attempt::Unsupported) => by_mount(layers, spare)?,
+        Err(Attempt::Failed(failure)) => return Err(failure),
+        Ok(mounted) => mounted,
+    };
+    if layers.upper.is_some() {
+        refuse_read_only(&mounted)?;
+    }
+    Ok(mounted)
+}
+
+/// The kernel mounts an overlay read-only, and says so in its log only, when it could not use the work folder.
+fn refuse_read_only(mounted: &OwnedFd) -> Result<(), Failure> {
+    let stat = rustix::fs::fstatvfs(mounted).stage("look at the overlay root")?;
+    if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let fix = "it came up read-only: the file system of the store cannot hold an overlay's upper folder (ext4, xfs, btrfs and tmpfs can)";
+        return Err(Failure::new("mount the overlay root for writing", Errno::ROFS).detail(fix));
+    }
+    Ok(())
+}
+
+enum Attempt {
+    Unsupported,
+    Failed(Failure),
+}
+
+impl From<Failure> for Attempt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn by_new_api(layers: &Layers<'_>) -> Result<OwnedFd, Attempt> {
+    let context = match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NOSYS) => return Err(Attempt::Unsupported),
+        result => result.stage("open the overlay file system")?,
+    };
+    for (index, lower) in layers.lowers.iter().enumerate() {
+        let opened;
+        let fd = match lower {
+            Layer::Open(fd) => *fd,
+            Layer::Path(path) => {
+                opened = open_layer(path)?;
+                opened.as_fd()
+            }
+        };
+        match set_folder(&context, "lowerdir+", fd) {
+            Err(Errno::INVAL) if index == 0 => return Err(Attempt::Unsupported),
+            result => result.stage_with(|| format!("add layer {} of {}", index + 1, layers.lowers.len())).map_err(|f| explain(f, &context))?,
+        }
+    }
+    let stage = "set up the overlay root";
+    if let Some((upper, work)) = layers.upper {
+        set_folder(&context, "upperdir", upper).stage(stage).map_err(|f| explain(f, &context))?;
+        set_folder(&context, "workdir", work).stage(stage).map_err(|f| explain(f, &context))?;
+        rustix::mount::fsconfig_set_flag(&context, "volatile").stage(stage)?;
+    }
+    rustix::mount::fsconfig_set_string(&context, "source", "overlay").stage(stage)?;
+    rustix::mount::fsconfig_set_flag(&context, "userxattr").stage(stage)?;
+    for (key, value) in FLAGS {
+        rustix::mount::fsconfig_set_string(&context, key, value).stage(stage)?;
+    }
+    rustix::mount::fsconfig_create(&context).stage("mount the overlay root").map_err(|f| explain(f, &context))?;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+    if layers.upper.is_none() {
+        attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+    }
+    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).stage("mount the overlay root")?)
+}
+
+/// By descriptor (Linux 6.13), else by its name in `/proc`.
+fn set_folder(context: &OwnedFd, key: &str, folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::mount::fsconfig_set_fd(context, key, folder) {
+        Err(Errno::INVAL | Errno::BADF) => rustix::mount::fsconfig_set_string(context, key, format!("/proc/self/fd/{}", folder.as_raw_fd())),
+        result => result,
+    }
+}
+
+/// What the kernel has to say about a failed file system context.
+fn explain(failure: Failure, context: &OwnedFd) -> Failure {
+    let mut text = [0; 512];
+    let mut said = Vec::new();
+    while let Ok(len @ 1..) = rustix::io::read(context, &mut text) {
+        said.push(String::from_utf8_lossy(&text[..len]).trim_start_matches("e ").trim().to_owned());
+    }
+    failure.detail(said.join(", "))
+}
+
+fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).stage_with(|| format!("open the layer {}", path.display()))
+}
+
+/// mount(2) takes all options in one page: with `/proc/self/fd` as working folder a layer costs three or four bytes of it.
+fn by_mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    let mut opened = Vec::new();
+    let mut names = Vec::new();
+    for lower in &layers.lowers {
+        let fd = match lower {
+            Layer::Open(fd) => *fd,
+            Layer::Path(path) => {
+                opened.push(open_layer(path)?);
+                names.push(opened.last().map_or(0, AsRawFd::as_raw_fd).to_string());
+                continue;
+            }
+        };
+        names.push(fd.as_raw_fd().to_string());
+    }
+    let mut options = format!("userxattr,lowerdir={}", names.join(":"));
+    if let Some((upper, work)) = layers.upper {
+        options.push_str(&format!(",volatile,upperdir={},workdir={}", upper.as_raw_fd(), work.as_raw_fd()));
+    }
+    for (key, value) in FLAGS {
+        options.push_str(&format!(",{key}={value}"));
+    }
+    let options = std::ffi::CString::new(options).expect("BUG: options hold no zero byte");
+    let mut flags = MountFlags::NODEV;
+    if layers.upper.is_none() {
+        flags |= MountFlags::RDONLY;
+    }
+    let stage = "mount the overlay root";
+    let target = format!("/proc/self/fd/{}", spare.as_raw_fd());
+    rustix::process::chdir("/proc/self/fd").stage(stage)?;
+    let mounted = rustix::mount::mount("overlay", &target, "overlay", flags, options.as_c_str()).stage(stage);
+    rustix::process::chdir("/").stage(stage)?;
+    mounted?;
+    // A clone of what is attached now, as the new API would have given it.
+    let clone = rustix::mount::open_tree(CWD, &target, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).stage(stage)?;
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).stage(stage)?;
+    Ok(clone)
+}

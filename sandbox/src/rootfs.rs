@@ -1,0 +1,288 @@
+//! The root of a command: its overlay, and the mount points that it lacks.
+//!
+//! A mount point that no layer has comes from a layer of its own below all others, so that parent folders keep the
+//! attributes they have in the image and nothing of it reaches the upper. Where that layer is hidden (whiteouts, opaque
+//! folders, links that lead elsewhere), the root is mounted again with such a layer above the image's; it repeats the
+//! attributes of the parents.
+
+use crate::Overlay;
+use crate::fail::{Failure, Stage};
+use crate::overlay::{self, Layer, Layers};
+use crate::resolve;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// A ramfs that only this process sees, mounted over `/` where no path leads to: memory that is never written to a disk.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    root: OwnedFd,
+    next: Cell<u32>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let stage = "mount a ramfs";
+        let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC).stage(stage)?;
+        rustix::mount::fsconfig_set_string(&context, "mode", "755").stage(stage)?;
+        rustix::mount::fsconfig_create(&context).stage(stage)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).stage(stage)?;
+        rustix::mount::move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).stage(stage)?;
+        Ok(Self { root, next: Cell::new(0) })
+    }
+
+    fn name(&self) -> String {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        number.to_string()
+    }
+
+    /// A new empty folder.
+    pub(crate) fn folder(&self) -> Result<OwnedFd, Failure> {
+        resolve::make_folder(&self.root, OsStr::new(&self.name()), None).stage("create a folder in memory")
+    }
+
+    /// A new empty file, open for writing.
+    pub(crate) fn file(&self) -> Result<OwnedFd, Failure> {
+        resolve::make_file(&self.root, OsStr::new(&self.name())).stage("create a file in memory")
+    }
+
+    /// Attaches a detached mount, which some calls need; nobody else can reach it here.
+    pub(crate) fn attach(&self, mount: &OwnedFd) -> Result<(), Failure> {
+        let folder = self.folder()?;
+        attach(mount, &folder).stage("attach a mount")
+    }
+}
+
+/// Attaches a detached mount at an open place.
+pub(crate) fn attach(mount: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, "", place, "", flags)
+}
+
+/// Where something will be mounted: a path inside the root and what it must be.
+#[derive(Debug)]
+pub(crate) struct Point {
+    pub(crate) path: PathBuf,
+    pub(crate) folder: bool,
+}
+
+/// Mounts an overlay without mount points of its own (bind mounts from stages and contexts).
+pub(crate) fn mount_plain(overlay: &Overlay, scratch: &Scratch) -> Result<OwnedFd, Failure> {
+    let work = Work::open(overlay, scratch)?;
+    work.mount(overlay, None, None, "overlay", scratch)
+}
+
+/// Mounts a command's root in which all points exist. Not attached yet.
+pub(crate) fn mount_root(overlay: &Overlay, points: &[Point], scratch: &Scratch) -> Result<OwnedFd, Failure> {
+    let work = Work::open(overlay, scratch)?;
+    let absent = absent_everywhere(overlay, points)?;
+    let below = if absent.is_empty() { None } else { Some(stubs_below(&work, &absent)?) };
+    let root = work.mount(overlay, None, below.as_ref(), "overlay", scratch)?;
+    let hidden = unresolved(&root, points)?;
+    if hidden.is_empty() {
+        return Ok(root);
+    }
+    let above = stubs_above(&work, &root, &hidden)?;
+    // The upper is in use until the first mount is gone.
+    drop(root);
+    let root = work.mount(overlay, Some(&above), below.as_ref(), "overlay-again", scratch)?;
+    match unresolved(&root, points)?.first() {
+        Some(point) => Err(Failure::new(format!("make the mount point /{}", point.path.display()), Errno::NOENT)),
+        None => Ok(root),
+    }
+}
+
+/// Folders a mount needs besides its layers: on the upper's file system when there is one, so that all layers share a
+/// file system and inode numbers stay what they are.
+struct Work {
+    folder: OwnedFd,
+    upper: Option<OwnedFd>,
+    empty: OwnedFd,
+}
+
+impl Work {
+    fn open(overlay: &Overlay, scratch: &Scratch) -> Result<Self, Failure> {
+        let empty = scratch.folder()?;
+        let Some((upper, work)) = &overlay.upper else {
+            return Ok(Self { folder: scratch.folder()?, upper: None, empty });
+        };
+        let open = |path: &Path| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(path, flags, Mode::empty()).stage_with(|| format!("open the folder {}", path.display()))
+        };
+        let (upper, parent) = (open(upper)?, open(work)?);
+        // A work folder that has been used with `volatile` is refused by the kernel.
+        for number in 0.. {
+            match resolve::make_folder(&parent, OsStr::new(&format!("mount{number}")), None) {
+                Ok(folder) => return Ok(Self { folder, upper: Some(upper), empty }),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(Failure::new(format!("create a folder in {}", work.display()), errno)),
+            }
+        }
+        unreachable!("BUG: there is always a free number")
+    }
+
+    fn folder(&self, name: &str) -> Result<OwnedFd, Failure> {
+        resolve::make_folder(&self.folder, OsStr::new(name), None).stage_with(|| format!("create the folder {name} beside the upper"))
+    }
+
+    fn mount(
+        &self,
+        overlay: &Overlay,
+        above: Option<&OwnedFd>,
+        below: Option<&OwnedFd>,
+        name: &str,
+        scratch: &Scratch,
+    ) -> Result<OwnedFd, Failure> {
+        let mut lowers: Vec<Layer<'_>> = Vec::new();
+        lowers.extend(above.map(|fd| Layer::Open(fd.as_fd())));
+        lowers.extend(overlay.lowers.iter().map(|path| Layer::Path(path)));
+        lowers.extend(below.map(|fd| Layer::Open(fd.as_fd())));
+        let work = match &self.upper {
+            Some(_) => Some(self.folder(name)?),
+            None => None,
+        };
+        let upper = self.upper.as_ref().map(AsFd::as_fd).zip(work.as_ref().map(AsFd::as_fd));
+        let least = if upper.is_some() { 1 } else { 2 };
+        while lowers.len() < least {
+            lowers.push(Layer::Open(self.empty.as_fd()));
+            if lowers.len() < least {
+                lowers.push(Layer::Open(self.folder.as_fd()));
+            }
+        }
+        let spare = scratch.folder()?;
+        overlay::mount(&Layers { lowers, upper }, spare.as_fd())
+    }
+}
+
+/// Points of which no layer has anything at their path. Links on the way may still lead elsewhere.
+fn absent_everywhere<'a>(overlay: &Overlay, points: &'a [Point]) -> Result<Vec<&'a Point>, Failure> {
+    let mut absent: Vec<&Point> = points.iter().collect();
+    let upper = overlay.upper.iter().map(|(upper, _)| upper);
+    for layer in overlay.lowers.iter().chain(upper) {
+        if absent.is_empty() {
+            break;
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(layer, flags, Mode::empty()).stage_with(|| format!("open the layer {}", layer.display()))?;
+        absent.retain(|point| {
+            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+            let found = rustix::fs::openat2(&fd, &point.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+            matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
+        });
+    }
+    Ok(absent)
+}
+
+/// The points that cannot be opened in the mounted root. One of the wrong type is an error: nothing can be mounted there.
+fn unresolved<'a>(root: &OwnedFd, points: &'a [Point]) -> Result<Vec<&'a Point>, Failure> {
+    let mut missing = Vec::new();
+    for point in points {
+        match resolve::place(root, &point.path) {
+            Ok(place) => check_type(&place, point)?,
+            Err(Errno::NOENT | Errno::NOTDIR) => missing.push(point),
+            Err(errno) => return Err(Failure::new(format!("resolve the mount point /{}", point.path.display()), errno)),
+        }
+    }
+    Ok(missing)
+}
+
+/// Whether what is to be mounted fits what is there.
+pub(crate) fn check_type(place: &OwnedFd, point: &Point) -> Result<(), Failure> {
+    let folder = resolve::is_folder(place).stage("look at a mount point")?;
+    match (folder, point.folder) {
+        (true, false) => Err(Failure::new(format!("mount a file on /{}", point.path.display()), Errno::ISDIR)),
+        (false, true) => Err(Failure::new(format!("mount a folder on /{}", point.path.display()), Errno::NOTDIR)),
+        _ => Ok(()),
+    }
+}
+
+fn stubs_below(work: &Work, points: &[&Point]) -> Result<OwnedFd, Failure> {
+    let stubs = work.folder("stubs")?;
+    for point in points {
+        make_stub(&stubs, &point.path, point.folder).stage_with(|| format!("make the mount point /{}", point.path.display()))?;
+    }
+    Ok(stubs)
+}
+
+/// Creates a path in a folder of our own.
+fn make_stub(stubs: &OwnedFd, path: &Path, folder: bool) -> Result<(), Errno> {
+    let mut names: Vec<&OsStr> = path.iter().collect();
+    let last = if folder { None } else { names.pop() };
+    let mut here = resolve::place(stubs, Path::new(""))?;
+    for name in names {
+        here = open_or_make(&here, name)?.0;
+    }
+    match last.map(|name| resolve::make_file(&here, name)) {
+        Some(Err(errno)) if errno != Errno::EXIST => Err(errno),
+        _ => Ok(()),
+    }
+}
+
+fn open_or_make(parent: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool), Errno> {
+    match resolve::make_folder(parent, name, None) {
+        Ok(made) => Ok((made, true)),
+        Err(Errno::EXIST) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok((rustix::fs::openat(parent, name, flags, Mode::empty())?, false))
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn stubs_above(work: &Work, root: &OwnedFd, points: &[&Point]) -> Result<OwnedFd, Failure> {
+    let stubs = work.folder("stubs-above")?;
+    let mut times = vec![(real(&stubs), real(root))];
+    for point in points {
+        let stage = || format!("make the mount point /{}", point.path.display());
+        let walk = resolve::walk(root.as_fd(), &point.path).stage_with(stage)?;
+        let mut here = resolve::place(&stubs, Path::new("")).stage_with(stage)?;
+        for (name, original) in &walk.folders {
+            let (copy, new) = open_or_make(&here, name).stage_with(stage)?;
+            if new {
+                times.push((real(&copy), real(original)));
+            }
+            here = copy;
+        }
+        let missing: PathBuf = walk.missing.iter().collect();
+        make_stub(&here, &missing, point.folder).stage_with(stage)?;
+    }
+    for (copy, original) in times.into_iter().rev() {
+        let (copy, original) = (copy.stage("open a mount point")?, original.stage("open a mount point's original")?);
+        copy_attributes(copy.as_fd(), original.as_fd()).stage("copy a folder's attributes to a mount point")?;
+    }
+    Ok(stubs)
+}
+
+/// Reopens a place for reading.
+fn real(place: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn copy_attributes(copy: BorrowedFd<'_>, original: BorrowedFd<'_>) -> Result<(), Errno> {
+    let stat = rustix::fs::fstat(original)?;
+    rustix::fs::fchown(copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(copy, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let mut names = vec![0; 4096];
+    if let Ok(len) = rustix::fs::flistxattr(original, &mut names) {
+        for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            let mut value = vec![0; 4096];
+            // What this file system cannot hold is the mount point's loss for the time of the command only.
+            if let Ok(len) = rustix::fs::fgetxattr(original, name, &mut value) {
+                let _ = rustix::fs::fsetxattr(copy, name, &value[..len], XattrFlags::empty());
+            }
+        }
+    }
+    let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.cast_signed() };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    rustix::fs::utimensat(copy, ".", &times, AtFlags::empty())
+}

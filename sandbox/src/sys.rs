@@ -1,0 +1,228 @@
+//! System calls that rustix lacks, and those that are sound only in a single-threaded process.
+//!
+//! Each function is one call; no policy here.
+
+#![allow(unsafe_code)]
+
+use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::process::Pid;
+use std::ffi::{CString, c_char, c_int, c_long};
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// Proof that this process has one thread, so that a forked child may do anything.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SingleThreaded(());
+
+impl SingleThreaded {
+    /// # Safety
+    /// The process has no other thread and starts none while the value is used to fork.
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+/// Which side of a fork this is.
+#[derive(Debug)]
+pub(crate) enum Forked {
+    Parent { pid: Pid, pidfd: OwnedFd },
+    Child,
+}
+
+/// Starts a child in new namespaces (`CLONE_NEW*` of `flags`), with a pidfd. clone3 (Linux 5.3), else clone where a seccomp filter hides it.
+pub(crate) fn clone_process(_one: SingleThreaded, flags: c_int) -> Result<Forked> {
+    let mut pidfd: RawFd = -1;
+    let flags = flags | libc::CLONE_PIDFD;
+    let mut args = CloneArgs {
+        flags: u64::from(flags.cast_unsigned()),
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        ..CloneArgs::default()
+    };
+    // SAFETY: the argument block is initialised, lives through the call and says its size; without CLONE_VM the child
+    // gets a copy of the address space, and as there is one thread no lock is held in it.
+    let mut pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    if pid < 0 && last_errno() == Errno::NOSYS {
+        let flags = c_long::from(flags | libc::SIGCHLD);
+        let zero: c_long = 0;
+        // SAFETY: as above; the third argument is where the kernel stores the pidfd, the stack is the copied one.
+        pid = unsafe { libc::syscall(libc::SYS_clone, flags, zero, &raw mut pidfd, zero, zero) };
+    }
+    if pid < 0 {
+        return Err(last_errno());
+    }
+    let Some(pid) = Pid::from_raw(pid as i32) else {
+        return Ok(Forked::Child);
+    };
+    // SAFETY: the kernel has stored a new descriptor that nothing else owns.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Forked::Parent { pid, pidfd })
+}
+
+/// `struct clone_args` up to Linux 5.3's first version.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+}
+
+/// fork by the C library, which keeps its own state right in the child. `None` in the child.
+pub(crate) fn fork(_one: SingleThreaded) -> Result<Option<Pid>> {
+    // SAFETY: there is one thread, so the child's copy of all locks and the heap is consistent.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(last_errno());
+    }
+    Ok(Pid::from_raw(pid))
+}
+
+/// Ends the process at once, without destructors or exit handlers.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes any code and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// unshare of namespaces in a single-threaded process.
+pub(crate) fn unshare(_one: SingleThreaded, flags: rustix::thread::UnshareFlags) -> Result<()> {
+    // SAFETY: there is one thread, so that no other thread can observe a changed descriptor table.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns: u64,
+}
+
+/// mount_setattr (Linux 5.12) on the mount a descriptor refers to.
+pub(crate) fn mount_setattr(mount: impl AsFd, set: MountAttrFlags, recursive: bool) -> Result<()> {
+    let attr = MountAttr { set: set.bits().into(), clear: 0, propagation: 0, userns: 0 };
+    raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, recursive)
+}
+
+/// Maps the ids of a detached mount by a user namespace (Linux 5.12).
+pub(crate) fn idmap_mount(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
+    let set = MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into();
+    let userns = userns.as_fd().as_raw_fd().cast_unsigned().into();
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns };
+    raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, false)
+}
+
+fn raw_mount_setattr(mount: RawFd, attr: &MountAttr, recursive: bool) -> Result<()> {
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: the path is an empty C string, the attributes are initialised and of the size given.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
+    };
+    check(result)
+}
+
+/// Loads a seccomp filter without setting `no_new_privs`; needs CAP_SYS_ADMIN in the user namespace.
+pub(crate) fn load_seccomp(filter: &[libc::sock_filter]) -> Result<()> {
+    let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the program points at `len` initialised instructions, which the kernel copies and does not write.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    check(result)
+}
+
+/// Sets every signal to its default action and unblocks all: what a command expects to start with.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be set are refused without effect.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the set is initialised by sigemptyset before it is used.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// A new session keyring, so that the caller's keys are out of reach.
+pub(crate) fn join_new_session_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: c_long = 1;
+    let anonymous: *const c_char = std::ptr::null();
+    // SAFETY: a null name asks for an anonymous keyring. Kernels without keyrings refuse, which is as good.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
+}
+
+/// Marks or closes a range of descriptors, by close_range (Linux 5.9).
+pub(crate) fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: callers pass ranges whose descriptors nothing in this process uses or owns any longer, or only mark them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
+}
+
+/// Brings the loopback interface of this network namespace up.
+pub(crate) fn loopback_up() -> Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all zeroes is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    check(c_long::from(result))
+}
+
+/// execve; returns only on failure.
+pub(crate) fn execve(program: &CString, args: &[CString], env: &[CString]) -> Errno {
+    let pointers = |strings: &[CString]| -> Vec<*const c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end with a null pointer and their strings outlive the call.
+    unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    last_errno()
+}
+
+/// Makes `target` refer to what `source` refers to, replacing what it was.
+pub(crate) fn dup_onto(source: impl AsFd, target: RawFd) -> Result<()> {
+    // SAFETY: targets are the standard descriptors 0 to 2, which no Rust object owns.
+    check(c_long::from(unsafe { libc::dup2(source.as_fd().as_raw_fd(), target) }))
+}
+
+/// Takes standard input as an owned descriptor: a helper's only inherited one.
+pub(crate) fn take_stdin() -> Result<OwnedFd> {
+    // SAFETY: descriptor 0 is open or refused with EBADF; the duplicate is new and owned by nobody else.
+    let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn check(result: c_long) -> Result<()> {
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
