@@ -3,6 +3,8 @@
 //! Nothing here is evaluated: variables are still in the words, flags that hold
 //! variables are still text. The planner expands and resolves.
 
+use std::borrow::Cow;
+
 /// A byte range in the text given to [`crate::parse`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Span {
@@ -205,6 +207,21 @@ pub struct Heredoc {
     pub content: String,
     /// Where the body stands.
     pub span: Span,
+}
+
+impl Heredoc {
+    /// The body as it is used: without leading tabs if `<<-` was written.
+    #[must_use]
+    pub fn body(&self) -> Cow<'_, str> {
+        if !self.chomp {
+            return Cow::Borrowed(&self.content);
+        }
+        let lines = self
+            .content
+            .split_inclusive('\n')
+            .map(|line| line.trim_start_matches('\t'));
+        Cow::Owned(lines.collect())
+    }
 }
 
 /// A source of COPY or ADD.

@@ -1,4 +1,11 @@
 //! Word expansion as BuildKit's shell lexer does it: quotes, escapes, `$v` and every `${}` operator.
+//!
+//! It reads text and a scope; it does not know where a word comes from.
+
+mod lexer;
+mod pattern;
+
+use crate::quote::quote;
 
 /// Where variables come from.
 pub trait Scope {
@@ -27,6 +34,8 @@ pub struct Expanded {
 pub struct ExpandError {
     /// BuildKit's wording.
     pub message: String,
+    /// Names that were used and unset up to the error.
+    pub unmatched: Vec<String>,
 }
 
 /// How BuildKit's lexer is set up: see `Lex` in its shell package.
@@ -46,14 +55,45 @@ pub struct Options {
 ///
 /// # Errors
 /// Unterminated quotes or braces, bad substitutions, and `${v:?msg}`.
-pub fn word(_text: &str, _escape: char, _scope: &dyn Scope, _options: Options) -> Result<Expanded, ExpandError> {
-    todo!()
+pub fn word(
+    text: &str,
+    escape: char,
+    scope: &dyn Scope,
+    options: Options,
+) -> Result<Expanded, ExpandError> {
+    let (text, _, names) = run(text, escape, scope, options)?;
+    Ok(Expanded {
+        text,
+        matched: names.matched,
+        unmatched: names.unmatched,
+    })
 }
 
 /// Expands a word to several (`Lex.ProcessWords`): what expands unquoted is split at blanks.
 ///
 /// # Errors
 /// As [`word`].
-pub fn words(_text: &str, _escape: char, _scope: &dyn Scope, _options: Options) -> Result<Vec<String>, ExpandError> {
-    todo!()
+pub fn words(
+    text: &str,
+    escape: char,
+    scope: &dyn Scope,
+    options: Options,
+) -> Result<Vec<String>, ExpandError> {
+    run(text, escape, scope, options).map(|(_, words, _)| words)
+}
+
+fn run(
+    text: &str,
+    escape: char,
+    scope: &dyn Scope,
+    options: Options,
+) -> Result<(String, Vec<String>, lexer::Names), ExpandError> {
+    let mut lexer = lexer::Lexer::new(text, escape, scope, options);
+    match lexer.run() {
+        Ok(found) => Ok((found.text, found.words, lexer.names)),
+        Err(message) => Err(ExpandError {
+            message: format!("failed to process {}: {message}", quote(text)),
+            unmatched: lexer.names.unmatched,
+        }),
+    }
 }

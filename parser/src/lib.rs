@@ -5,12 +5,27 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+pub mod device;
 pub mod diagnostic;
 pub mod expand;
+pub mod flag;
+pub mod heredoc;
 pub mod mount;
+pub mod port;
+pub mod suggest;
+pub mod tree;
+pub mod value;
+
+mod csv;
+mod keyword;
+mod lines;
+mod quote;
+mod source;
+mod typed;
 
 pub use ast::{Dockerfile, Instruction, Kind, Lines, Span, Spanned, Stage};
 pub use diagnostic::{Diagnostic, Severity};
+pub use quote::quote;
 
 /// What [`parse`] gives.
 #[derive(Clone, Debug)]
@@ -23,14 +38,14 @@ pub struct Parsed {
 
 /// Parses a Dockerfile.
 #[must_use]
-pub fn parse(_text: &str) -> Parsed {
-    todo!()
+pub fn parse(text: &str) -> Parsed {
+    typed::dockerfile(tree::parse(text))
 }
 
 /// Parses one instruction as stored in an image's `config.OnBuild`.
 ///
 /// # Errors
 /// The findings, when it is not a valid trigger.
-pub fn parse_trigger(_text: &str) -> Result<Instruction, Vec<Diagnostic>> {
-    todo!()
+pub fn parse_trigger(text: &str) -> Result<Instruction, Vec<Diagnostic>> {
+    typed::trigger(tree::parse(text))
 }
