@@ -23,15 +23,17 @@ const PROXIES: [&str; 5] = [
 pub(super) const NOT_ENVIRONMENT: [&str; 2] =
     ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
-/// Variables in the order in which they were last set.
+/// Variables in the order in which they were first set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Env(Vec<(String, String)>);
 
 impl Env {
-    /// Sets a variable; one that exists moves to the end.
+    /// Sets a variable; one that exists keeps its place.
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        self.0.retain(|(known, _)| known != name);
-        self.0.push((name.to_owned(), value.to_owned()));
+        match self.0.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => value.clone_into(known),
+            None => self.0.push((name.to_owned(), value.to_owned())),
+        }
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&str> {

@@ -177,7 +177,12 @@ impl<'g, 'a> Lowering<'g, 'a> {
                 index.to_string()
             },
             index: 0,
-            total: node.total,
+            // Nothing but the base is left of a stage that a named context replaces.
+            total: if node.replaced.is_some() {
+                1
+            } else {
+                node.total
+            },
             several_platforms: shared.several_platforms,
             onbuild: false,
         };
@@ -220,6 +225,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             .expect("BUG: all bases were asked for");
         match resolved {
             ResolvedBase::Directory(name) => {
+                naming.total = naming.total.saturating_sub(1);
                 let mut state = empty_stage(&request.platform, naming);
                 let copy = context_copy(name, "/");
                 state.rootfs = Some(self.add_context_step(copy, name, place, &request.platform));
@@ -266,7 +272,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             .push(place.warning("InvalidBaseImagePlatform", message));
     }
 
-    /// The step of an image; `None` for one without layers.
+    /// The step of an image; `None` for one without layers, which progress does not count.
     fn add_image(
         &mut self,
         image: &ResolvedImage,
@@ -274,6 +280,12 @@ impl<'g, 'a> Lowering<'g, 'a> {
         place: Place,
         naming: Option<&mut Naming>,
     ) -> Option<StepId> {
+        if image.diff_ids.is_empty() {
+            if let Some(naming) = naming {
+                naming.total = naming.total.saturating_sub(1);
+            }
+            return None;
+        }
         let pinned = image.manifest_digest.is_empty() || image.reference.contains('@');
         let reference = if pinned {
             image.reference.clone()
@@ -290,9 +302,6 @@ impl<'g, 'a> Lowering<'g, 'a> {
                 lines: Some(place.lines),
             },
         };
-        if image.diff_ids.is_empty() {
-            return None;
-        }
         let op = ImageOp {
             reference: image.reference.clone(),
             manifest_digest: image.manifest_digest.clone(),

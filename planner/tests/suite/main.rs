@@ -9,5 +9,6 @@ mod history;
 mod keys;
 mod plans;
 mod platforms;
+mod random;
 mod scheduler;
 mod stages;
