@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct ClientOptions {
     /// A containers registries.conf v2 file (mirrors, insecure, blocked, short names).
     pub registries_conf: Option<PathBuf>,
-    /// Registries (host[:port], or a CIDR block of addresses) to speak plain HTTP with, or TLS without
+    /// Registries (`host[:port]`, or a CIDR block of addresses) to speak plain HTTP with, or TLS without
     /// verification; loopback addresses may fall back to HTTP by themselves.
     pub insecure: Vec<String>,
     /// `User-Agent`; empty for the crate's own.

@@ -3,7 +3,6 @@
 //! Does not choose between registry and mirrors, and does not look into bodies.
 
 use crate::auth::{Access, Authorizer, Demand};
-use crate::transport::retry::Backoff;
 use crate::transport::{Request, Response, Transport, hosts};
 use crate::{ClientOptions, Error, Reference, RetryPolicy};
 use reqwest::header::{HeaderName, HeaderValue};
@@ -181,19 +180,9 @@ impl Registries {
             .cloned()
     }
 
-    async fn ping(&self, endpoint: &Endpoint, insecure: bool) -> Result<Contact, Error> {
-        let mut backoff = Backoff::new(self.retry(), endpoint.mirror);
-        loop {
-            match self.ping_once(endpoint, insecure).await {
-                Ok(contact) => return Ok(contact),
-                Err(error) => backoff.after(error).await?,
-            }
-        }
-    }
-
     /// Loopback is asked in HTTP first: a TLS server answers that at once, while a plain server may wait
     /// for the rest of a TLS greeting for ever. Other insecure registries are asked in HTTPS first.
-    async fn ping_once(&self, endpoint: &Endpoint, insecure: bool) -> Result<Contact, Error> {
+    async fn ping(&self, endpoint: &Endpoint, insecure: bool) -> Result<Contact, Error> {
         let (host, _) = hosts::split(&endpoint.host);
         let schemes: &[&str] = match (hosts::is_loopback(host), insecure) {
             (true, _) => &["http", "https"],
@@ -209,6 +198,8 @@ impl Registries {
                     doubtful.get_or_insert(contact);
                 }
                 Ok((contact, _)) => return Ok(contact),
+                // It does speak this scheme.
+                Err(error @ Error::Status { .. }) => return Err(error),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }

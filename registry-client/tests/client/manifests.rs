@@ -323,6 +323,13 @@ async fn attempts_are_bounded() {
     );
     assert_eq!(registry.count("GET", "/manifests/"), 4);
 
+    // Also where it is the ping that fails.
+    let registry_without_ping = FakeRegistry::start();
+    registry_without_ping.fault(Fault::on_any("/v2/").status(500));
+    let name = reference(&registry_without_ping, "app:1");
+    client().resolve(&name).await.unwrap_err();
+    assert_eq!(registry_without_ping.count("GET", "/v2/"), 4);
+
     let once = RetryPolicy {
         attempts: 1,
         ..quick().retry
