@@ -1,0 +1,1 @@
+"""A list of notes behind HTTP."""
