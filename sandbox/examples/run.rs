@@ -27,7 +27,9 @@ fn main() -> ExitCode {
     let root = PathBuf::from(root).canonicalize().expect("ROOT exists");
     let store = root.parent().expect("ROOT is below a folder").to_owned();
     let started = Instant::now();
-    let sandbox = Sandbox::start(&Options { stores: vec![store.clone()] });
+    let sandbox = Sandbox::start(&Options {
+        stores: vec![store.clone()],
+    });
     let sandbox = match sandbox {
         Ok(sandbox) => sandbox,
         Err(error) => return fail(&error),
@@ -42,9 +44,15 @@ fn main() -> ExitCode {
     for number in 0..times.unwrap_or(1) {
         let started = Instant::now();
         let spec = RunSpec {
-            root: Overlay { lowers: vec![root.clone()], upper: Some(folders(&store, number)) },
+            root: Overlay {
+                lowers: vec![root.clone()],
+                upper: Some(folders(&store, number)),
+            },
             args: args.clone(),
-            env: vec![("PATH".to_owned(), "/bin:/usr/bin:/sbin:/usr/sbin".to_owned())],
+            env: vec![(
+                "PATH".to_owned(),
+                "/bin:/usr/bin:/sbin:/usr/sbin".to_owned(),
+            )],
             cwd: "/".to_owned(),
             hostname: "sandbox".to_owned(),
             network,
@@ -76,7 +84,14 @@ fn folders(store: &Path, number: u32) -> (PathBuf, PathBuf) {
 fn report(durations: &mut [Duration]) {
     durations.sort_unstable();
     let at = |percent: usize| durations[(durations.len() - 1) * percent / 100];
-    println!("n={} p10={:?} p50={:?} p90={:?} max={:?}", durations.len(), at(10), at(50), at(90), at(100));
+    println!(
+        "n={} p10={:?} p50={:?} p90={:?} max={:?}",
+        durations.len(),
+        at(10),
+        at(50),
+        at(90),
+        at(100)
+    );
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {

@@ -17,9 +17,8 @@ use std::time::{Duration, Instant};
 /// First argument of a re-executed helper.
 pub(crate) const MARKER: &str = "--sandbox-helper--";
 /// `f_type` of anonymous pipes (statfs(2)).
-const PIPEFS_MAGIC: i64 = 0x5049_5045;
-const NO_PRIVATE_NETWORK: &str =
-    "commands use the host's network: there is no program yet that gives a build a network of its own (`--network=none` isolates)";
+const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
+const NO_PRIVATE_NETWORK: &str = "commands use the host's network: there is no program yet that gives a build a network of its own (`--network=none` isolates)";
 
 /// A started helper and what it said about itself.
 #[derive(Debug)]
@@ -35,10 +34,18 @@ impl Helper {
         let mut single = None;
         loop {
             let (control, mut process) = spawn()?;
-            let hello = Hello { stores: options.stores.clone(), single };
+            let hello = Hello {
+                stores: options.stores.clone(),
+                single,
+            };
             let reason = match greet(&control, &hello) {
                 Ok(Entered::Ready { mapping, notes }) => {
-                    return Ok(Self { control, process: Mutex::new(process), mapping, notes: Mutex::new(notes) });
+                    return Ok(Self {
+                        control,
+                        process: Mutex::new(process),
+                        mapping,
+                        notes: Mutex::new(notes),
+                    });
                 }
                 Ok(Entered::Failed(failure)) => Err(Error::from(failure)),
                 Ok(Entered::NeedsSingle(reason)) if hello.single.is_none() => Ok(reason),
@@ -56,7 +63,10 @@ impl Helper {
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn note_once(&self, text: &str) {
@@ -66,7 +76,12 @@ impl Helper {
         }
     }
 
-    pub(crate) fn run(&self, spec: &RunSpec, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<Started, Error> {
+    pub(crate) fn run(
+        &self,
+        spec: &RunSpec,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> Result<Started, Error> {
         let flags = match spec.network {
             Network::None => wire::NEW_NETWORK,
             Network::Host => 0,
@@ -79,21 +94,40 @@ impl Helper {
             open_to_the_command(output);
         }
         let payload = serde_json::to_vec(spec).expect("BUG: a RunSpec has only string keys");
-        let (near, far) = wire::socket_pair(SocketType::SEQPACKET).map_err(|errno| setup("make a socket", errno))?;
-        let sent = wire::send_request(self.control.as_fd(), Kind::Run, flags, &[far.as_fd(), stdout, stderr], &payload);
+        let (near, far) = wire::socket_pair(SocketType::SEQPACKET)
+            .map_err(|errno| setup("make a socket", errno))?;
+        let sent = wire::send_request(
+            self.control.as_fd(),
+            Kind::Run,
+            flags,
+            &[far.as_fd(), stdout, stderr],
+            &payload,
+        );
         drop(far);
         sent.map_err(|errno| self.gone(errno))?;
         match wire::receive_answer(near.as_fd()) {
-            Ok(Some(RunReply::Started)) => Ok(Started { socket: near, ended: None, gone: false }),
+            Ok(Some(RunReply::Started)) => Ok(Started {
+                socket: near,
+                ended: None,
+                gone: false,
+            }),
             Ok(Some(RunReply::Failed(failure))) => Err(failure.into()),
-            Ok(Some(RunReply::Ended(_) | RunReply::Gone)) => Err(Error::Helper("the command's first process was killed".to_owned())),
+            Ok(Some(RunReply::Ended(_) | RunReply::Gone)) => Err(Error::Helper(
+                "the command's first process was killed".to_owned(),
+            )),
             Ok(None) => Err(self.gone(Errno::CONNRESET)),
             Err(errno) => Err(self.gone(errno)),
         }
     }
 
-    pub(crate) fn task(&self, name: &str, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
-        let (near, far) = wire::socket_pair(SocketType::STREAM).map_err(|errno| setup("make a socket", errno))?;
+    pub(crate) fn task(
+        &self,
+        name: &str,
+        request: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Vec<u8>, Error> {
+        let (near, far) =
+            wire::socket_pair(SocketType::STREAM).map_err(|errno| setup("make a socket", errno))?;
         let mut all = Vec::with_capacity(fds.len() + 1);
         all.push(far.as_fd());
         all.extend_from_slice(fds);
@@ -105,8 +139,13 @@ impl Helper {
         drop(all);
         drop(far);
         sent.map_err(|errno| self.gone(errno))?;
-        let (ok, bytes) = read_task_answer(near).map_err(|error| Error::Helper(format!("task {name} gave no answer: {error}")))?;
-        if ok { Ok(bytes) } else { Err(Error::Task(String::from_utf8_lossy(&bytes).into_owned())) }
+        let (ok, bytes) = read_task_answer(near)
+            .map_err(|error| Error::Helper(format!("task {name} gave no answer: {error}")))?;
+        if ok {
+            Ok(bytes)
+        } else {
+            Err(Error::Task(String::from_utf8_lossy(&bytes).into_owned()))
+        }
     }
 
     /// The error for a helper that does not take requests any longer.
@@ -123,7 +162,11 @@ impl Drop for Helper {
     /// Closes the control socket, on which the helper kills all it started, and waits for that.
     fn drop(&mut self) {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
-        let _ = self.process.get_mut().unwrap_or_else(PoisonError::into_inner).wait();
+        let _ = self
+            .process
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .wait();
     }
 }
 
@@ -147,7 +190,10 @@ impl Started {
         let deadline = Instant::now() + timeout;
         while !self.gone {
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() };
+            let left = Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
             let mut polled = [PollFd::new(&self.socket, PollFlags::IN)];
             match rustix::event::poll(&mut polled, Some(&left)) {
                 Ok(0) => return Ok(None),
@@ -185,7 +231,8 @@ impl Started {
 /// Re-executes this program as the helper. Its control socket is its standard input, so that nothing has to run between
 /// fork and exec and the C library may use vfork whatever this process's size.
 fn spawn() -> Result<(OwnedFd, Child), Error> {
-    let (near, far) = wire::socket_pair(SocketType::SEQPACKET).map_err(|errno| setup("make a socket", errno))?;
+    let (near, far) =
+        wire::socket_pair(SocketType::SEQPACKET).map_err(|errno| setup("make a socket", errno))?;
     let process = Command::new("/proc/self/exe")
         .arg0("kiln-sandbox")
         .arg(MARKER)
@@ -194,7 +241,11 @@ fn spawn() -> Result<(OwnedFd, Child), Error> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|source| Error::Setup { stage: "start the sandbox helper".to_owned(), detail: Some("/proc/self/exe".to_owned()), source })?;
+        .map_err(|source| Error::Setup {
+            stage: "start the sandbox helper".to_owned(),
+            detail: Some("/proc/self/exe".to_owned()),
+            source,
+        })?;
     Ok((near, process))
 }
 
@@ -206,7 +257,7 @@ fn greet(control: &OwnedFd, hello: &Hello) -> Result<Entered, Errno> {
 
 /// Lets the command reopen its output by `/dev/stdout`: an anonymous pipe belongs to the caller, whose id may not exist inside.
 fn open_to_the_command(output: BorrowedFd<'_>) {
-    let anonymous = rustix::fs::fstatfs(output).is_ok_and(|stat| i64::from(stat.f_type) == PIPEFS_MAGIC);
+    let anonymous = rustix::fs::fstatfs(output).is_ok_and(|stat| stat.f_type == PIPEFS_MAGIC);
     if anonymous {
         // A pipe made by someone else keeps its mode; only reopening it fails then.
         let _ = rustix::fs::fchmod(output, rustix::fs::Mode::from_raw_mode(0o666));

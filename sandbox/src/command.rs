@@ -42,13 +42,23 @@ pub(crate) fn make_working_folder(spec: &RunSpec) -> Result<(), Failure> {
     if cwd.as_os_str().is_empty() {
         return Ok(());
     }
-    let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).stage("open the root")?;
+    let root = rustix::fs::open(
+        "/",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .stage("open the root")?;
     resolve::make_folders(&root, &cwd, Some((spec.uid, spec.gid)))?;
     Ok(())
 }
 
 /// Body of the command's process.
-pub(crate) fn main(spec: &RunSpec, filter: &Filter, output: [BorrowedFd<'_>; 2], reply: &OwnedFd) -> ! {
+pub(crate) fn main(
+    spec: &RunSpec,
+    filter: &Filter,
+    output: [BorrowedFd<'_>; 2],
+    reply: &OwnedFd,
+) -> ! {
     if let Err(failure) = prepare(spec, filter, output) {
         let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
         sys::exit_now(NOT_EXECUTABLE);
@@ -59,9 +69,14 @@ pub(crate) fn main(spec: &RunSpec, filter: &Filter, output: [BorrowedFd<'_>; 2],
     sys::exit_now(code)
 }
 
-fn prepare(spec: &RunSpec, filter: &Filter, [stdout, stderr]: [BorrowedFd<'_>; 2]) -> Result<(), Failure> {
+fn prepare(
+    spec: &RunSpec,
+    filter: &Filter,
+    [stdout, stderr]: [BorrowedFd<'_>; 2],
+) -> Result<(), Failure> {
     rustix::process::setsid().stage("start a session")?;
-    let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).stage("open /dev/null")?;
+    let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .stage("open /dev/null")?;
     for (fd, standard) in [(stdin.as_fd(), 0), (stdout, 1), (stderr, 2)] {
         sys::dup_onto(fd, standard).stage("set the standard streams")?;
     }
@@ -76,7 +91,11 @@ fn prepare(spec: &RunSpec, filter: &Filter, [stdout, stderr]: [BorrowedFd<'_>; 2
     }
     become_user(spec)?;
     if !spec.insecure && spec.uid == 0 {
-        let sets = CapabilitySets { effective: CAPABILITIES, permitted: CAPABILITIES, inheritable: CapabilitySet::empty() };
+        let sets = CapabilitySets {
+            effective: CAPABILITIES,
+            permitted: CAPABILITIES,
+            inheritable: CapabilitySet::empty(),
+        };
         rustix::thread::set_capabilities(None, sets).stage("drop capabilities")?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -101,16 +120,28 @@ fn drop_bounding_set() -> Result<(), Failure> {
 
 fn become_user(spec: &RunSpec) -> Result<(), Failure> {
     let fix = "this id is not mapped: the user running the build needs (more) subordinate ids in /etc/subuid and /etc/subgid";
-    let explain = |failure: Failure| if failure.errno() == Errno::INVAL { failure.detail(fix) } else { failure };
+    let explain = |failure: Failure| {
+        if failure.errno() == Errno::INVAL {
+            failure.detail(fix)
+        } else {
+            failure
+        }
+    };
     let groups: Vec<Gid> = spec.groups.iter().copied().map(Gid::from_raw).collect();
     match rustix::thread::set_thread_groups(&groups) {
         // setgroups is given up where only the own id is mapped; no group but 0 exists there.
         Err(Errno::PERM) if groups.iter().all(|group| group.is_root()) => {}
-        result => result.stage("set the supplementary groups").map_err(explain)?,
+        result => result
+            .stage("set the supplementary groups")
+            .map_err(explain)?,
     }
     let (uid, gid) = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
-    rustix::thread::set_thread_res_gid(gid, gid, gid).stage_with(|| format!("become group {}", spec.gid)).map_err(explain)?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).stage_with(|| format!("become user {}", spec.uid)).map_err(explain)
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .stage_with(|| format!("become group {}", spec.gid))
+        .map_err(explain)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)
+        .stage_with(|| format!("become user {}", spec.uid))
+        .map_err(explain)
 }
 
 /// Executes the command; returns only when that fails, with the exit code and message a shell would give.
@@ -122,23 +153,52 @@ fn execute(spec: &RunSpec) -> (i32, String) {
         Ok(program) => program,
         Err((code, reason)) => return (code, format!("exec: {name:?}: {reason}\n")),
     };
-    let env: Vec<String> = spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let strings = |texts: &[String]| texts.iter().map(|text| CString::new(text.as_str())).collect::<Result<Vec<_>, _>>();
-    let (Ok(program_text), Ok(args), Ok(env)) = (CString::new(program.as_os_str().as_bytes()), strings(&spec.args), strings(&env)) else {
-        return (NOT_EXECUTABLE, format!("exec: {name:?}: zero byte in an argument or variable\n"));
+    let env: Vec<String> = spec
+        .env
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let strings = |texts: &[String]| {
+        texts
+            .iter()
+            .map(|text| CString::new(text.as_str()))
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let (Ok(program_text), Ok(args), Ok(env)) = (
+        CString::new(program.as_os_str().as_bytes()),
+        strings(&spec.args),
+        strings(&env),
+    ) else {
+        return (
+            NOT_EXECUTABLE,
+            format!("exec: {name:?}: zero byte in an argument or variable\n"),
+        );
     };
     let errno = sys::execve(&program_text, &args, &env);
     let reason = match errno {
-        Errno::NOENT => "no such file or directory (its interpreter or loader is missing)".to_owned(),
-        Errno::NOEXEC => "exec format error (built for another architecture, or a script without `#!`)".to_owned(),
+        Errno::NOENT => {
+            "no such file or directory (its interpreter or loader is missing)".to_owned()
+        }
+        Errno::NOEXEC => {
+            "exec format error (built for another architecture, or a script without `#!`)"
+                .to_owned()
+        }
         errno => message(errno),
     };
-    let code = if errno == Errno::NOENT { NOT_FOUND } else { NOT_EXECUTABLE };
+    let code = if errno == Errno::NOENT {
+        NOT_FOUND
+    } else {
+        NOT_EXECUTABLE
+    };
     (code, format!("exec: {name:?}: {reason}\n"))
 }
 
 fn path_of(spec: &RunSpec) -> &str {
-    spec.env.iter().rev().find(|(key, _)| key == "PATH").map_or(DEFAULT_PATH, |(_, path)| path)
+    spec.env
+        .iter()
+        .rev()
+        .find(|(key, _)| key == "PATH")
+        .map_or(DEFAULT_PATH, |(_, path)| path)
 }
 
 /// Finds a program: a name with a slash as it is, any other in PATH.

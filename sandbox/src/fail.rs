@@ -13,7 +13,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(stage: impl Into<String>, errno: Errno) -> Self {
-        Self { stage: stage.into(), detail: None, errno: errno.raw_os_error() }
+        Self {
+            stage: stage.into(),
+            detail: None,
+            errno: errno.raw_os_error(),
+        }
     }
 
     /// Adds a path, a setting or a fix to the message.
@@ -37,7 +41,11 @@ impl Failure {
 impl From<Failure> for crate::Error {
     fn from(failure: Failure) -> Self {
         let source = std::io::Error::from_raw_os_error(failure.errno);
-        Self::Setup { stage: failure.stage, detail: failure.detail, source }
+        Self::Setup {
+            stage: failure.stage,
+            detail: failure.detail,
+            source,
+        }
     }
 }
 

@@ -22,7 +22,10 @@ type Tasks<'a> = &'a [(&'static str, TaskFn)];
 
 /// Becomes the helper when this process was started as one; returns otherwise.
 pub(crate) fn run_if_child(tasks: Tasks<'_>) {
-    if std::env::args_os().nth(1).is_none_or(|first| first != MARKER) {
+    if std::env::args_os()
+        .nth(1)
+        .is_none_or(|first| first != MARKER)
+    {
         return;
     }
     let code = if run(tasks).is_some() { 0 } else { 2 };
@@ -35,7 +38,8 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     // SAFETY: `init_if_child` is called first in main, before any thread, and nothing here starts one.
     #[allow(unsafe_code)]
     let one = unsafe { SingleThreaded::assume() };
-    let caller = rustix::process::getppid().and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+    let caller = rustix::process::getppid()
+        .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
     let _ = rustix::thread::set_name(c"kiln-sandbox");
     // Signals of the caller's terminal are the caller's business.
     let _ = rustix::process::setsid();
@@ -47,7 +51,8 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     if !matches!(answer, Entered::Ready { .. }) {
         return Some(());
     }
-    let (life, life_of_children) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
+    let (life, life_of_children) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
     let mut helper = Helper {
         one,
         tasks,
@@ -82,7 +87,10 @@ fn take_control() -> Option<OwnedFd> {
 /// Closes every descriptor from 3 on but those given.
 pub(crate) fn close_all_but(kept: &[&OwnedFd]) -> Result<(), Errno> {
     use rustix::fd::AsRawFd;
-    let mut kept: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    let mut kept: Vec<u32> = kept
+        .iter()
+        .map(|fd| fd.as_raw_fd().cast_unsigned())
+        .collect();
     kept.sort_unstable();
     let mut first = 3;
     for fd in kept {
@@ -214,10 +222,21 @@ impl Helper<'_> {
 
     fn start_run(&mut self, request: Request, reply: OwnedFd) {
         let new_network = request.flags & wire::NEW_NETWORK != 0;
-        match sys::clone_process(self.one, init::clone_flags(new_network)).stage("start a process in new namespaces") {
-            Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child { pid, pidfd, reply: Some(reply) }),
+        match sys::clone_process(self.one, init::clone_flags(new_network))
+            .stage("start a process in new namespaces")
+        {
+            Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child {
+                pid,
+                pidfd,
+                reply: Some(reply),
+            }),
             Ok(Forked::Child) => {
-                let start = init::Start { one: self.one, filter: &self.filter, life: &self.life, new_network };
+                let start = init::Start {
+                    one: self.one,
+                    filter: &self.filter,
+                    life: &self.life,
+                    new_network,
+                };
                 init::main(&start, request, &reply)
             }
             Err(failure) => {
@@ -231,7 +250,11 @@ impl Helper<'_> {
         match sys::fork(self.one) {
             Ok(None) => task::main(self.tasks, request, reply, &self.life),
             Ok(Some(pid)) => match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(pidfd) => self.children.push(Child { pid, pidfd, reply: None }),
+                Ok(pidfd) => self.children.push(Child {
+                    pid,
+                    pidfd,
+                    reply: None,
+                }),
                 Err(_) => {
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                     let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());

@@ -27,14 +27,26 @@ pub(crate) struct Start<'a> {
 
 /// Namespaces of a run. Its user namespace is the build's.
 pub(crate) fn clone_flags(new_network: bool) -> i32 {
-    let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
-    if new_network { flags | libc::CLONE_NEWNET } else { flags }
+    let flags = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWCGROUP;
+    if new_network {
+        flags | libc::CLONE_NEWNET
+    } else {
+        flags
+    }
 }
 
 /// Dies when the helper does, and at once when it has died already.
 pub(crate) fn die_with_parent(life: &OwnedFd) -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).stage("tie the process to its parent")?;
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .stage("tie the process to its parent")?;
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     let mut polled = [PollFd::new(life, PollFlags::IN)];
     match rustix::event::poll(&mut polled, Some(&now)) {
         Ok(0) => Ok(()),
@@ -65,10 +77,12 @@ fn run(start: &Start<'_>, request: Request, reply: &OwnedFd) -> Result<Exit, Fai
         return Err(Failure::new("read the request", Errno::BADMSG));
     };
     let bytes = request.payload.into_bytes().stage("read the request")?;
-    let spec: RunSpec = serde_json::from_slice(&bytes).map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
+    let spec: RunSpec = serde_json::from_slice(&bytes)
+        .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     set_up(&spec, start.new_network)?;
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).stage("protect the first process")?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .stage("protect the first process")?;
     let Some(pid) = sys::fork(start.one).stage("start the command")? else {
         let output = [stdout.as_fd(), stderr.as_fd()];
         command::main(&spec, start.filter, output, reply)
@@ -79,7 +93,8 @@ fn run(start: &Start<'_>, request: Request, reply: &OwnedFd) -> Result<Exit, Fai
 
 fn set_up(spec: &RunSpec, new_network: bool) -> Result<(), Failure> {
     if !spec.hostname.is_empty() {
-        rustix::system::sethostname(spec.hostname.as_bytes()).stage_with(|| format!("set the host name {}", spec.hostname))?;
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .stage_with(|| format!("set the host name {}", spec.hostname))?;
     }
     if new_network {
         sys::loopback_up().stage("bring the loopback interface up")?;
@@ -95,16 +110,22 @@ fn set_up(spec: &RunSpec, new_network: bool) -> Result<(), Failure> {
 fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
     let stage = "enter the root";
     rustix::process::fchdir(root).stage(stage)?;
-    rustix::process::pivot_root(".", ".").stage(stage).map_err(|failure| match failure.errno() {
-        Errno::INVAL => failure.detail("the host's root is its initial ramfs, which pivot_root(2) cannot leave"),
-        _ => failure,
-    })?;
+    rustix::process::pivot_root(".", ".")
+        .stage(stage)
+        .map_err(|failure| match failure.errno() {
+            Errno::INVAL => failure
+                .detail("the host's root is its initial ramfs, which pivot_root(2) cannot leave"),
+            _ => failure,
+        })?;
     for _ in ["scratch", "old root"] {
         rustix::mount::unmount(".", UnmountFlags::DETACH).stage("leave the old root")?;
     }
     rustix::process::chdir("/").stage(stage)?;
     // `..` of a root on which something is still mounted leads there.
-    let (root, above) = (rustix::fs::stat("/").stage(stage)?, rustix::fs::stat("/..").stage(stage)?);
+    let (root, above) = (
+        rustix::fs::stat("/").stage(stage)?,
+        rustix::fs::stat("/..").stage(stage)?,
+    );
     if (root.st_dev, root.st_ino) != (above.st_dev, above.st_ino) {
         return Err(Failure::new("leave the old root", Errno::BUSY));
     }
@@ -117,7 +138,9 @@ fn reap_until(command: Pid) -> Exit {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((pid, status))) if pid == command => {
                 let signal = status.terminating_signal().map(Exit::Signal);
-                return signal.or_else(|| status.exit_status().map(Exit::Code)).unwrap_or(Exit::Code(-1));
+                return signal
+                    .or_else(|| status.exit_status().map(Exit::Code))
+                    .unwrap_or(Exit::Code(-1));
             }
             Ok(_) | Err(Errno::INTR) => {}
             // No child left: the command's end was missed, which the kernel does not let happen.

@@ -216,7 +216,12 @@ impl Sandbox {
     ///
     /// # Errors
     /// Setting up failed.
-    pub fn run(&self, spec: &RunSpec, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> Result<Running, Error> {
+    pub fn run(
+        &self,
+        spec: &RunSpec,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> Result<Running, Error> {
         let started = self.helper.run(spec, stdout, stderr)?;
         Ok(Running { started })
     }
@@ -224,7 +229,12 @@ impl Sandbox {
     ///
     /// # Errors
     /// The task's own message, or the helper's end.
-    pub fn task(&self, name: &str, request: &[u8], fds: &[BorrowedFd<'_>]) -> Result<Vec<u8>, Error> {
+    pub fn task(
+        &self,
+        name: &str,
+        request: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Vec<u8>, Error> {
         self.helper.task(name, request, fds)
     }
 }

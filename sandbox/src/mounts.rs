@@ -28,7 +28,13 @@ const MASKED: [&str; 12] = [
     "sys/firmware",
 ];
 /// What a command must not change.
-const READ_ONLY: [&str; 5] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "proc/bus",
+    "proc/fs",
+    "proc/irq",
+    "proc/sys",
+    "proc/sysrq-trigger",
+];
 /// Device nodes of `/dev`, bound from the host's.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Links in `/dev`.
@@ -62,13 +68,24 @@ pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, F
     for mount in &spec.mounts {
         prepared.push(prepare(mount, &scratch)?);
     }
-    let mut points: Vec<Point> = ["proc", "dev", "sys"].map(|path| Point { path: path.into(), folder: true }).into();
+    let mut points: Vec<Point> = ["proc", "dev", "sys"]
+        .map(|path| Point {
+            path: path.into(),
+            folder: true,
+        })
+        .into();
     for Prepared { point, .. } in &prepared {
         // What lies inside an earlier mount is made there, when it is mounted.
-        if points.iter().any(|outer| outer.folder && point.path.starts_with(&outer.path)) {
+        if points
+            .iter()
+            .any(|outer| outer.folder && point.path.starts_with(&outer.path))
+        {
             continue;
         }
-        points.push(Point { path: point.path.clone(), folder: point.folder });
+        points.push(Point {
+            path: point.path.clone(),
+            folder: point.folder,
+        });
     }
     let root = rootfs::mount_root(&spec.root, &points, &scratch)?;
     scratch.attach(&root)?;
@@ -85,7 +102,11 @@ pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, F
 }
 
 /// A new instance of a file system, not attached yet.
-fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Failure> {
+fn new_mount(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Failure> {
     let stage = || format!("mount {kind}");
     let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).stage_with(stage)?;
     rustix::mount::fsconfig_set_string(&context, "source", kind).stage_with(stage)?;
@@ -98,7 +119,9 @@ fn new_mount(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -
 
 /// A detached clone of a mount, or of the part below an open file or folder.
 fn clone_of(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     rustix::mount::open_tree(place, "", flags)
 }
 
@@ -110,38 +133,58 @@ fn attach_at(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> 
 
 fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
     let fix = "the surrounding container hides parts of its /proc: start it privileged or with its /proc unmasked";
-    let proc = new_mount("proc", &[], NOSUID | NODEV | NOEXEC)
-        .map_err(|failure| if failure.errno() == Errno::PERM { failure.detail(fix) } else { failure })?;
+    let proc = new_mount("proc", &[], NOSUID | NODEV | NOEXEC).map_err(|failure| {
+        if failure.errno() == Errno::PERM {
+            failure.detail(fix)
+        } else {
+            failure
+        }
+    })?;
     attach_at(root, &proc, "proc")
 }
 
 fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
-    let dev = new_mount("tmpfs", &[("mode", "755"), ("size", "65536k")], NOSUID | NODEV)?;
+    let dev = new_mount(
+        "tmpfs",
+        &[("mode", "755"), ("size", "65536k")],
+        NOSUID | NODEV,
+    )?;
     attach_at(root, &dev, "dev")?;
     for name in DEVICES {
         let stage = || format!("make /dev/{name}");
         let place = resolve::make_file(&dev, OsStr::new(name)).stage_with(stage)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags).stage_with(stage)?;
+        let tree =
+            rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags).stage_with(stage)?;
         rootfs::attach(&tree, &place).stage_with(stage)?;
     }
     for (name, target) in LINKS {
         rustix::fs::symlinkat(target, &dev, name).stage_with(|| format!("make /dev/{name}"))?;
     }
-    let shm_size = shm_size.to_string();
-    let terminals = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
-    let inside: [(&str, &str, &[(&str, &str)], MountAttrFlags); 3] = [
-        ("pts", "devpts", &terminals[1..], NOSUID | NOEXEC),
-        ("shm", "tmpfs", &[("mode", "1777"), ("size", &shm_size)], NOSUID | NODEV | NOEXEC),
-        ("mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC),
-    ];
-    for (name, kind, options, attributes) in inside {
+    let attach_new = |name: &str, tree: OwnedFd| {
         let stage = || format!("mount /dev/{name}");
         let place = resolve::make_folder(&dev, OsStr::new(name), None).stage_with(stage)?;
-        let tree = new_mount(kind, options, attributes)?;
-        rootfs::attach(&tree, &place).stage_with(stage)?;
-    }
-    Ok(())
+        rootfs::attach(&tree, &place).stage_with(stage)
+    };
+    // A devpts is always an instance of its own (Linux 4.7).
+    attach_new(
+        "pts",
+        new_mount(
+            "devpts",
+            &[("ptmxmode", "0666"), ("mode", "0620")],
+            NOSUID | NOEXEC,
+        )?,
+    )?;
+    let shm_size = shm_size.to_string();
+    attach_new(
+        "shm",
+        new_mount(
+            "tmpfs",
+            &[("mode", "1777"), ("size", &shm_size)],
+            NOSUID | NODEV | NOEXEC,
+        )?,
+    )?;
+    attach_new("mqueue", new_mount("mqueue", &[], NOSUID | NODEV | NOEXEC)?)
 }
 
 /// A new sysfs shows the network namespace it is mounted in, which must belong to this user namespace; with the host's
@@ -151,7 +194,9 @@ fn mount_sys(root: &OwnedFd, new_network: bool) -> Result<(), Failure> {
     if new_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
         return attach_at(root, &sys, "sys");
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
     let sys = rustix::mount::open_tree(CWD, "/sys", flags).stage("mount /sys")?;
     sys::mount_setattr(&sys, attributes, true).stage("make /sys read-only")?;
     attach_at(root, &sys, "sys")
@@ -196,15 +241,32 @@ fn place_if_there(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Errno> 
 
 fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
     let (tree, target) = match mount {
-        Mount::Overlay { overlay, source, target, readonly } => {
+        Mount::Overlay {
+            overlay,
+            source,
+            target,
+            readonly,
+        } => {
             let mounted = rootfs::mount_plain(overlay, scratch)?;
             scratch.attach(&mounted)?;
-            (part_of(&mounted, &resolve::clean(source), *readonly)?, target)
+            (
+                part_of(&mounted, &resolve::clean(source), *readonly)?,
+                target,
+            )
         }
-        Mount::Bind { source, subpath, target, readonly } => {
+        Mount::Bind {
+            source,
+            subpath,
+            target,
+            readonly,
+        } => {
             let stage = || format!("open {}", source.display());
-            let folder = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).stage_with(stage)?;
-            (part_of(&folder, &resolve::clean(subpath), *readonly)?, target)
+            let folder = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+                .stage_with(stage)?;
+            (
+                part_of(&folder, &resolve::clean(subpath), *readonly)?,
+                target,
+            )
         }
         Mount::Tmpfs { target, size, mode } => {
             let size = size.map(|bytes| bytes.to_string());
@@ -213,13 +275,29 @@ fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
             options.extend(size.as_deref().map(|size| ("size", size)));
             (new_mount("tmpfs", &options, NOSUID | NODEV)?, target)
         }
-        Mount::File { target, data, mode, uid, gid } => {
+        Mount::File {
+            target,
+            data,
+            mode,
+            uid,
+            gid,
+        } => {
             let stage = || format!("make the file {target} in memory");
-            (file_in_memory(scratch, data, *mode, (*uid, *gid)).stage_with(stage)?, target)
+            (
+                file_in_memory(scratch, data, *mode, (*uid, *gid)).stage_with(stage)?,
+                target,
+            )
         }
     };
-    let folder = resolve::is_folder(&tree).stage_with(|| format!("look at the mount for {target}"))?;
-    Ok(Prepared { tree, point: Point { path: resolve::clean(target), folder } })
+    let folder =
+        resolve::is_folder(&tree).stage_with(|| format!("look at the mount for {target}"))?;
+    Ok(Prepared {
+        tree,
+        point: Point {
+            path: resolve::clean(target),
+            folder,
+        },
+    })
 }
 
 /// A detached mount of what a path inside a folder or file leads to.
@@ -231,11 +309,17 @@ fn part_of(whole: &OwnedFd, path: &Path, readonly: bool) -> Result<OwnedFd, Fail
         clone_of(resolve::place(whole, path).stage_with(stage)?.as_fd()).stage_with(stage)?
     };
     let attributes = if readonly { NODEV | RDONLY } else { NODEV };
-    sys::mount_setattr(&tree, attributes, false).stage_with(|| format!("set the attributes of the mount of /{}", path.display()))?;
+    sys::mount_setattr(&tree, attributes, false)
+        .stage_with(|| format!("set the attributes of the mount of /{}", path.display()))?;
     Ok(tree)
 }
 
-fn file_in_memory(scratch: &Scratch, data: &[u8], mode: u32, (uid, gid): (u32, u32)) -> Result<OwnedFd, Errno> {
+fn file_in_memory(
+    scratch: &Scratch,
+    data: &[u8],
+    mode: u32,
+    (uid, gid): (u32, u32),
+) -> Result<OwnedFd, Errno> {
     let file = scratch.file().map_err(|failure| failure.errno())?;
     let mut left = data;
     while !left.is_empty() {
@@ -275,7 +359,9 @@ fn make_inside_a_mount(root: &OwnedFd, point: &Point) -> Result<OwnedFd, Failure
     if point.folder {
         return resolve::make_folders(parent, &missing, None);
     }
-    let name = missing.file_name().ok_or_else(|| Failure::new(stage(), Errno::NOENT))?;
+    let name = missing
+        .file_name()
+        .ok_or_else(|| Failure::new(stage(), Errno::NOENT))?;
     let parent = resolve::make_folders(parent, missing.parent().unwrap_or(Path::new("")), None)?;
     resolve::make_file(&parent, name).stage_with(stage)
 }

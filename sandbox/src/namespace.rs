@@ -34,9 +34,14 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
 
 /// Settings of this host that forbid what has just failed, and how to change them. Empty when none is known.
 pub(crate) fn fixes() -> String {
-    let is = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
+    let is = |path: &str, value: &str| {
+        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
+    };
     let mut fixes = Vec::new();
-    if is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") {
+    if is(
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+    ) {
         fixes.push("AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or a profile with `userns,`");
     }
     if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
@@ -45,15 +50,22 @@ pub(crate) fn fixes() -> String {
     if is("/proc/sys/user/max_user_namespaces", "0") {
         fixes.push("user namespaces are off: sysctl user.max_user_namespaces=10000");
     }
-    if fixes.is_empty() && std::fs::read_to_string("/proc/self/status").is_ok_and(|text| text.contains("\nSeccomp:\t2")) {
+    if fixes.is_empty()
+        && std::fs::read_to_string("/proc/self/status")
+            .is_ok_and(|text| text.contains("\nSeccomp:\t2"))
+    {
         fixes.push("a seccomp filter is active, as in a container: start it with `--security-opt seccomp=unconfined`");
     }
     fixes.join("; ")
 }
 
 fn is_privileged() -> bool {
-    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE;
-    rustix::process::geteuid().is_root() && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+    let needed = CapabilitySet::SYS_ADMIN
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::DAC_OVERRIDE;
+    rustix::process::geteuid().is_root()
+        && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
 // Root.
@@ -73,25 +85,43 @@ fn enter_as_root(one: SingleThreaded, stores: &[PathBuf]) -> Result<Entered, Fai
                 failure.stage,
                 failure.errno()
             ));
-            make_user_namespace(one, &own_ids("/proc/self/uid_map")?, &own_ids("/proc/self/gid_map")?)?
+            make_user_namespace(
+                one,
+                &own_ids("/proc/self/uid_map")?,
+                &own_ids("/proc/self/gid_map")?,
+            )?
         }
     };
-    rustix::thread::move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User)).stage("enter the user namespace")?;
+    rustix::thread::move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))
+        .stage("enter the user namespace")?;
     rustix::thread::set_thread_groups(&[]).stage("drop the groups")?;
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).stage("become group 0 of the user namespace")?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).stage("become user 0 of the user namespace")?;
-    unshare(one, UnshareFlags::NEWNS, "make a mount namespace in the user namespace")?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .stage("become group 0 of the user namespace")?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .stage("become user 0 of the user namespace")?;
+    unshare(
+        one,
+        UnshareFlags::NEWNS,
+        "make a mount namespace in the user namespace",
+    )?;
     make_private()?;
-    Ok(Entered::Ready { mapping: IdMapping::Idmapped, notes })
+    Ok(Entered::Ready {
+        mapping: IdMapping::Idmapped,
+        notes,
+    })
 }
 
 /// A user namespace of high ids, and detached id-mapped mounts of the stores.
-fn idmapped_stores(one: SingleThreaded, stores: &[PathBuf]) -> Result<(OwnedFd, Vec<(PathBuf, OwnedFd)>), Failure> {
+fn idmapped_stores(
+    one: SingleThreaded,
+    stores: &[PathBuf],
+) -> Result<(OwnedFd, Vec<(PathBuf, OwnedFd)>), Failure> {
     let map = format!("0 {FIRST_HOST_ID} {HOST_IDS}");
     let userns = make_user_namespace(one, &map, &map)?;
     let mut paths = Vec::new();
     for store in stores {
-        let path = std::fs::canonicalize(store).stage_with(|| format!("find the folder {}", store.display()))?;
+        let path = std::fs::canonicalize(store)
+            .stage_with(|| format!("find the folder {}", store.display()))?;
         paths.push(path);
     }
     paths.sort();
@@ -99,12 +129,17 @@ fn idmapped_stores(one: SingleThreaded, stores: &[PathBuf]) -> Result<(OwnedFd, 
     let mut trees: Vec<(PathBuf, OwnedFd)> = Vec::new();
     for path in paths {
         // A folder inside another store is mapped with it.
-        if trees.last().is_some_and(|(outer, _)| path.starts_with(outer)) {
+        if trees
+            .last()
+            .is_some_and(|(outer, _)| path.starts_with(outer))
+        {
             continue;
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = rustix::mount::open_tree(CWD, &path, flags).stage_with(|| format!("clone the mount of {}", path.display()))?;
-        sys::idmap_mount(&tree, &userns).stage_with(|| format!("map the ids of {}", path.display()))?;
+        let tree = rustix::mount::open_tree(CWD, &path, flags)
+            .stage_with(|| format!("clone the mount of {}", path.display()))?;
+        sys::idmap_mount(&tree, &userns)
+            .stage_with(|| format!("map the ids of {}", path.display()))?;
         trees.push((path, tree));
     }
     Ok((userns, trees))
@@ -116,7 +151,8 @@ fn attach_stores(trees: Vec<(PathBuf, OwnedFd)>) -> Result<(), Failure> {
     for (path, tree) in trees {
         make_reachable(&path)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(&tree, "", CWD, &path, flags).stage_with(|| format!("mount {}", path.display()))?;
+        rustix::mount::move_mount(&tree, "", CWD, &path, flags)
+            .stage_with(|| format!("mount {}", path.display()))?;
     }
     Ok(())
 }
@@ -128,13 +164,21 @@ fn make_reachable(path: &Path) -> Result<(), Failure> {
         match std::fs::metadata(folder) {
             Ok(metadata) if metadata.permissions().mode() & 0o001 != 0 => {}
             Ok(_) => {
-                rustix::mount::mount("tmpfs", folder, "tmpfs", MountFlags::empty(), c"mode=755,size=1m")
-                    .stage_with(|| format!("mount a tmpfs over {}", folder.display()))?;
+                rustix::mount::mount(
+                    "tmpfs",
+                    folder,
+                    "tmpfs",
+                    MountFlags::empty(),
+                    c"mode=755,size=1m",
+                )
+                .stage_with(|| format!("mount a tmpfs over {}", folder.display()))?;
                 break;
             }
             // Covered for another store.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
-            Err(error) => return Err(error).stage_with(|| format!("look at the folder {}", folder.display())),
+            Err(error) => {
+                return Err(error).stage_with(|| format!("look at the folder {}", folder.display()));
+            }
         }
     }
     std::fs::create_dir_all(path).stage_with(|| format!("create the folder {}", path.display()))
@@ -152,12 +196,18 @@ fn own_ids(file: &str) -> Result<String, Failure> {
 }
 
 /// A new user namespace with these maps; its only process is gone again.
-fn make_user_namespace(one: SingleThreaded, uid_map: &str, gid_map: &str) -> Result<OwnedFd, Failure> {
+fn make_user_namespace(
+    one: SingleThreaded,
+    uid_map: &str,
+    gid_map: &str,
+) -> Result<OwnedFd, Failure> {
     let (ready_read, ready_write) = pipe()?;
     let (done_read, done_write) = pipe()?;
     let Some(pid) = sys::fork(one).stage("fork")? else {
         drop((ready_read, done_write));
-        let errno = sys::unshare(one, UnshareFlags::NEWUSER).err().map_or(0, Errno::raw_os_error);
+        let errno = sys::unshare(one, UnshareFlags::NEWUSER)
+            .err()
+            .map_or(0, Errno::raw_os_error);
         let _ = rustix::io::write(&ready_write, &errno.to_le_bytes());
         let _ = rustix::io::read(&done_read, &mut [0]);
         sys::exit_now(0)
@@ -171,48 +221,93 @@ fn make_user_namespace(one: SingleThreaded, uid_map: &str, gid_map: &str) -> Res
 
 fn map_ids_of(pid: Pid, ready: &OwnedFd, uid_map: &str, gid_map: &str) -> Result<OwnedFd, Failure> {
     let mut errno = [0; 4];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(ready, &mut errno)).stage("make a user namespace")?;
-    let errno = if read == errno.len() { i32::from_le_bytes(errno) } else { libc::ECHILD };
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(ready, &mut errno))
+        .stage("make a user namespace")?;
+    let errno = if read == errno.len() {
+        i32::from_le_bytes(errno)
+    } else {
+        libc::ECHILD
+    };
     if errno != 0 {
-        return Err(Failure::new("make a user namespace", Errno::from_raw_os_error(errno)).detail(fixes()));
+        return Err(
+            Failure::new("make a user namespace", Errno::from_raw_os_error(errno)).detail(fixes()),
+        );
     }
     let folder = format!("/proc/{}", pid.as_raw_nonzero());
     std::fs::write(format!("{folder}/uid_map"), uid_map).stage("map the user ids")?;
     std::fs::write(format!("{folder}/gid_map"), gid_map).stage("map the group ids")?;
-    rustix::fs::open(format!("{folder}/ns/user"), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).stage("open the user namespace")
+    rustix::fs::open(
+        format!("{folder}/ns/user"),
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .stage("open the user namespace")
 }
 
 // A user.
 
 fn enter_as_user(one: SingleThreaded) -> Result<Entered, Failure> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let name = subid::login_name(&passwd, uid);
     let who = name.map_or_else(|| uid.to_string(), str::to_owned);
-    let ranges = |file| subid::ranges(&std::fs::read_to_string(file).unwrap_or_default(), name, uid);
+    let ranges = |file| {
+        subid::ranges(
+            &std::fs::read_to_string(file).unwrap_or_default(),
+            name,
+            uid,
+        )
+    };
     let (uids, gids) = (ranges("/etc/subuid"), ranges("/etc/subgid"));
     if uids.is_empty() || gids.is_empty() {
-        return enter_single(one, &format!("user {who} has no lines in /etc/subuid and /etc/subgid (add `{who}:100000:65536` to both)"));
+        return enter_single(
+            one,
+            &format!(
+                "user {who} has no lines in /etc/subuid and /etc/subgid (add `{who}:100000:65536` to both)"
+            ),
+        );
     }
-    let (Some(uid_mapper), Some(gid_mapper)) = (Mapper::find("newuidmap", uid, &uids), Mapper::find("newgidmap", gid, &gids)) else {
-        return enter_single(one, "newuidmap and newgidmap are not installed (package uidmap or shadow-utils)");
+    let (Some(uid_mapper), Some(gid_mapper)) = (
+        Mapper::find("newuidmap", uid, &uids),
+        Mapper::find("newgidmap", gid, &gids),
+    ) else {
+        return enter_single(
+            one,
+            "newuidmap and newgidmap are not installed (package uidmap or shadow-utils)",
+        );
     };
     if let Some(reason) = map_by_programs(one, &uid_mapper, &gid_mapper)? {
         return Ok(Entered::NeedsSingle(reason));
     }
     become_root_of_namespace(one)?;
-    let smallest = [&uids, &gids].map(|ranges| ranges.iter().map(|range| u64::from(range.count)).sum()).into_iter().min().unwrap_or(0);
+    let smallest = [&uids, &gids]
+        .map(|ranges| ranges.iter().map(|range| u64::from(range.count)).sum())
+        .into_iter()
+        .min()
+        .unwrap_or(0);
     let notes = if smallest < 65535 {
-        vec![format!("user {who} has {smallest} subordinate ids: files of users and groups above that number cannot be made (65536 are usual)")]
+        vec![format!(
+            "user {who} has {smallest} subordinate ids: files of users and groups above that number cannot be made (65536 are usual)"
+        )]
     } else {
         Vec::new()
     };
-    Ok(Entered::Ready { mapping: IdMapping::Subordinate, notes })
+    Ok(Entered::Ready {
+        mapping: IdMapping::Subordinate,
+        notes,
+    })
 }
 
 /// Makes the user namespace while a child outside of it runs the set-uid programs. A reason when they fail: the namespace
 /// is of no use then, since its maps can be written only once.
-fn map_by_programs(one: SingleThreaded, uids: &Mapper, gids: &Mapper) -> Result<Option<String>, Failure> {
+fn map_by_programs(
+    one: SingleThreaded,
+    uids: &Mapper,
+    gids: &Mapper,
+) -> Result<Option<String>, Failure> {
     let (go_read, go_write) = pipe()?;
     let (answer_read, answer_write) = pipe()?;
     let parent = rustix::process::getpid();
@@ -233,14 +328,19 @@ fn map_by_programs(one: SingleThreaded, uids: &Mapper, gids: &Mapper) -> Result<
     }
     drop(go_write);
     let mut answer = vec![0; 4096];
-    let len = rustix::io::retry_on_intr(|| rustix::io::read(&answer_read, &mut answer)).unwrap_or(0);
+    let len =
+        rustix::io::retry_on_intr(|| rustix::io::read(&answer_read, &mut answer)).unwrap_or(0);
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-    made.stage("make a user namespace").map_err(|failure| failure.detail(fixes()))?;
+    made.stage("make a user namespace")
+        .map_err(|failure| failure.detail(fixes()))?;
     Ok((len > 0).then(|| String::from_utf8_lossy(&answer[..len]).into_owned()))
 }
 
 fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
-    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let (uid, gid) = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
     unshare(one, UnshareFlags::NEWUSER, "make a user namespace")?;
     std::fs::write("/proc/self/setgroups", "deny").stage("give up setgroups")?;
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1")).stage("map the own user id")?;
@@ -249,18 +349,25 @@ fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
     let note = format!(
         "only one user id is available, so all files of the build belong to it, `chown`, `USER` and apt's own user do not work: {reason}"
     );
-    Ok(Entered::Ready { mapping: IdMapping::Single, notes: vec![note] })
+    Ok(Entered::Ready {
+        mapping: IdMapping::Single,
+        notes: vec![note],
+    })
 }
 
 fn become_root_of_namespace(one: SingleThreaded) -> Result<(), Failure> {
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).stage("become group 0 of the user namespace")?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).stage("become user 0 of the user namespace")?;
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .stage("become group 0 of the user namespace")?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .stage("become user 0 of the user namespace")?;
     unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
     make_private()
 }
 
 fn unshare(one: SingleThreaded, flags: UnshareFlags, stage: &str) -> Result<(), Failure> {
-    sys::unshare(one, flags).stage(stage).map_err(|failure| failure.detail(fixes()))
+    sys::unshare(one, flags)
+        .stage(stage)
+        .map_err(|failure| failure.detail(fixes()))
 }
 
 /// No mount of a build reaches the host, nor the other way round.

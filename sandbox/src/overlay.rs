@@ -79,13 +79,19 @@ fn by_new_api(layers: &Layers<'_>) -> Result<OwnedFd, Attempt> {
         };
         match set_folder(&context, "lowerdir+", fd) {
             Err(Errno::INVAL) if index == 0 => return Err(Attempt::Unsupported),
-            result => result.stage_with(|| format!("add layer {} of {}", index + 1, layers.lowers.len())).map_err(|f| explain(f, &context))?,
+            result => result
+                .stage_with(|| format!("add layer {} of {}", index + 1, layers.lowers.len()))
+                .map_err(|f| explain(f, &context))?,
         }
     }
     let stage = "set up the overlay root";
     if let Some((upper, work)) = layers.upper {
-        set_folder(&context, "upperdir", upper).stage(stage).map_err(|f| explain(f, &context))?;
-        set_folder(&context, "workdir", work).stage(stage).map_err(|f| explain(f, &context))?;
+        set_folder(&context, "upperdir", upper)
+            .stage(stage)
+            .map_err(|f| explain(f, &context))?;
+        set_folder(&context, "workdir", work)
+            .stage(stage)
+            .map_err(|f| explain(f, &context))?;
         rustix::mount::fsconfig_set_flag(&context, "volatile").stage(stage)?;
     }
     rustix::mount::fsconfig_set_string(&context, "source", "overlay").stage(stage)?;
@@ -93,18 +99,27 @@ fn by_new_api(layers: &Layers<'_>) -> Result<OwnedFd, Attempt> {
     for (key, value) in FLAGS {
         rustix::mount::fsconfig_set_string(&context, key, value).stage(stage)?;
     }
-    rustix::mount::fsconfig_create(&context).stage("mount the overlay root").map_err(|f| explain(f, &context))?;
+    rustix::mount::fsconfig_create(&context)
+        .stage("mount the overlay root")
+        .map_err(|f| explain(f, &context))?;
     let mut attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
     if layers.upper.is_none() {
         attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
     }
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).stage("mount the overlay root")?)
+    Ok(
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .stage("mount the overlay root")?,
+    )
 }
 
 /// By descriptor (Linux 6.13), else by its name in `/proc`.
 fn set_folder(context: &OwnedFd, key: &str, folder: BorrowedFd<'_>) -> Result<(), Errno> {
     match rustix::mount::fsconfig_set_fd(context, key, folder) {
-        Err(Errno::INVAL | Errno::BADF) => rustix::mount::fsconfig_set_string(context, key, format!("/proc/self/fd/{}", folder.as_raw_fd())),
+        Err(Errno::INVAL | Errno::BADF) => rustix::mount::fsconfig_set_string(
+            context,
+            key,
+            format!("/proc/self/fd/{}", folder.as_raw_fd()),
+        ),
         result => result,
     }
 }
@@ -114,14 +129,20 @@ fn explain(failure: Failure, context: &OwnedFd) -> Failure {
     let mut text = [0; 512];
     let mut said = Vec::new();
     while let Ok(len @ 1..) = rustix::io::read(context, &mut text) {
-        said.push(String::from_utf8_lossy(&text[..len]).trim_start_matches("e ").trim().to_owned());
+        said.push(
+            String::from_utf8_lossy(&text[..len])
+                .trim_start_matches("e ")
+                .trim()
+                .to_owned(),
+        );
     }
     failure.detail(said.join(", "))
 }
 
 fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).stage_with(|| format!("open the layer {}", path.display()))
+    rustix::fs::open(path, flags, Mode::empty())
+        .stage_with(|| format!("open the layer {}", path.display()))
 }
 
 /// mount(2) takes all options in one page: with `/proc/self/fd` as working folder a layer costs three or four bytes of it.
@@ -141,7 +162,11 @@ fn by_mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failu
     }
     let mut options = format!("userxattr,lowerdir={}", names.join(":"));
     if let Some((upper, work)) = layers.upper {
-        options.push_str(&format!(",volatile,upperdir={},workdir={}", upper.as_raw_fd(), work.as_raw_fd()));
+        options.push_str(&format!(
+            ",volatile,upperdir={},workdir={}",
+            upper.as_raw_fd(),
+            work.as_raw_fd()
+        ));
     }
     for (key, value) in FLAGS {
         options.push_str(&format!(",{key}={value}"));
@@ -154,11 +179,17 @@ fn by_mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failu
     let stage = "mount the overlay root";
     let target = format!("/proc/self/fd/{}", spare.as_raw_fd());
     rustix::process::chdir("/proc/self/fd").stage(stage)?;
-    let mounted = rustix::mount::mount("overlay", &target, "overlay", flags, options.as_c_str()).stage(stage);
+    let mounted =
+        rustix::mount::mount("overlay", &target, "overlay", flags, options.as_c_str()).stage(stage);
     rustix::process::chdir("/").stage(stage)?;
     mounted?;
     // A clone of what is attached now, as the new API would have given it.
-    let clone = rustix::mount::open_tree(CWD, &target, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC).stage(stage)?;
+    let clone = rustix::mount::open_tree(
+        CWD,
+        &target,
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
+    )
+    .stage(stage)?;
     rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).stage(stage)?;
     Ok(clone)
 }

@@ -29,7 +29,11 @@ pub(crate) fn clean(path: &str) -> PathBuf {
 
 /// Opens a path inside a root, following links as if the root were `/` (openat2, Linux 5.6). `flags` go with `O_CLOEXEC`.
 pub(crate) fn open_in(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {
         // EAGAIN: something was renamed meanwhile, so that `..` could not be proven to stay inside.
@@ -64,7 +68,10 @@ pub(crate) struct Walk {
 /// dangling link leads to where its target would be. A last component that is not a folder ends the walk with `ENOTDIR`.
 pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
     let mut left: VecDeque<OsString> = path.iter().map(OsStr::to_owned).collect();
-    let mut walk = Walk { folders: Vec::new(), missing: Vec::new() };
+    let mut walk = Walk {
+        folders: Vec::new(),
+        missing: Vec::new(),
+    };
     let mut links = 0;
     while let Some(name) = left.pop_front() {
         if name == ".." {
@@ -81,7 +88,12 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
             continue;
         }
         let here = walk.folders.last().map_or(root, |(_, fd)| fd.as_fd());
-        let next = match rustix::fs::openat(here, &name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+        let next = match rustix::fs::openat(
+            here,
+            &name,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
             Ok(next) => next,
             Err(Errno::NOENT) => {
                 walk.missing.push(name);
@@ -96,7 +108,8 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
                 if links > MAX_LINKS {
                     return Err(Errno::LOOP);
                 }
-                let target = OsString::from_vec(rustix::fs::readlinkat(&next, "", Vec::new())?.into_bytes());
+                let target =
+                    OsString::from_vec(rustix::fs::readlinkat(&next, "", Vec::new())?.into_bytes());
                 if target.as_bytes().starts_with(b"/") {
                     walk.folders.clear();
                 }
@@ -111,7 +124,11 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
 }
 
 /// Creates the folders of a path that are missing, with an owner, and returns the last one. Links are followed inside the root.
-pub(crate) fn make_folders(root: impl AsFd, path: &Path, owner: Option<(u32, u32)>) -> Result<OwnedFd, Failure> {
+pub(crate) fn make_folders(
+    root: impl AsFd,
+    path: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<OwnedFd, Failure> {
     let stage = || format!("create the folder /{}", path.display());
     match place(&root, path) {
         Ok(fd) if is_folder(&fd).stage_with(stage)? => return Ok(fd),
@@ -131,7 +148,11 @@ pub(crate) fn make_folders(root: impl AsFd, path: &Path, owner: Option<(u32, u32
 }
 
 /// Creates one folder and opens it.
-pub(crate) fn make_folder(parent: impl AsFd, name: &OsStr, owner: Option<(u32, u32)>) -> Result<OwnedFd, Errno> {
+pub(crate) fn make_folder(
+    parent: impl AsFd,
+    name: &OsStr,
+    owner: Option<(u32, u32)>,
+) -> Result<OwnedFd, Errno> {
     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
@@ -180,11 +201,22 @@ mod tests {
         ] {
             std::os::unix::fs::symlink(target, at(link)).unwrap();
         }
-        let fd = place(rustix::fs::CWD, root.path()).unwrap();
+        let fd = rustix::fs::open(root.path(), OFlags::PATH, Mode::empty()).unwrap();
         let walked = |path: &str| {
             walk(fd.as_fd(), Path::new(path)).map(|walk| {
-                let names: Vec<String> = walk.folders.iter().map(|(name, _)| name.to_string_lossy().into_owned()).collect();
-                (names.join("/"), walk.missing.iter().collect::<PathBuf>().to_string_lossy().into_owned())
+                let names: Vec<String> = walk
+                    .folders
+                    .iter()
+                    .map(|(name, _)| name.to_string_lossy().into_owned())
+                    .collect();
+                (
+                    names.join("/"),
+                    walk.missing
+                        .iter()
+                        .collect::<PathBuf>()
+                        .to_string_lossy()
+                        .into_owned(),
+                )
             })
         };
         let ends = |there: &str, missing: &str| Ok((there.to_owned(), missing.to_owned()));

@@ -10,7 +10,9 @@ use crate::fail::{Failure, Stage};
 use crate::overlay::{self, Layer, Layers};
 use crate::resolve;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use std::cell::Cell;
@@ -31,9 +33,14 @@ impl Scratch {
         rustix::mount::fsconfig_set_string(&context, "mode", "755").stage(stage)?;
         rustix::mount::fsconfig_create(&context).stage(stage)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).stage(stage)?;
-        rustix::mount::move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).stage(stage)?;
-        Ok(Self { root, next: Cell::new(0) })
+        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .stage(stage)?;
+        rustix::mount::move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .stage(stage)?;
+        Ok(Self {
+            root,
+            next: Cell::new(0),
+        })
     }
 
     fn name(&self) -> String {
@@ -44,7 +51,8 @@ impl Scratch {
 
     /// A new empty folder.
     pub(crate) fn folder(&self) -> Result<OwnedFd, Failure> {
-        resolve::make_folder(&self.root, OsStr::new(&self.name()), None).stage("create a folder in memory")
+        resolve::make_folder(&self.root, OsStr::new(&self.name()), None)
+            .stage("create a folder in memory")
     }
 
     /// A new empty file, open for writing.
@@ -79,10 +87,18 @@ pub(crate) fn mount_plain(overlay: &Overlay, scratch: &Scratch) -> Result<OwnedF
 }
 
 /// Mounts a command's root in which all points exist. Not attached yet.
-pub(crate) fn mount_root(overlay: &Overlay, points: &[Point], scratch: &Scratch) -> Result<OwnedFd, Failure> {
+pub(crate) fn mount_root(
+    overlay: &Overlay,
+    points: &[Point],
+    scratch: &Scratch,
+) -> Result<OwnedFd, Failure> {
     let work = Work::open(overlay, scratch)?;
     let absent = absent_everywhere(overlay, points)?;
-    let below = if absent.is_empty() { None } else { Some(stubs_below(&work, &absent)?) };
+    let below = if absent.is_empty() {
+        None
+    } else {
+        Some(stubs_below(&work, &absent)?)
+    };
     let root = work.mount(overlay, None, below.as_ref(), "overlay", scratch)?;
     let hidden = unresolved(&root, points)?;
     if hidden.is_empty() {
@@ -91,9 +107,18 @@ pub(crate) fn mount_root(overlay: &Overlay, points: &[Point], scratch: &Scratch)
     let above = stubs_above(&work, &root, &hidden)?;
     // The upper is in use until the first mount is gone.
     drop(root);
-    let root = work.mount(overlay, Some(&above), below.as_ref(), "overlay-again", scratch)?;
+    let root = work.mount(
+        overlay,
+        Some(&above),
+        below.as_ref(),
+        "overlay-again",
+        scratch,
+    )?;
     match unresolved(&root, points)?.first() {
-        Some(point) => Err(Failure::new(format!("make the mount point /{}", point.path.display()), Errno::NOENT)),
+        Some(point) => Err(Failure::new(
+            format!("make the mount point /{}", point.path.display()),
+            Errno::NOENT,
+        )),
         None => Ok(root),
     }
 }
@@ -110,26 +135,43 @@ impl Work {
     fn open(overlay: &Overlay, scratch: &Scratch) -> Result<Self, Failure> {
         let empty = scratch.folder()?;
         let Some((upper, work)) = &overlay.upper else {
-            return Ok(Self { folder: scratch.folder()?, upper: None, empty });
+            return Ok(Self {
+                folder: scratch.folder()?,
+                upper: None,
+                empty,
+            });
         };
         let open = |path: &Path| {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(path, flags, Mode::empty()).stage_with(|| format!("open the folder {}", path.display()))
+            rustix::fs::open(path, flags, Mode::empty())
+                .stage_with(|| format!("open the folder {}", path.display()))
         };
         let (upper, parent) = (open(upper)?, open(work)?);
         // A work folder that has been used with `volatile` is refused by the kernel.
         for number in 0.. {
             match resolve::make_folder(&parent, OsStr::new(&format!("mount{number}")), None) {
-                Ok(folder) => return Ok(Self { folder, upper: Some(upper), empty }),
+                Ok(folder) => {
+                    return Ok(Self {
+                        folder,
+                        upper: Some(upper),
+                        empty,
+                    });
+                }
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(Failure::new(format!("create a folder in {}", work.display()), errno)),
+                Err(errno) => {
+                    return Err(Failure::new(
+                        format!("create a folder in {}", work.display()),
+                        errno,
+                    ));
+                }
             }
         }
         unreachable!("BUG: there is always a free number")
     }
 
     fn folder(&self, name: &str) -> Result<OwnedFd, Failure> {
-        resolve::make_folder(&self.folder, OsStr::new(name), None).stage_with(|| format!("create the folder {name} beside the upper"))
+        resolve::make_folder(&self.folder, OsStr::new(name), None)
+            .stage_with(|| format!("create the folder {name} beside the upper"))
     }
 
     fn mount(
@@ -148,7 +190,11 @@ impl Work {
             Some(_) => Some(self.folder(name)?),
             None => None,
         };
-        let upper = self.upper.as_ref().map(AsFd::as_fd).zip(work.as_ref().map(AsFd::as_fd));
+        let upper = self
+            .upper
+            .as_ref()
+            .map(AsFd::as_fd)
+            .zip(work.as_ref().map(AsFd::as_fd));
         let least = if upper.is_some() { 1 } else { 2 };
         while lowers.len() < least {
             lowers.push(Layer::Open(self.empty.as_fd()));
@@ -162,7 +208,10 @@ impl Work {
 }
 
 /// Points of which no layer has anything at their path. Links on the way may still lead elsewhere.
-fn absent_everywhere<'a>(overlay: &Overlay, points: &'a [Point]) -> Result<Vec<&'a Point>, Failure> {
+fn absent_everywhere<'a>(
+    overlay: &Overlay,
+    points: &'a [Point],
+) -> Result<Vec<&'a Point>, Failure> {
     let mut absent: Vec<&Point> = points.iter().collect();
     let upper = overlay.upper.iter().map(|(upper, _)| upper);
     for layer in overlay.lowers.iter().chain(upper) {
@@ -170,10 +219,17 @@ fn absent_everywhere<'a>(overlay: &Overlay, points: &'a [Point]) -> Result<Vec<&
             break;
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(layer, flags, Mode::empty()).stage_with(|| format!("open the layer {}", layer.display()))?;
+        let fd = rustix::fs::open(layer, flags, Mode::empty())
+            .stage_with(|| format!("open the layer {}", layer.display()))?;
         absent.retain(|point| {
             let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            let found = rustix::fs::openat2(&fd, &point.path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve);
+            let found = rustix::fs::openat2(
+                &fd,
+                &point.path,
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+                resolve,
+            );
             matches!(found, Err(Errno::NOENT | Errno::NOTDIR))
         });
     }
@@ -187,7 +243,12 @@ fn unresolved<'a>(root: &OwnedFd, points: &'a [Point]) -> Result<Vec<&'a Point>,
         match resolve::place(root, &point.path) {
             Ok(place) => check_type(&place, point)?,
             Err(Errno::NOENT | Errno::NOTDIR) => missing.push(point),
-            Err(errno) => return Err(Failure::new(format!("resolve the mount point /{}", point.path.display()), errno)),
+            Err(errno) => {
+                return Err(Failure::new(
+                    format!("resolve the mount point /{}", point.path.display()),
+                    errno,
+                ));
+            }
         }
     }
     Ok(missing)
@@ -197,8 +258,14 @@ fn unresolved<'a>(root: &OwnedFd, points: &'a [Point]) -> Result<Vec<&'a Point>,
 pub(crate) fn check_type(place: &OwnedFd, point: &Point) -> Result<(), Failure> {
     let folder = resolve::is_folder(place).stage("look at a mount point")?;
     match (folder, point.folder) {
-        (true, false) => Err(Failure::new(format!("mount a file on /{}", point.path.display()), Errno::ISDIR)),
-        (false, true) => Err(Failure::new(format!("mount a folder on /{}", point.path.display()), Errno::NOTDIR)),
+        (true, false) => Err(Failure::new(
+            format!("mount a file on /{}", point.path.display()),
+            Errno::ISDIR,
+        )),
+        (false, true) => Err(Failure::new(
+            format!("mount a folder on /{}", point.path.display()),
+            Errno::NOTDIR,
+        )),
         _ => Ok(()),
     }
 }
@@ -206,7 +273,8 @@ pub(crate) fn check_type(place: &OwnedFd, point: &Point) -> Result<(), Failure> 
 fn stubs_below(work: &Work, points: &[&Point]) -> Result<OwnedFd, Failure> {
     let stubs = work.folder("stubs")?;
     for point in points {
-        make_stub(&stubs, &point.path, point.folder).stage_with(|| format!("make the mount point /{}", point.path.display()))?;
+        make_stub(&stubs, &point.path, point.folder)
+            .stage_with(|| format!("make the mount point /{}", point.path.display()))?;
     }
     Ok(stubs)
 }
@@ -230,7 +298,10 @@ fn open_or_make(parent: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool), Errno
         Ok(made) => Ok((made, true)),
         Err(Errno::EXIST) => {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok((rustix::fs::openat(parent, name, flags, Mode::empty())?, false))
+            Ok((
+                rustix::fs::openat(parent, name, flags, Mode::empty())?,
+                false,
+            ))
         }
         Err(errno) => Err(errno),
     }
@@ -254,24 +325,40 @@ fn stubs_above(work: &Work, root: &OwnedFd, points: &[&Point]) -> Result<OwnedFd
         make_stub(&here, &missing, point.folder).stage_with(stage)?;
     }
     for (copy, original) in times.into_iter().rev() {
-        let (copy, original) = (copy.stage("open a mount point")?, original.stage("open a mount point's original")?);
-        copy_attributes(copy.as_fd(), original.as_fd()).stage("copy a folder's attributes to a mount point")?;
+        let (copy, original) = (
+            copy.stage("open a mount point")?,
+            original.stage("open a mount point's original")?,
+        );
+        copy_attributes(copy.as_fd(), original.as_fd())
+            .stage("copy a folder's attributes to a mount point")?;
     }
     Ok(stubs)
 }
 
 /// Reopens a place for reading.
 fn real(place: &OwnedFd) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(place, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        place,
+        ".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn copy_attributes(copy: BorrowedFd<'_>, original: BorrowedFd<'_>) -> Result<(), Errno> {
     let stat = rustix::fs::fstat(original)?;
-    rustix::fs::fchown(copy, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchown(
+        copy,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
     rustix::fs::fchmod(copy, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let mut names = vec![0; 4096];
     if let Ok(len) = rustix::fs::flistxattr(original, &mut names) {
-        for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        for name in names[..len]
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
             let mut value = vec![0; 4096];
             // What this file system cannot hold is the mount point's loss for the time of the command only.
             if let Ok(len) = rustix::fs::fgetxattr(original, name, &mut value) {
@@ -279,7 +366,10 @@ fn copy_attributes(copy: BorrowedFd<'_>, original: BorrowedFd<'_>) -> Result<(),
             }
         }
     }
-    let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds.cast_signed() };
+    let time = |seconds, nanoseconds: u64| Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.cast_signed(),
+    };
     let times = Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),

@@ -5,7 +5,14 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Where newuidmap and newgidmap are installed; the environment's PATH is not asked, since it is not ours to trust.
-const FOLDERS: [&str; 6] = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin", "/run/wrappers/bin"];
+const FOLDERS: [&str; 6] = [
+    "/usr/bin",
+    "/bin",
+    "/usr/sbin",
+    "/sbin",
+    "/usr/local/bin",
+    "/run/wrappers/bin",
+];
 
 /// Ids on the host, `count` of them from `start`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +58,10 @@ pub(crate) struct Mapper {
 impl Mapper {
     /// `newuidmap` or `newgidmap`, which map 0 to the own id and 1 onwards to the ranges. `None` when it is not installed.
     pub(crate) fn find(name: &str, own: u32, ranges: &[Range]) -> Option<Self> {
-        let program = FOLDERS.iter().map(|folder| PathBuf::from(folder).join(name)).find(|path| path.is_file())?;
+        let program = FOLDERS
+            .iter()
+            .map(|folder| PathBuf::from(folder).join(name))
+            .find(|path| path.is_file())?;
         let mut arguments = vec!["0".to_owned(), own.to_string(), "1".to_owned()];
         let mut inside: u32 = 1;
         for range in ranges {
@@ -73,7 +83,11 @@ impl Mapper {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{} failed: {}", self.program.display(), said.trim()))
+        Err(format!(
+            "{} failed: {}",
+            self.program.display(),
+            said.trim()
+        ))
     }
 }
 
@@ -87,7 +101,11 @@ mod tests {
         let range = |start, count| Range { start, count };
         for (name, id, expected) in [
             (Some("ann"), 1000, vec![range(100_000, 65536)]),
-            (Some("bob"), 1001, vec![range(165_536, 10), range(300_000, 5)]),
+            (
+                Some("bob"),
+                1001,
+                vec![range(165_536, 10), range(300_000, 5)],
+            ),
             (None, 1001, vec![range(300_000, 5)]),
             (Some("eve"), 9, vec![]),
         ] {

@@ -107,7 +107,12 @@ struct MountAttr {
 
 /// mount_setattr (Linux 5.12) on the mount a descriptor refers to.
 pub(crate) fn mount_setattr(mount: impl AsFd, set: MountAttrFlags, recursive: bool) -> Result<()> {
-    let attr = MountAttr { set: set.bits().into(), clear: 0, propagation: 0, userns: 0 };
+    let attr = MountAttr {
+        set: set.bits().into(),
+        clear: 0,
+        propagation: 0,
+        userns: 0,
+    };
     raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, recursive)
 }
 
@@ -115,7 +120,12 @@ pub(crate) fn mount_setattr(mount: impl AsFd, set: MountAttrFlags, recursive: bo
 pub(crate) fn idmap_mount(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
     let set = MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into();
     let userns = userns.as_fd().as_raw_fd().cast_unsigned().into();
-    let attr = MountAttr { set, clear: 0, propagation: 0, userns };
+    let attr = MountAttr {
+        set,
+        clear: 0,
+        propagation: 0,
+        userns,
+    };
     raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, false)
 }
 
@@ -126,7 +136,14 @@ fn raw_mount_setattr(mount: RawFd, attr: &MountAttr, recursive: bool) -> Result<
     }
     // SAFETY: the path is an empty C string, the attributes are initialised and of the size given.
     let result = unsafe {
-        libc::syscall(libc::SYS_mount_setattr, mount, c"".as_ptr(), flags, std::ptr::from_ref(attr), size_of::<MountAttr>())
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount,
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<MountAttr>(),
+        )
     };
     check(result)
 }
@@ -134,9 +151,19 @@ fn raw_mount_setattr(mount: RawFd, attr: &MountAttr, recursive: bool) -> Result<
 /// Loads a seccomp filter without setting `no_new_privs`; needs CAP_SYS_ADMIN in the user namespace.
 pub(crate) fn load_seccomp(filter: &[libc::sock_filter]) -> Result<()> {
     let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
-    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    let program = libc::sock_fprog {
+        len,
+        filter: filter.as_ptr().cast_mut(),
+    };
     // SAFETY: the program points at `len` initialised instructions, which the kernel copies and does not write.
-    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    };
     check(result)
 }
 
@@ -167,7 +194,11 @@ pub(crate) fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
     if first > last {
         return Ok(());
     }
-    let flags = if cloexec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };
+    let flags = if cloexec {
+        libc::CLOSE_RANGE_CLOEXEC
+    } else {
+        0
+    };
     // SAFETY: callers pass ranges whose descriptors nothing in this process uses or owns any longer, or only mark them.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
 }
@@ -194,7 +225,11 @@ pub(crate) fn loopback_up() -> Result<()> {
 /// execve; returns only on failure.
 pub(crate) fn execve(program: &CString, args: &[CString], env: &[CString]) -> Errno {
     let pointers = |strings: &[CString]| -> Vec<*const c_char> {
-        strings.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|text| text.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
     };
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both arrays end with a null pointer and their strings outlive the call.
@@ -205,7 +240,9 @@ pub(crate) fn execve(program: &CString, args: &[CString], env: &[CString]) -> Er
 /// Makes `target` refer to what `source` refers to, replacing what it was.
 pub(crate) fn dup_onto(source: impl AsFd, target: RawFd) -> Result<()> {
     // SAFETY: targets are the standard descriptors 0 to 2, which no Rust object owns.
-    check(c_long::from(unsafe { libc::dup2(source.as_fd().as_raw_fd(), target) }))
+    check(c_long::from(unsafe {
+        libc::dup2(source.as_fd().as_raw_fd(), target)
+    }))
 }
 
 /// Takes standard input as an owned descriptor: a helper's only inherited one.
@@ -220,7 +257,11 @@ pub(crate) fn take_stdin() -> Result<OwnedFd> {
 }
 
 fn check(result: c_long) -> Result<()> {
-    if result < 0 { Err(last_errno()) } else { Ok(()) }
+    if result < 0 {
+        Err(last_errno())
+    } else {
+        Ok(())
+    }
 }
 
 fn last_errno() -> Errno {

@@ -10,8 +10,8 @@ use crate::{Exit, IdMapping};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
-    SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -102,38 +102,65 @@ pub(crate) fn socket_pair(kind: SocketType) -> Result<(OwnedFd, OwnedFd), Errno>
 }
 
 /// Sends a request with its descriptors.
-pub(crate) fn send_request(socket: BorrowedFd<'_>, kind: Kind, flags: u8, fds: &[BorrowedFd<'_>], payload: &[u8]) -> Result<(), Errno> {
+pub(crate) fn send_request(
+    socket: BorrowedFd<'_>,
+    kind: Kind,
+    flags: u8,
+    fds: &[BorrowedFd<'_>],
+    payload: &[u8],
+) -> Result<(), Errno> {
     if payload.len() <= INLINE {
         let head = [kind as u8, flags];
         return send_packet(socket, &[IoSlice::new(&head), IoSlice::new(payload)], fds);
     }
     let memory = rustix::fs::memfd_create("request", rustix::fs::MemfdFlags::CLOEXEC)?;
     let file = File::from(memory);
-    file.write_all_at(payload, 0).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    file.write_all_at(payload, 0)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     let head = [kind as u8, flags | IN_MEMFD];
     let mut fds = fds.to_vec();
     fds.push(file.as_fd());
     send_packet(socket, &[IoSlice::new(&head)], &fds)
 }
 
-fn send_packet(socket: BorrowedFd<'_>, parts: &[IoSlice<'_>], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+fn send_packet(
+    socket: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() && (fds.len() > MAX_FDS || !ancillary.push(SendAncillaryMessage::ScmRights(fds))) {
+    if !fds.is_empty()
+        && (fds.len() > MAX_FDS || !ancillary.push(SendAncillaryMessage::ScmRights(fds)))
+    {
         return Err(Errno::TOOBIG);
     }
-    let sent = rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, parts, &mut ancillary, SendFlags::NOSIGNAL))?;
+    let sent = rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(socket, parts, &mut ancillary, SendFlags::NOSIGNAL)
+    })?;
     let expected: usize = parts.iter().map(|part| part.len()).sum();
-    if sent == expected { Ok(()) } else { Err(Errno::MSGSIZE) }
+    if sent == expected {
+        Ok(())
+    } else {
+        Err(Errno::MSGSIZE)
+    }
 }
 
 /// Receives one request; `None` when the other side is gone. Malformed packets are `EBADMSG`.
-pub(crate) fn receive_request(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> Result<Option<Request>, Errno> {
+pub(crate) fn receive_request(
+    socket: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Request>, Errno> {
     buffer.resize(INLINE + 2, 0);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
+        rustix::net::recvmsg(
+            socket,
+            &mut [IoSliceMut::new(buffer)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        )
     })?;
     if received.bytes == 0 {
         return Ok(None);
@@ -158,7 +185,12 @@ pub(crate) fn receive_request(socket: BorrowedFd<'_>, buffer: &mut Vec<u8>) -> R
     } else {
         Payload::Memory(fds.pop().ok_or(Errno::BADMSG)?)
     };
-    let request = Request { kind, flags: *flags, fds, payload };
+    let request = Request {
+        kind,
+        flags: *flags,
+        fds,
+        payload,
+    };
     // Requests hold secrets; the next children get a copy of this memory.
     buffer[..received.bytes].fill(0);
     Ok(Some(request))
@@ -171,13 +203,19 @@ pub(crate) fn send_answer<T: Serialize>(socket: BorrowedFd<'_>, answer: &T) -> R
 }
 
 /// Receives a JSON answer; `None` when the other side is gone.
-pub(crate) fn receive_answer<T: for<'a> Deserialize<'a>>(socket: BorrowedFd<'_>) -> Result<Option<T>, Errno> {
+pub(crate) fn receive_answer<T: for<'a> Deserialize<'a>>(
+    socket: BorrowedFd<'_>,
+) -> Result<Option<T>, Errno> {
     let mut buffer = vec![0; INLINE];
-    let (len, _) = rustix::io::retry_on_intr(|| rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty()))?;
+    let (len, _) = rustix::io::retry_on_intr(|| {
+        rustix::net::recv(socket, &mut buffer[..], RecvFlags::empty())
+    })?;
     if len == 0 {
         return Ok(None);
     }
-    serde_json::from_slice(&buffer[..len]).map(Some).map_err(|_| Errno::BADMSG)
+    serde_json::from_slice(&buffer[..len])
+        .map(Some)
+        .map_err(|_| Errno::BADMSG)
 }
 
 /// Request bytes of a task: its name's length in two bytes, its name, the caller's bytes.
@@ -204,7 +242,10 @@ mod tests {
     #[test]
     fn a_task_payload_splits_again() {
         for (name, request) in [("", &b""[..]), ("copy", b"x"), ("a-b", &[0; 70_000])] {
-            assert_eq!(split_task_payload(&task_payload(name, request)), Some((name, request)));
+            assert_eq!(
+                split_task_payload(&task_payload(name, request)),
+                Some((name, request))
+            );
         }
         for bad in [&b""[..], b"\x01", b"\x05\x00abc", b"\x01\x00\xff"] {
             assert_eq!(split_task_payload(bad), None);
@@ -218,15 +259,34 @@ mod tests {
         let mut buffer = Vec::new();
         for len in [0, 1, INLINE, INLINE + 1, 3 << 20] {
             let payload: Vec<u8> = (0..len).map(|index| (index % 251) as u8).collect();
-            send_request(near.as_fd(), Kind::Task, NEW_NETWORK, &[null.as_fd(); 3], &payload).unwrap();
+            send_request(
+                near.as_fd(),
+                Kind::Task,
+                NEW_NETWORK,
+                &[null.as_fd(); 3],
+                &payload,
+            )
+            .unwrap();
             let request = receive_request(far.as_fd(), &mut buffer).unwrap().unwrap();
-            assert_eq!((request.kind, request.flags & NEW_NETWORK, request.fds.len()), (Kind::Task, NEW_NETWORK, 3));
-            assert!(request.payload.into_bytes().unwrap() == payload, "{len} bytes differ");
+            assert_eq!(
+                (request.kind, request.flags & NEW_NETWORK, request.fds.len()),
+                (Kind::Task, NEW_NETWORK, 3)
+            );
+            assert!(
+                request.payload.into_bytes().unwrap() == payload,
+                "{len} bytes differ"
+            );
         }
         let too_many = vec![null.as_fd(); MAX_FDS + 1];
-        assert_eq!(send_request(near.as_fd(), Kind::Run, 0, &too_many, b""), Err(Errno::TOOBIG));
+        assert_eq!(
+            send_request(near.as_fd(), Kind::Run, 0, &too_many, b""),
+            Err(Errno::TOOBIG)
+        );
         rustix::net::send(near.as_fd(), b"\x09\x00", SendFlags::NOSIGNAL).unwrap();
-        assert_eq!(receive_request(far.as_fd(), &mut buffer).unwrap_err(), Errno::BADMSG);
+        assert_eq!(
+            receive_request(far.as_fd(), &mut buffer).unwrap_err(),
+            Errno::BADMSG
+        );
         drop(near);
         assert!(receive_request(far.as_fd(), &mut buffer).unwrap().is_none());
     }

@@ -1,0 +1,245 @@
+use super::{Filter, arm, compile, i386, native, parse, tables};
+use std::collections::BTreeMap;
+
+const KILL: u32 = 0x8000_0000;
+const ALLOW: u32 = 0x7fff_0000;
+const EPERM: u32 = 0x0005_0001;
+const ENOSYS: u32 = 0x0005_0026;
+const ARM: u32 = 0x4000_0028;
+const I386: u32 = 0x4000_0003;
+#[cfg(target_arch = "x86_64")]
+const X86_64: u32 = 0xc000_003e;
+
+/// Runs a filter as the kernel does, and returns its answer and the number of instructions it took.
+fn simulate(filter: &[libc::sock_filter], arch: u32, number: u32, argument: u64) -> (u32, usize) {
+    let mut data = [0_u8; 64];
+    data[0..4].copy_from_slice(&number.to_ne_bytes());
+    data[4..8].copy_from_slice(&arch.to_ne_bytes());
+    data[16..24].copy_from_slice(&argument.to_ne_bytes());
+    let (mut at, mut accumulator) = (0, 0);
+    for steps in 1..=filter.len() {
+        let instruction = filter[at];
+        at += 1;
+        let jump = |condition: bool| {
+            usize::from(if condition {
+                instruction.jt
+            } else {
+                instruction.jf
+            })
+        };
+        match instruction.code {
+            0x20 => {
+                let offset = instruction.k as usize;
+                accumulator = u32::from_ne_bytes(data[offset..offset + 4].try_into().unwrap());
+            }
+            0x05 => at += instruction.k as usize,
+            0x15 => at += jump(accumulator == instruction.k),
+            0x35 => at += jump(accumulator >= instruction.k),
+            0x45 => at += jump(accumulator & instruction.k != 0),
+            0x06 => return (instruction.k, steps),
+            code => panic!("unknown instruction {code:#x}"),
+        }
+    }
+    panic!("the filter does not end");
+}
+
+fn answer(filter: &[libc::sock_filter], arch: u32, number: u32, argument: u64) -> u32 {
+    simulate(filter, arch, number, argument).0
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn golden_answers_on_x86_64() {
+    let filter = Filter::docker_default();
+    let allowed = [
+        ("read", libc::SYS_read),
+        ("openat2", libc::SYS_openat2),
+        ("execve", libc::SYS_execve),
+        ("chroot", libc::SYS_chroot),
+        ("ptrace", libc::SYS_ptrace),
+        ("mknodat", libc::SYS_mknodat),
+        ("setresuid", libc::SYS_setresuid),
+        ("seccomp", libc::SYS_seccomp),
+        ("faccessat2", libc::SYS_faccessat2),
+        ("arch_prctl", libc::SYS_arch_prctl),
+        ("io_pgetevents", 333),
+        ("removexattrat", 466),
+        ("statmount", 457),
+    ];
+    let denied = [
+        ("mount", libc::SYS_mount),
+        ("umount2", libc::SYS_umount2),
+        ("pivot_root", libc::SYS_pivot_root),
+        ("unshare", libc::SYS_unshare),
+        ("setns", libc::SYS_setns),
+        ("bpf", libc::SYS_bpf),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("io_uring_enter", libc::SYS_io_uring_enter),
+        ("io_uring_register", libc::SYS_io_uring_register),
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("request_key", libc::SYS_request_key),
+        ("kexec_load", libc::SYS_kexec_load),
+        ("init_module", libc::SYS_init_module),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("fsopen", libc::SYS_fsopen),
+        ("open_tree", libc::SYS_open_tree),
+        ("move_mount", libc::SYS_move_mount),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("swapon", libc::SYS_swapon),
+        ("reboot", libc::SYS_reboot),
+        ("settimeofday", libc::SYS_settimeofday),
+        ("sethostname", libc::SYS_sethostname),
+        ("syslog", libc::SYS_syslog),
+        ("acct", libc::SYS_acct),
+        ("quotactl", libc::SYS_quotactl),
+        ("mbind", libc::SYS_mbind),
+        ("process_madvise", libc::SYS_process_madvise),
+        ("pidfd_getfd", libc::SYS_pidfd_getfd),
+        ("kcmp", libc::SYS_kcmp),
+        ("iopl", libc::SYS_iopl),
+    ];
+    let newer = [
+        ("clone3", libc::SYS_clone3),
+        ("open_tree_attr", 467),
+        ("far future", 5000),
+        ("unassigned", 400),
+        ("x32 read", 0x4000_0000),
+    ];
+    for (table, expected) in [
+        (&allowed[..], ALLOW),
+        (&denied[..], EPERM),
+        (&newer[..], ENOSYS),
+    ] {
+        for (name, number) in table {
+            let number = u32::try_from(*number).unwrap();
+            assert_eq!(
+                answer(filter.instructions(), X86_64, number, 0),
+                expected,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn arguments_decide() {
+    let filter = Filter::docker_default();
+    let (clone, socket, personality) = (56, 41, 135);
+    let thread = 0x003d_0f00;
+    for (name, arch, number, argument, expected) in [
+        ("fork", X86_64, clone, 0x11, ALLOW),
+        ("thread", X86_64, clone, thread, ALLOW),
+        ("new user namespace", X86_64, clone, 0x1000_0011, EPERM),
+        ("new mount namespace", X86_64, clone, 0x0002_0011, EPERM),
+        ("new cgroup namespace", X86_64, clone, 0x0200_0011, EPERM),
+        ("all namespaces", X86_64, clone, 0x7e02_0011, EPERM),
+        ("AF_UNIX", X86_64, socket, 1, ALLOW),
+        ("AF_INET6", X86_64, socket, 10, ALLOW),
+        ("AF_NETLINK", X86_64, socket, 16, ALLOW),
+        ("AF_ALG", X86_64, socket, 38, EPERM),
+        (
+            "AF_ALG with noise above",
+            X86_64,
+            socket,
+            0x1_0000_0026,
+            EPERM,
+        ),
+        ("AF_NFC", X86_64, socket, 39, ALLOW),
+        ("AF_VSOCK", X86_64, socket, 40, EPERM),
+        ("AF_XDP", X86_64, socket, 44, ALLOW),
+        ("query", X86_64, personality, 0xffff_ffff, ALLOW),
+        ("PER_LINUX", X86_64, personality, 0, ALLOW),
+        ("PER_LINUX32", X86_64, personality, 8, ALLOW),
+        ("UNAME26", X86_64, personality, 0x2_0000, ALLOW),
+        ("UNAME26 of 32 bits", X86_64, personality, 0x2_0008, ALLOW),
+        ("ADDR_NO_RANDOMIZE", X86_64, personality, 0x4_0000, EPERM),
+        ("i386 fork", I386, 120, 0x11, ALLOW),
+        ("i386 namespace", I386, 120, 0x1000_0011, EPERM),
+        ("i386 AF_ALG", I386, 359, 38, EPERM),
+    ] {
+        assert_eq!(
+            answer(filter.instructions(), arch, number, argument),
+            expected,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn golden_answers_for_32_bit_programs() {
+    let filter = compile(&[i386(), arm()]);
+    for (name, arch, number, expected) in [
+        ("i386 exit", I386, 1, ALLOW),
+        ("i386 open", I386, 5, ALLOW),
+        ("i386 socketcall", I386, 102, ALLOW),
+        ("i386 mmap2", I386, 192, ALLOW),
+        ("i386 set_thread_area", I386, 243, ALLOW),
+        ("i386 clock_gettime64", I386, 403, ALLOW),
+        ("i386 futex_time64", I386, 422, ALLOW),
+        ("i386 mount", I386, 21, EPERM),
+        ("i386 umount", I386, 22, EPERM),
+        ("i386 unshare", I386, 310, EPERM),
+        ("i386 keyctl", I386, 288, EPERM),
+        ("i386 bpf", I386, 357, EPERM),
+        ("i386 io_uring_setup", I386, 425, EPERM),
+        ("i386 clone3", I386, 435, ENOSYS),
+        ("i386 newer", I386, 470, ENOSYS),
+        ("arm exit", ARM, 1, ALLOW),
+        ("arm cacheflush", ARM, 983_042, ALLOW),
+        ("arm set_tls", ARM, 983_045, ALLOW),
+        ("arm usr26", ARM, 983_043, ENOSYS),
+        ("arm mount", ARM, 21, EPERM),
+        ("arm newer", ARM, 470, ENOSYS),
+        ("another architecture", 0xc000_00f3, 63, KILL),
+    ] {
+        assert_eq!(answer(&filter, arch, number, 0), expected, "{name}");
+    }
+}
+
+#[test]
+fn every_number_gets_its_own_answer() {
+    for calls in [native(), i386(), arm()] {
+        let filter = compile(std::slice::from_ref(&calls));
+        let mut slowest = 0;
+        for number in (0..600).chain(983_030..983_060).chain([u32::MAX]) {
+            let (answer, steps) = simulate(&filter, calls.audit_arch, number, 0);
+            slowest = slowest.max(steps);
+            let plain = calls
+                .actions
+                .get(&number)
+                .is_some_and(|action| *action == super::Action::Allow);
+            if plain {
+                assert_eq!(answer, ALLOW, "{number}");
+            } else if !calls.actions.contains_key(&number) {
+                assert!(answer == EPERM || answer == ENOSYS, "{number}");
+            }
+        }
+        assert!(slowest < 30, "{slowest} instructions for one call");
+        assert!(filter.len() < 1000, "{} instructions", filter.len());
+    }
+}
+
+#[test]
+fn tables_name_each_call_once() {
+    for table in [tables::I386, tables::ARM, tables::TIME64] {
+        let mut names = BTreeMap::new();
+        for (name, number) in parse(table) {
+            assert_eq!(names.insert(name, number), None, "{name} twice");
+        }
+        for denied in [
+            "mount",
+            "bpf",
+            "keyctl",
+            "clone",
+            "socket",
+            "personality",
+            "clone3",
+        ] {
+            assert!(!names.contains_key(denied), "{denied}");
+        }
+    }
+}
