@@ -18,12 +18,12 @@ pub fn run() -> Result<(), String> {
             .arg("build")
             .arg("--root")
             .arg(&store)
-            .args(["--build-context", &base, "-t", "hello-kiln"])
+            .args(["--build-context", &base, "-t", "site"])
             .arg("-o")
             .arg("type=image")
             .arg("-o")
             .arg(format!("type=oci,dest={}", archive.display()))
-            .arg(root.join("examples/hello")),
+            .arg(root.join("examples/generated-site")),
     )?;
     shell::run(Command::new(&kiln).arg("--root").arg(&store).arg("images"))?;
     println!(

@@ -7,7 +7,9 @@ use std::process::Command;
 /// Program that a test uses, and the Debian package that has it.
 const TOOLS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
+    ("curl", "curl"),
     ("docker-registry", "docker-registry"),
+    ("openssl", "openssl"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
     ("skopeo", "skopeo"),

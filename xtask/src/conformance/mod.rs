@@ -84,8 +84,7 @@ fn builds(corpus: &Path, filter: Option<&str>) -> Result<Vec<SuiteResult>, Strin
     if !names.iter().any(|name| wanted(name)) {
         return Ok(Vec::new());
     }
-    shell::run(shell::cargo().args(["build", "--quiet", "--release", "--package", "kiln"]))?;
-    let kiln = shell::target_dir().join("release/kiln");
+    let kiln = shell::build_static()?;
     let work = tempfile::tempdir_in(shell::target_dir())
         .map_err(|error| format!("could not make a folder: {error}"))?;
     let bases = fixture::Bases::make(corpus, kiln, work.path())?;
