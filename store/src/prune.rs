@@ -323,7 +323,7 @@ impl<'a> Pruning<'a> {
         sorted_entries(&self.store.inner.layout.folder(folder))
     }
 
-    /// Files in folders of two letters; empty ones go.
+    /// What is in a folder's folders.
     fn fanned_out(&self, folder: &'static str) -> Result<Vec<PathBuf>, Error> {
         let mut paths = Vec::new();
         for part in self.entries(folder)? {
