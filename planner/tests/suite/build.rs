@@ -58,7 +58,7 @@ pub(crate) fn options_of(text: &str) -> LowerOptions {
                 options.platforms = value
                     .split(',')
                     .map(|p| Platform::parse(p, &amd64()).unwrap())
-                    .collect()
+                    .collect();
             }
             "--build-context" => {
                 options.named_contexts.insert(value);

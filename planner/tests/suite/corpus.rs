@@ -1,4 +1,5 @@
 //! Configs and histories that a real BuildKit gave, where `KILN_CORPUS` names the folder that has them.
+#![allow(clippy::print_stderr, reason = "a test that is skipped must say so")]
 
 use crate::build::{PATH, options};
 use planner::config::{ContainerConfig, HistoryEntry, ImageConfig};
@@ -154,7 +155,7 @@ fn fresh_examples_have_buildkit_s_config_and_history() {
         for (name, value) in texts(&case["opts"]) {
             match name.split_once(':') {
                 Some(("build-arg", name)) => {
-                    drop(options.build_args.insert(name.to_owned(), value))
+                    drop(options.build_args.insert(name.to_owned(), value));
                 }
                 Some(("label", name)) => options.labels.push((name.to_owned(), value)),
                 _ => options.target = Some(value),

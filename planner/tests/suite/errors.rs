@@ -16,6 +16,7 @@ fn errors(text: &str) -> Vec<Diagnostic> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn errors_name_what_is_wrong_and_where() {
     let from_variable = "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
                          global scope as a workaround";

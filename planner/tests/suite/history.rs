@@ -44,6 +44,7 @@ fn words(words: &[&str]) -> Option<Vec<String>> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn history_says_what_buildkit_says() {
     let cases = [
         ("RUN echo hi", "RUN /bin/sh -c echo hi # buildkit", false),
