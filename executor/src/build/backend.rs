@@ -31,6 +31,8 @@ pub(crate) struct Executor<'a> {
     pub fetcher: &'a Fetcher<'a>,
     /// Whether the sandbox's notes were shown already.
     pub noted: AtomicBool,
+    /// Users resolved so far.
+    pub users: run::KnownUsers,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
 }
 
@@ -41,7 +43,7 @@ impl<'a> Executor<'a> {
         contexts: &'a Contexts<'a>,
         fetcher: &'a Fetcher<'a>,
     ) -> Self {
-        Self { space, request, contexts, fetcher, noted: AtomicBool::new(false), reads: Mutex::default() }
+        Self { space, request, contexts, fetcher, noted: AtomicBool::new(false), users: Mutex::default(), reads: Mutex::default() }
     }
 
     /// Fetches what is missing of these layers, telling the step's observer.
@@ -83,7 +85,10 @@ impl<'a> Executor<'a> {
             return Ok(found);
         }
         let base = work.base(op.base);
-        self.ensure(&base.layers, step.id, work.events, work.cancel)?;
+        // A linked layer does not depend on what it lies over, apart from the names of users.
+        if !op.link || op.chown.is_some() {
+            self.ensure(&base.layers, step.id, work.events, work.cancel)?;
+        }
         let context;
         let from;
         let source = match &op.from {

@@ -204,6 +204,8 @@ impl Exporter<'_> {
     fn archive(&self, output: &OutputRequest, task: u64) -> Result<Exported, Error> {
         let (names, flavour, compression) = (self.names(output)?, flavour(output), compression(output)?);
         let store = self.space.store();
+        // What cannot be written is told before anything is compressed.
+        let out = if output.tar { Some(self.destination(output.dest.as_ref())?) } else { None };
         let images = self.images(output)?;
         let mut contents = Contents::default();
         let (mut manifests, mut docker) = (Vec::new(), None);
@@ -222,7 +224,7 @@ impl Exporter<'_> {
                 docker = Some(DockerEntry { config, layers: layers.iter().map(|l| l.digest.clone()).collect() });
             }
             let (desc, bytes) = image.manifest(layers, flavour);
-            contents.document(&image.config_digest.to_string(), image.config.clone());
+            contents.document(image.config_digest.as_ref(), image.config.clone());
             contents.document(&desc.digest, bytes);
             manifests.push((image.platform.clone(), desc));
         }
@@ -237,13 +239,13 @@ impl Exporter<'_> {
         let exported = exported(root.clone(), &images, names.clone());
         contents.entries.push(Entry { desc: root, names, created: exported.created.clone(), docker });
         let progress = |done: u64, total: u64| self.ui.task_progress(task, "writing", done, total);
-        match &output.dest {
-            Some(OutputDest::Path(path)) if !output.tar => contents.write_folder(store, path, &progress)?,
-            dest => {
-                let mut out = self.destination(dest.as_ref())?;
+        match (out, &output.dest) {
+            (Some(mut out), _) => {
                 contents.write_tar(store, &mut out, &progress)?;
                 out.commit()?;
             }
+            (None, Some(OutputDest::Path(path))) => contents.write_folder(store, path, &progress)?,
+            (None, _) => return Err(Error::Request("an image layout needs dest=FOLDER".to_owned())),
         }
         Ok(exported)
     }

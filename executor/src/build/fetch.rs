@@ -161,7 +161,7 @@ fn copy_from_layout(
     desc: &Desc,
     sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
-    let path = layout.path_of(&desc.digest()?.to_string());
+    let path = layout.path_of(desc.digest()?.as_ref());
     let fail = |source| Error::Io { op: "read", path: path.clone(), source };
     let mut file = std::fs::File::open(&path).map_err(fail)?;
     let mut buffer = vec![0; 256 << 10];

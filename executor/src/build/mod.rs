@@ -87,6 +87,7 @@ impl From<Error> for BuildFailure {
 ///
 /// # Errors
 /// Everything that can go wrong, with the place in the Dockerfile where there is one.
+#[expect(clippy::result_large_err, reason = "a build fails once")]
 pub fn build(
     store: &Store,
     request: &BuildRequest,
@@ -132,6 +133,7 @@ fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
 }
 
 /// Lowers in rounds: each names the bases it needs, which are then resolved together.
+#[expect(clippy::result_large_err, reason = "a build fails once")]
 fn plan(
     dockerfile: &Dockerfile,
     request: &BuildRequest,

@@ -58,7 +58,7 @@ impl Resolver<'_> {
             let mut waiting = Vec::new();
             for (request, answer) in requests.iter().zip(&mut answers) {
                 if answer.is_none() {
-                    waiting.push((request, answer, scope.spawn(|| self.from_registry(request))));
+                    waiting.push((request, answer, scope.spawn(|| self.in_registry(request))));
                 }
             }
             for (request, answer, thread) in waiting {
@@ -81,8 +81,8 @@ impl Resolver<'_> {
                 let roots = layout.select(tag.as_deref(), digest.as_deref())?;
                 Some(self.image_of_layout(name, (&layout, dir), roots, &request.platform)?)
             }
-            Some((_, ContextSource::Image(text))) => self.from_store(&parse(text)?, &request.platform)?,
-            None => self.from_store(&parse(&request.name)?, &request.platform)?,
+            Some((_, ContextSource::Image(text))) => self.in_store(&parse(text)?, &request.platform)?,
+            None => self.in_store(&parse(&request.name)?, &request.platform)?,
         };
         Ok(image.map(|image| ResolvedBase::Image(Box::new(image))))
     }
@@ -115,7 +115,7 @@ impl Resolver<'_> {
         self.image(name, &picked, &config, Origin::Layout(dir.to_owned()))
     }
 
-    fn from_store(&self, reference: &Reference, platform: &Platform) -> Result<Option<ResolvedImage>, Error> {
+    fn in_store(&self, reference: &Reference, platform: &Platform) -> Result<Option<ResolvedImage>, Error> {
         if self.request.pull && reference.digest.is_none() {
             return Ok(None);
         }
@@ -154,7 +154,7 @@ impl Resolver<'_> {
         self.image(&name, &picked, &config, Origin::Repository(name.clone())).map(|image| Local::Found(Box::new(image)))
     }
 
-    fn from_registry(&self, request: &BaseRequest) -> Result<ResolvedImage, Error> {
+    fn in_registry(&self, request: &BaseRequest) -> Result<ResolvedImage, Error> {
         let text = match self.named_context(&request.name) {
             Some((_, ContextSource::Image(text))) => text.as_str(),
             _ => request.name.as_str(),
@@ -194,10 +194,9 @@ impl Resolver<'_> {
             Err(_) => self.remote.small_blob(reference, config_desc, manifest::CONFIG_LIMIT)?,
         };
         let image = self.image(&name, &picked, &config, Origin::Repository(name.clone()))?;
-        if reference.tag.is_some() {
-            let tagged = tag_name(reference);
-            let time = crate::build::image::rfc3339(self.request.now);
-            store.tag(&ImageRef { name: tagged, descriptor: root.descriptor, tagged: time })?;
+        if reference.digest.is_none() {
+            let tagged = crate::build::image::rfc3339(self.request.now);
+            store.tag(&ImageRef { name: name.clone(), descriptor: root.descriptor, tagged })?;
         }
         Ok(image)
     }
@@ -234,11 +233,6 @@ impl Resolver<'_> {
 
 fn parse(text: &str) -> Result<Reference, Error> {
     Reference::parse(text).map_err(|source| Error::Registry { reference: text.to_owned(), source })
-}
-
-/// `registry/repository:tag`, without a digest.
-fn tag_name(reference: &Reference) -> String {
-    Reference { digest: None, ..reference.clone() }.to_string()
 }
 
 /// What the store has under a reference: a digest finds its blob whatever it is called.

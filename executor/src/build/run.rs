@@ -11,7 +11,7 @@ use planner::plan::{Network, RunOp, Step, StepId};
 use planner::scheduler::{Cancel, Observer, StepEvent};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{Exit, Overlay, RunSpec, Sandbox};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -41,7 +41,7 @@ pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<
     }
     let scratch = executor.space.store().scratch()?;
     let lowers = lowers(executor, &base, work)?;
-    let user = user(executor, &op.user, &base)?;
+    let user = user(executor, &op.user, &base, &lowers)?;
     let mut held = Held::new(executor.space, scratch.path());
     let upper = held.folder("upper")?;
     let overlay_work = held.folder("work")?;
@@ -102,10 +102,49 @@ pub(crate) fn lowers(executor: &Executor<'_>, base: &Snapshot, work: &Work<'_>) 
     base.layers.iter().rev().map(|layer| layer::tree(executor.space, layer)).collect()
 }
 
-/// Ids of the user, by the passwd and group files of the root file system.
-fn user(executor: &Executor<'_>, name: &str, base: &Snapshot) -> Result<UserIds, Error> {
+/// Ids of a user by name and by the layers that say anything about users.
+pub(crate) type KnownUsers = Mutex<HashMap<(String, Vec<Digest>), UserIds>>;
+
+/// Ids of the user, by the passwd and group files of the root file system. Commands of one build mostly have the
+/// same answer: it is looked up again only when a layer holds something of `etc`.
+fn user(executor: &Executor<'_>, name: &str, base: &Snapshot, lowers: &[PathBuf]) -> Result<UserIds, Error> {
+    let name = if name.is_empty() { "0" } else { name };
+    let key = deciding_layers(base, lowers).map(|layers| (name.to_owned(), layers));
+    let known = |users: &KnownUsers, key| {
+        let users = users.lock().expect("BUG: no holder of the users panics");
+        users.get(key).cloned()
+    };
+    if let Some(user) = key.as_ref().and_then(|key| known(&executor.users, key)) {
+        return Ok(user);
+    }
     let view = backend::view(executor.space, base)?;
-    copy::resolve_user(if name.is_empty() { "0" } else { name }, &view)
+    let user = copy::resolve_user(name, &view)?;
+    if let Some(key) = key {
+        executor.users.lock().expect("BUG: no holder of the users panics").insert(key, user.clone());
+    }
+    Ok(user)
+}
+
+/// Layers with an `etc`; `None` when some of it is a link, which may lead anywhere. `lowers` are their folders, topmost first.
+fn deciding_layers(base: &Snapshot, lowers: &[PathBuf]) -> Option<Vec<Digest>> {
+    let mut layers = Vec::new();
+    for (layer, tree) in base.layers.iter().rev().zip(lowers) {
+        let kind = |path: &str| std::fs::symlink_metadata(tree.join(path)).map(|meta| meta.file_type());
+        if kind("etc").is_ok() {
+            layers.push(layer.clone());
+        }
+        for path in ["etc", "etc/passwd", "etc/group"] {
+            match kind(path) {
+                Ok(kind) if kind.is_symlink() => return None,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                // `etc` itself may be a whiteout or a file here.
+                Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {}
+                Err(_) => return None,
+            }
+        }
+    }
+    Some(layers)
 }
 
 /// The command's environment: as planned, proxies last so that they never replace what the Dockerfile sets, HOME when it says none.

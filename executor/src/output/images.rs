@@ -69,7 +69,7 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
     let mut waiting = vec![(root.clone(), 0)];
     while let Some((digest, depth)) = waiting.pop() {
         let Some(bytes) = present(store.read_blob(&digest, MANIFEST_LIMIT))? else { continue };
-        match Document::parse(&digest.to_string(), &bytes)? {
+        match Document::parse(digest.as_ref(), &bytes)? {
             Document::Index(index) if depth < MAX_NESTING => {
                 for entry in index.manifests.iter().rev() {
                     if !entry.platform.as_ref().is_some_and(manifest::DescPlatform::is_unknown) {
@@ -81,7 +81,7 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
             Document::Manifest(manifest) => {
                 let config = manifest.config.digest()?;
                 let Some(config_bytes) = present(store.read_blob(&config, CONFIG_LIMIT))? else { continue };
-                let config = Config::parse(&config.to_string(), &config_bytes)?;
+                let config = Config::parse(config.as_ref(), &config_bytes)?;
                 let desc = Desc::new(manifest_type(&manifest), &digest, bytes.len() as u64);
                 members.push(Member { desc, bytes, manifest, config_bytes, config });
             }

@@ -258,7 +258,7 @@ fn take(store: &Store, layout: &Layout, entry: &Desc, depth: usize) -> Result<()
     match Document::parse(&entry.digest, &bytes)? {
         Document::Index(index) => {
             for entry in &index.manifests {
-                if layout.path_of(&entry.digest()?.to_string()).exists() {
+                if layout.path_of(entry.digest()?.as_ref()).exists() {
                     take(store, layout, entry, depth + 1)?;
                 }
             }
@@ -316,7 +316,7 @@ fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
 
 fn document_type(store: &Store, digest: &Digest) -> Result<String, Error> {
     let bytes = store.read_blob(digest, MANIFEST_LIMIT)?;
-    Ok(Document::parse(&digest.to_string(), &bytes)?.media_type().to_owned())
+    Ok(Document::parse(digest.as_ref(), &bytes)?.media_type().to_owned())
 }
 
 fn check(space: &Space, member: &images::Member) -> Result<(), Error> {
