@@ -1,51 +1,255 @@
 //! Where a build works: the store, and the user namespace when one is needed.
 //!
 //! File work on trees runs in this process when it is root, and as a task inside the build's
-//! user namespace otherwise, because trees then hold files of subordinate ids.
+//! user namespace otherwise, because trees then hold files of subordinate ids. (For root the files on disk keep the
+//! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
 
-use crate::Error;
-use sandbox::Sandbox;
+use crate::{Error, copy, layer};
+use sandbox::{IdMapping, Sandbox};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use store::Store;
 
-/// Tasks for `sandbox::init_if_child`.
-pub const TASKS: &[(&str, sandbox::TaskFn)] = &[];
+/// Tasks for `sandbox::init_if_child`. Each is [`run_json`] around a function of a request.
+pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
+    (REMOVE, |request, _| run_json(request, remove_task)),
+    (copy::COPY_TASK, |request, _| run_json(request, copy::copy_task)),
+    (layer::tasks::EXTRACT, |request, _| run_json(request, layer::tasks::extract)),
+];
+
+const REMOVE: &str = "remove-trees";
 
 /// The store and a lazily started sandbox. Shared by reference between threads.
 #[derive(Debug)]
 pub struct Space {
-    _private: (),
+    store: Store,
+    sandbox: OnceLock<Sandbox>,
+    starting: Mutex<()>,
+    /// One lock per piece of work, so that concurrent requests for the same do it once.
+    turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    is_root: bool,
+    limits: layer::Limits,
 }
 
 impl Space {
     /// Over a store; starts nothing.
     #[must_use]
-    pub fn new(_store: Store) -> Self {
-        todo!()
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            sandbox: OnceLock::new(),
+            starting: Mutex::new(()),
+            turns: Mutex::new(HashMap::new()),
+            is_root: rustix::process::geteuid().is_root(),
+            limits: layer::Limits::default(),
+        }
     }
+
+    /// With other bounds on foreign layers.
+    #[must_use]
+    pub fn with_limits(mut self, limits: layer::Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Bounds on foreign layers.
+    #[must_use]
+    pub fn limits(&self) -> layer::Limits {
+        self.limits
+    }
+
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Store {
-        todo!()
+        &self.store
     }
+
+    /// Whether this process is root, so that trees can be worked on in it.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.is_root
+    }
+
     /// The sandbox, started on first use.
     ///
     /// # Errors
     /// What the host does not allow.
     pub fn sandbox(&self) -> Result<&Sandbox, Error> {
-        todo!()
+        if let Some(sandbox) = self.sandbox.get() {
+            return Ok(sandbox);
+        }
+        let _starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sandbox) = self.sandbox.get() {
+            return Ok(sandbox);
+        }
+        let root = std::path::absolute(self.store.root());
+        let root = root.map_err(|source| Error::Io { op: "find", path: self.store.root().to_path_buf(), source })?;
+        let started = Sandbox::start(&sandbox::Options { stores: vec![root] })?;
+        let sandbox = self.sandbox.get_or_init(|| started);
+        self.sweep();
+        Ok(sandbox)
     }
+
+    /// Whether the namespace has only one id, so that every file on disk belongs to it.
+    ///
+    /// # Errors
+    /// The sandbox cannot start.
+    pub fn has_single_id(&self) -> Result<bool, Error> {
+        Ok(!self.is_root && self.sandbox()?.id_mapping() == IdMapping::Single)
+    }
+
     /// Runs a task of [`TASKS`]: in this process when it is root, else inside the namespace. Request and answer are JSON.
     ///
     /// # Errors
     /// The task's.
-    pub fn task<Q: serde::Serialize, A: serde::de::DeserializeOwned>(&self, _name: &str, _request: &Q) -> Result<A, Error> {
-        todo!()
+    pub fn task<Q: Serialize, A: DeserializeOwned>(&self, name: &str, request: &Q) -> Result<A, Error> {
+        let request = serde_json::to_vec(request).expect("BUG: task requests are plain structs");
+        let answer = if self.is_root {
+            let (_, task) = TASKS.iter().find(|(known, _)| *known == name).expect("BUG: the task is in the table");
+            task(&request, Vec::<OwnedFd>::new()).map_err(sandbox::Error::Task)
+        } else {
+            self.sandbox()?.task(name, &request, &[])
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(sandbox::Error::Task(message)) => return Err(Carried::unpack(message)),
+            Err(other) => return Err(other.into()),
+        };
+        serde_json::from_slice(&answer)
+            .map_err(|e| sandbox::Error::Helper(format!("the answer of task {name} cannot be read: {e}")).into())
     }
-    /// Removes a tree, whoever owns its files.
+
+    /// Removes a tree, whoever owns its files. An absent one is fine.
     ///
     /// # Errors
     /// I/O.
-    pub fn remove_tree(&self, _path: &std::path::Path) -> std::io::Result<()> {
-        todo!()
+    pub fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        match store::remove_tree(path) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && !self.is_root => {}
+            other => return other,
+        }
+        let path = std::path::absolute(path)?;
+        self.task(REMOVE, &Remove { paths: vec![path] }).map_err(io::Error::other)
+    }
+
+    /// Removes what earlier builds left in the store and could not remove from outside the namespace.
+    fn sweep(&self) {
+        let paths: Vec<PathBuf> = self.store.leftovers().iter().filter_map(|p| std::path::absolute(p).ok()).collect();
+        if paths.is_empty() {
+            return;
+        }
+        if let Err(error) = self.task::<_, ()>(REMOVE, &Remove { paths }) {
+            tracing::warn!(error = crate::error::chain(&error), "leftovers of earlier builds could not be removed");
+        }
+    }
+
+    /// Runs `work` while no other thread of this process works on the same `what`.
+    pub(crate) fn in_turn<T>(&self, what: String, work: impl FnOnce() -> T) -> T {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(turns.entry(what).or_default())
+        };
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Remove {
+    paths: Vec<PathBuf>,
+}
+
+fn remove_task(request: Remove) -> Result<(), Error> {
+    for path in request.paths {
+        store::remove_tree(&path).map_err(|source| Error::Io { op: "remove", path, source })?;
+    }
+    Ok(())
+}
+
+/// Runs a function as a task: request and answer are JSON, errors keep their kind.
+///
+/// # Errors
+/// The function's error, packed for [`Space::task`].
+pub fn run_json<Q: DeserializeOwned, A: Serialize>(
+    request: &[u8],
+    work: impl FnOnce(Q) -> Result<A, Error>,
+) -> Result<Vec<u8>, String> {
+    let request = serde_json::from_slice(request).map_err(|e| format!("the task's request cannot be read: {e}"))?;
+    let answer = work(request).map_err(|error| Carried::pack(error))?;
+    serde_json::to_vec(&answer).map_err(|e| format!("the task's answer cannot be written: {e}"))
+}
+
+/// An error on its way out of a task, in a text.
+#[derive(Serialize, Deserialize)]
+enum Carried {
+    Io { op: String, path: PathBuf, errno: Option<i32>, text: String },
+    Layer { layer: String, reason: String },
+    Copy { message: String, help: Option<String> },
+    Corrupt { expected: String, actual: String, path: Option<PathBuf> },
+}
+
+impl Carried {
+    fn pack(error: Error) -> String {
+        let carried = match error {
+            Error::Io { op, path, source } => {
+                Self::Io { op: op.to_owned(), path, errno: source.raw_os_error(), text: source.to_string() }
+            }
+            Error::Layer { layer, reason } => Self::Layer { layer, reason },
+            Error::Copy { message, help } => Self::Copy { message, help },
+            Error::Store(store::Error::Corrupt { expected, actual, path }) => Self::Corrupt { expected, actual, path },
+            other => return crate::error::chain(&other),
+        };
+        serde_json::to_string(&carried).expect("BUG: plain fields always serialise")
+    }
+
+    fn unpack(message: String) -> Error {
+        match serde_json::from_str(&message) {
+            Ok(Self::Layer { layer, reason }) => Error::Layer { layer, reason },
+            Ok(Self::Copy { message, help }) => Error::Copy { message, help },
+            Ok(Self::Corrupt { expected, actual, path }) => {
+                Error::Store(store::Error::Corrupt { expected, actual, path })
+            }
+            Ok(Self::Io { op, path, errno, text }) => {
+                let source = errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
+                Error::Io { op: known_op(&op), path, source }
+            }
+            Err(_) => sandbox::Error::Task(message).into(),
+        }
+    }
+}
+
+/// The static text of an operation; errors keep it by reference.
+fn known_op(op: &str) -> &'static str {
+    const OPS: &[&str] = &[
+        "open", "read", "write", "create", "remove", "list", "link", "inspect", "move", "find", "resolve",
+        "create the whiteout", "create the device", "mark as opaque", "set the mode of", "set the owner of",
+        "set the time of", "set an extended attribute of", "read the extended attributes of",
+        "remove an extended attribute of", "read the layer index", "write the layer index",
+    ];
+    OPS.iter().find(|known| **known == op).copied().unwrap_or("work on")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_keep_their_kind() {
+        let errors = [
+            Error::Io { op: "open", path: "/x".into(), source: io::Error::from_raw_os_error(28) },
+            Error::Layer { layer: "sha256:0".into(), reason: "/a: bad".into() },
+            Error::Copy { message: "not found".into(), help: Some("look".into()) },
+            Error::Request("no".into()),
+        ];
+        for error in errors {
+            let shown = crate::error::chain(&error);
+            let back = Carried::unpack(Carried::pack(error));
+            assert_eq!(crate::error::chain(&back).trim_start_matches("sandbox: "), shown);
+        }
     }
 }

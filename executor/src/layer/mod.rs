@@ -1,59 +1,31 @@
 //! Layers: canonical tar writing, indexes, capture of a RUN's upper directory, extraction, compression.
 
+mod collect;
+mod decode;
+mod extract;
+mod hash;
+mod header;
+pub(crate) mod index;
+mod materialise;
+pub(crate) mod order;
+pub(crate) mod tar_reader;
+pub(crate) mod tasks;
+mod unpack;
+mod writer;
+
+pub use collect::Limits;
+pub use decode::Source;
+pub use extract::ExtractOptions;
+pub(crate) use extract::open_beneath;
+pub use order::{compare, sort};
+pub use unpack::{extract_blob, index_blob};
+pub use writer::{LayerWriter, Written};
+
 use crate::Error;
 use crate::snapshot::{LayerFiles, Snapshot};
 use crate::space::Space;
-use crate::tree::Entry;
 use oci_spec::image::{Descriptor, Digest};
-use std::io::{Read, Write};
 use std::path::Path;
-
-/// What a finished layer is.
-#[derive(Clone, Debug)]
-pub struct Written {
-    /// Digest of the tar.
-    pub diff_id: Digest,
-    /// Bytes of the tar.
-    pub size: u64,
-    /// Identity of the content (sorted entries, mtimes left out), hex.
-    pub identity: String,
-}
-
-/// Writes one canonical layer tar and its index in one pass. Entries must come in canonical order
-/// (component-wise bytewise, parents first), or be given to [`sort`] first.
-#[derive(Debug)]
-pub struct LayerWriter<W: Write> {
-    _out: W,
-}
-
-impl<W: Write> LayerWriter<W> {
-    /// Starts a tar on `out`; the index is kept in memory until [`LayerWriter::finish`].
-    pub fn new(_out: W) -> Self {
-        todo!()
-    }
-    /// Adds an entry; `data` is read to the end for regular files and must give exactly `size` bytes.
-    /// Returns an error for names that OCI cannot hold (`.wh.` prefix), sockets, sizes that do not match.
-    ///
-    /// # Errors
-    /// As above, and I/O.
-    pub fn entry(&mut self, _entry: &Entry, _data: Option<&mut dyn Read>) -> Result<(), Error> {
-        todo!()
-    }
-    /// Adds a whiteout of `path` (an empty file `.wh.NAME`, mtime 0).
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn whiteout(&mut self, _path: &[u8]) -> Result<(), Error> {
-        todo!()
-    }
-    /// Ends the tar, writes the index file to `index`.
-    ///
-    /// # Errors
-    /// I/O.
-    pub fn finish(self, _index: &Path) -> Result<Written, Error> {
-        todo!()
-    }
-}
 
 /// Compression of an exported layer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -79,24 +51,24 @@ pub fn capture(_space: &Space, _upper: &Path, _below: &Snapshot) -> Result<Writt
 ///
 /// # Errors
 /// The store.
-pub fn register_blob(_space: &Space, _diff_id: &Digest, _blob: &Descriptor) -> Result<(), Error> {
-    todo!()
+pub fn register_blob(space: &Space, diff_id: &Digest, blob: &Descriptor) -> Result<(), Error> {
+    materialise::register_blob(space, diff_id, blob)
 }
 
 /// Makes sure that the layer's index exists (streams its blob once, verifying the diff_id) and that content can be read; returns its files.
 ///
 /// # Errors
 /// Corrupt or hostile layers.
-pub fn readable(_space: &Space, _diff_id: &Digest) -> Result<LayerFiles, Error> {
-    todo!()
+pub fn readable(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Error> {
+    materialise::readable(space, diff_id)
 }
 
 /// Makes sure that the layer is unpacked as an overlay lower; returns the folder.
 ///
 /// # Errors
 /// Corrupt or hostile layers; I/O.
-pub fn tree(_space: &Space, _diff_id: &Digest) -> Result<std::path::PathBuf, Error> {
-    todo!()
+pub fn tree(space: &Space, diff_id: &Digest) -> Result<std::path::PathBuf, Error> {
+    materialise::tree(space, diff_id)
 }
 
 /// Makes sure that a blob of the layer in this compression exists; reuses what was made or pulled

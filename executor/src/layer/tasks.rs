@@ -1,0 +1,35 @@
+//! The pieces of layer work that touch files of container ids: requests, and what is done for them. They run in this
+//! process for root, inside the user namespace otherwise (see [`crate::space`]).
+
+use super::collect::Limits;
+use super::decode::Source;
+use super::extract::ExtractOptions;
+use super::unpack::extract_blob;
+use super::writer::Written;
+use crate::Error;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Unpacks a blob.
+pub(crate) const EXTRACT: &str = "extract-layer";
+
+/// Request of [`EXTRACT`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExtractRequest {
+    /// What.
+    pub(crate) source: Source,
+    /// Bounds.
+    pub(crate) limits: Limits,
+    /// Tree to be made.
+    pub(crate) dest: PathBuf,
+    /// How far the process may go.
+    pub(crate) options: ExtractOptions,
+    /// Index file to be made.
+    pub(crate) index: PathBuf,
+}
+
+/// The task [`EXTRACT`].
+pub(crate) fn extract(request: ExtractRequest) -> Result<Written, Error> {
+    let ExtractRequest { source, limits, dest, options, index } = request;
+    extract_blob(&source, &limits, &dest, options, &index)
+}
