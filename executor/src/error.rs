@@ -119,11 +119,14 @@ impl Error {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Copy { help, .. } => help.clone(),
-            Self::Base { suggestion: Some(name), .. } => Some(format!("did you mean {name}?")),
+            Self::Base {
+                suggestion: Some(name),
+                ..
+            } => Some(format!("did you mean {name}?")),
             Self::Secret { id } => Some(format!("give it with --secret id={id},src=FILE")),
-            error if error.is_disk_full() => {
-                Some("the disk is full: free space, run `kiln prune`, or use another --root".to_owned())
-            }
+            error if error.is_disk_full() => Some(
+                "the disk is full: free space, run `kiln prune`, or use another --root".to_owned(),
+            ),
             _ => None,
         }
     }
@@ -133,8 +136,13 @@ impl Error {
     pub fn is_disk_full(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-            if matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)) {
+            let kind = error
+                .downcast_ref::<std::io::Error>()
+                .map(std::io::Error::kind);
+            if matches!(
+                kind,
+                Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            ) {
                 return true;
             }
             cause = error.source();

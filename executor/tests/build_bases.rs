@@ -2,14 +2,19 @@
 
 mod build_support;
 
-use build_support::{Item, LayoutMaker, NOW, Place, Recorder, base_layer, failure_text, gzip, layer, layout_context, sha256};
+use build_support::{
+    Item, LayoutMaker, NOW, Place, Recorder, base_layer, failure_text, gzip, layer, layout_context,
+    sha256,
+};
 use executor::request::{BuildRequest, ContextSource};
 use serde_json::{Value, json};
 use testkit::registry::FakeRegistry;
 
 fn with_layout(place: &Place, dockerfile: &str, tag: Option<&str>) -> BuildRequest {
     let mut request = place.request(dockerfile);
-    request.named_contexts.insert("base".to_owned(), layout_context(&place.path("base"), tag));
+    request
+        .named_contexts
+        .insert("base".to_owned(), layout_context(&place.path("base"), tag));
     request
 }
 
@@ -33,10 +38,17 @@ fn a_layout_gives_the_image_for_the_platform() {
     for (platform, expected) in [("linux/amd64", "amd64"), ("linux/arm64", "arm64")] {
         let mut request = with_layout(&place, "FROM base\nENV A=b\n", Some("multi"));
         request.platforms = vec![platform.parse().unwrap()];
-        assert_eq!(place.files(&request)["arch"], format!("file 644 0:0 {expected}"));
+        assert_eq!(
+            place.files(&request)["arch"],
+            format!("file 644 0:0 {expected}")
+        );
     }
     let request = with_layout(&place, "FROM base\n", Some("single"));
-    assert_eq!(place.files(&request)["arch"], "file 644 0:0 s390x", "a lone image is taken whatever it is for");
+    assert_eq!(
+        place.files(&request)["arch"],
+        "file 644 0:0 s390x",
+        "a lone image is taken whatever it is for"
+    );
 }
 
 #[test]
@@ -47,7 +59,10 @@ fn a_platform_that_is_missing_is_answered_with_those_there_are() {
     request.platforms = vec!["linux/ppc64le".parse().unwrap()];
     let failure = place.build(&request).unwrap_err();
     let text = failure_text(&failure);
-    assert!(text.contains("platforms there are: linux/amd64, linux/arm64"), "{text}");
+    assert!(
+        text.contains("platforms there are: linux/amd64, linux/arm64"),
+        "{text}"
+    );
     assert_eq!(failure.origin.unwrap().lines.unwrap().start, 1);
 }
 
@@ -55,17 +70,39 @@ fn a_platform_that_is_missing_is_answered_with_those_there_are() {
 fn layouts_that_cannot_be_used() {
     type Spoil = fn(&Place);
     let cases: [(&str, Option<&str>, Spoil, &str); 5] = [
-        ("no tag", Some("nope"), |_| {}, "holds no image tagged nope (it has multi, single)"),
-        ("no layout", None, |p| std::fs::remove_file(p.path("base/oci-layout")).unwrap(), "could not read"),
-        ("version", None, |p| std::fs::write(p.path("base/oci-layout"), r#"{"imageLayoutVersion":"9"}"#).unwrap(), "version 9"),
-        ("index", Some("multi"), |p| std::fs::write(p.path("base/index.json"), "{}").unwrap(), "not a manifest"),
+        (
+            "no tag",
+            Some("nope"),
+            |_| {},
+            "holds no image tagged nope (it has multi, single)",
+        ),
+        (
+            "no layout",
+            None,
+            |p| std::fs::remove_file(p.path("base/oci-layout")).unwrap(),
+            "could not read",
+        ),
+        (
+            "version",
+            None,
+            |p| std::fs::write(p.path("base/oci-layout"), r#"{"imageLayoutVersion":"9"}"#).unwrap(),
+            "version 9",
+        ),
+        (
+            "index",
+            Some("multi"),
+            |p| std::fs::write(p.path("base/index.json"), "{}").unwrap(),
+            "not a manifest",
+        ),
         ("corrupt", Some("single"), corrupt_manifests, "is corrupt"),
     ];
     for (name, tag, spoil, expected) in cases {
         let place = Place::new();
         layouts(&place);
         spoil(&place);
-        let failure = place.build(&with_layout(&place, "FROM base\n", tag)).unwrap_err();
+        let failure = place
+            .build(&with_layout(&place, "FROM base\n", tag))
+            .unwrap_err();
         let text = failure_text(&failure);
         assert!(text.contains(expected), "{name}: {text}");
     }
@@ -92,8 +129,14 @@ fn a_corrupt_layer_of_a_layout_is_refused_when_it_is_needed() {
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(path, bytes).unwrap();
-    let failure = place.build(&with_layout(&place, "FROM base\nCOPY a /\n", None)).unwrap_err();
-    assert!(failure_text(&failure).contains("corrupt"), "{}", failure_text(&failure));
+    let failure = place
+        .build(&with_layout(&place, "FROM base\nCOPY a /\n", None))
+        .unwrap_err();
+    assert!(
+        failure_text(&failure).contains("corrupt"),
+        "{}",
+        failure_text(&failure)
+    );
 }
 
 #[test]
@@ -101,7 +144,10 @@ fn hostile_layers_are_refused() {
     let escapes = [
         layer(&[Item::Raw("../../escape", b"x")]),
         layer(&[Item::Raw("a/../../escape", b"x")]),
-        layer(&[Item::Dir("d", 0o755), Item::Hardlink("d/link", "../../../etc/passwd")]),
+        layer(&[
+            Item::Dir("d", 0o755),
+            Item::Hardlink("d/link", "../../../etc/passwd"),
+        ]),
         b"this is no tar at all, but long enough to be taken for one".repeat(20),
     ];
     for (number, escape) in escapes.iter().enumerate() {
@@ -128,7 +174,11 @@ fn a_lying_config_is_refused() {
         let mut maker = LayoutMaker::new(&place.path("base"));
         let image = maker.image("amd64", &[base_layer()], config);
         maker.tag(image, "latest");
-        assert!(place.build(&with_layout(&place, "FROM base\nCOPY a /\n", None)).is_err());
+        assert!(
+            place
+                .build(&with_layout(&place, "FROM base\nCOPY a /\n", None))
+                .is_err()
+        );
     }
 }
 
@@ -145,20 +195,45 @@ fn a_registry_is_asked_once_and_layers_come_only_when_needed() {
     let registry = FakeRegistry::start();
     registry.put_image("app/base", Some("v1"), "amd64", &[base_layer()]);
     let mut request = registry_request(&place, &registry, "FROM {registry}/app/base:v1\nENV A=b\n");
-    request.outputs = vec![build_support::output(executor::request::OutputKind::CacheOnly, &place.path("none"))];
+    request.outputs = vec![build_support::output(
+        executor::request::OutputKind::CacheOnly,
+        &place.path("none"),
+    )];
     let ui = Recorder::default();
     place.build_with(&request, &ui).unwrap();
-    assert_eq!(registry.count("GET", &sha256(&base_layer())), 0, "no step read the layer");
-    assert_eq!(ui.tasks().iter().filter(|task| task.starts_with("resolve ")).count(), 1);
+    assert_eq!(
+        registry.count("GET", &sha256(&base_layer())),
+        0,
+        "no step read the layer"
+    );
+    assert_eq!(
+        ui.tasks()
+            .iter()
+            .filter(|task| task.starts_with("resolve "))
+            .count(),
+        1
+    );
     let asked = registry.requests().len();
-    let mut request = registry_request(&place, &registry, "FROM {registry}/app/base:v1\nCOPY --chown=user a /\n");
+    let mut request = registry_request(
+        &place,
+        &registry,
+        "FROM {registry}/app/base:v1\nCOPY --chown=user a /\n",
+    );
     place.build(&request).unwrap();
     assert_eq!(registry.count("GET", &sha256(&base_layer())), 1);
-    assert_eq!(registry.count("GET", "/manifests/"), manifests_until(&registry, asked), "the tag is in the store now");
+    assert_eq!(
+        registry.count("GET", "/manifests/"),
+        manifests_until(&registry, asked),
+        "the tag is in the store now"
+    );
     let asked = registry.requests().len();
     request.now = NOW + 1;
     assert_eq!(place.build(&request).unwrap().executed, 0);
-    assert_eq!(registry.requests().len(), asked, "a cached build asks nobody");
+    assert_eq!(
+        registry.requests().len(),
+        asked,
+        "a cached build asks nobody"
+    );
     request.pull = true;
     place.build(&request).unwrap();
     assert!(registry.requests().len() > asked, "--pull asks");
@@ -166,7 +241,10 @@ fn a_registry_is_asked_once_and_layers_come_only_when_needed() {
 
 fn manifests_until(registry: &FakeRegistry, count: usize) -> usize {
     let requests = registry.requests();
-    requests[..count].iter().filter(|r| r.method == "GET" && r.path.contains("/manifests/")).count()
+    requests[..count]
+        .iter()
+        .filter(|r| r.method == "GET" && r.path.contains("/manifests/"))
+        .count()
 }
 
 #[test]
@@ -182,7 +260,10 @@ fn a_registry_index_gives_the_platform_and_others_can_follow() {
     for architecture in ["amd64", "arm64"] {
         let mut request = registry_request(&place, &registry, "FROM {registry}/multi\nENV A=b\n");
         request.platforms = vec![format!("linux/{architecture}").parse().unwrap()];
-        assert_eq!(place.files(&request)["arch"], format!("file 644 0:0 {architecture}"));
+        assert_eq!(
+            place.files(&request)["arch"],
+            format!("file 644 0:0 {architecture}")
+        );
     }
 }
 
@@ -190,10 +271,17 @@ fn a_registry_index_gives_the_platform_and_others_can_follow() {
 fn a_base_that_is_nowhere_is_told_at_its_line() {
     let place = Place::new();
     let registry = FakeRegistry::start();
-    let request = registry_request(&place, &registry, "FROM scratch AS one\n\nFROM {registry}/no/such:tag\n");
+    let request = registry_request(
+        &place,
+        &registry,
+        "FROM scratch AS one\n\nFROM {registry}/no/such:tag\n",
+    );
     let failure = place.build(&request).unwrap_err();
     let text = failure_text(&failure);
-    assert!(text.contains("failed to resolve source metadata for") && text.contains("/no/such:tag"), "{text}");
+    assert!(
+        text.contains("failed to resolve source metadata for") && text.contains("/no/such:tag"),
+        "{text}"
+    );
     assert_eq!(failure.origin.unwrap().lines.unwrap().start, 3);
 }
 
@@ -201,10 +289,14 @@ fn a_base_that_is_nowhere_is_told_at_its_line() {
 fn a_named_context_can_be_an_image_or_take_another_name() {
     let place = Place::new();
     place.file("a", "one");
-    place.build(&place.request("FROM scratch\nCOPY a /a\n")).unwrap();
+    place
+        .build(&place.request("FROM scratch\nCOPY a /a\n"))
+        .unwrap();
     for key in ["alias", "docker.io/library/alias:latest", "alias:latest"] {
         let mut request = place.request("FROM alias\nENV A=b\n");
-        request.named_contexts.insert(key.to_owned(), ContextSource::Image("test".to_owned()));
+        request
+            .named_contexts
+            .insert(key.to_owned(), ContextSource::Image("test".to_owned()));
         request.tags = vec!["other".to_owned()];
         assert_eq!(place.files(&request)["a"], "file 644 0:0 one", "{key}");
     }

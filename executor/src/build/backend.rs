@@ -43,7 +43,15 @@ impl<'a> Executor<'a> {
         contexts: &'a Contexts<'a>,
         fetcher: &'a Fetcher<'a>,
     ) -> Self {
-        Self { space, request, contexts, fetcher, noted: AtomicBool::new(false), users: Mutex::default(), reads: Mutex::default() }
+        Self {
+            space,
+            request,
+            contexts,
+            fetcher,
+            noted: AtomicBool::new(false),
+            users: Mutex::default(),
+            reads: Mutex::default(),
+        }
     }
 
     /// Fetches what is missing of these layers, telling the step's observer.
@@ -55,13 +63,21 @@ impl<'a> Executor<'a> {
         cancel: &Cancel,
     ) -> Result<(), Error> {
         let progress = |what: &str, done: u64, total: u64| {
-            events.event(step, StepEvent::Transfer { what: what.to_owned(), done, total });
+            events.event(
+                step,
+                StepEvent::Transfer {
+                    what: what.to_owned(),
+                    done,
+                    total,
+                },
+            );
         };
         self.fetcher.ensure(layers, &progress, cancel)
     }
 
     fn view(&self, snapshot: &Snapshot) -> Result<View, Error> {
-        self.fetcher.ensure(&snapshot.layers, &|_, _, _| {}, &Cancel::default())?;
+        self.fetcher
+            .ensure(&snapshot.layers, &|_, _, _| {}, &Cancel::default())?;
         view(self.space, snapshot)
     }
 
@@ -95,7 +111,9 @@ impl<'a> Executor<'a> {
             CopyFrom::Context(_) if !reads_paths(op) => CopySourceTree::Empty,
             CopyFrom::Context(name) => {
                 context = self.contexts.get(name)?;
-                context.as_deref().map_or(CopySourceTree::Empty, CopySourceTree::Context)
+                context
+                    .as_deref()
+                    .map_or(CopySourceTree::Empty, CopySourceTree::Context)
             }
             CopyFrom::Input(index) => {
                 from = work.base(Some(*index));
@@ -107,9 +125,14 @@ impl<'a> Executor<'a> {
         let written = copy::copy(self.space, op, &base, source)?;
         let layer = written.map(|written| self.known(written)).transpose()?;
         if let Some(key) = layer_key {
-            let output = StepOutput::default().with(Link { layer: layer.clone(), created: self.request.now });
+            let output = StepOutput::default().with(Link {
+                layer: layer.clone(),
+                created: self.request.now,
+            });
             let payload = record::encode(&output, &[], &[]);
-            self.space.store().put_record(&key.0, &payload, &output.snapshot().layers)?;
+            self.space
+                .store()
+                .put_record(&key.0, &payload, &output.snapshot().layers)?;
         }
         Ok(layer)
     }
@@ -127,11 +150,24 @@ impl<'a> Executor<'a> {
         Ok(key::layer_key(step, &identities, source.as_ref()))
     }
 
-    #[expect(clippy::option_option, reason = "found or not, and a found step may have made no layer")]
-    fn link_hit(&self, step: &Step, key: Option<&CacheKey>) -> Result<Option<Option<Digest>>, Error> {
-        let Some(key) = key.filter(|_| !step.no_cache) else { return Ok(None) };
-        let Some(payload) = self.space.store().record(&key.0)? else { return Ok(None) };
-        let Some(output) = record::decode(&payload) else { return Ok(None) };
+    #[expect(
+        clippy::option_option,
+        reason = "found or not, and a found step may have made no layer"
+    )]
+    fn link_hit(
+        &self,
+        step: &Step,
+        key: Option<&CacheKey>,
+    ) -> Result<Option<Option<Digest>>, Error> {
+        let Some(key) = key.filter(|_| !step.no_cache) else {
+            return Ok(None);
+        };
+        let Some(payload) = self.space.store().record(&key.0)? else {
+            return Ok(None);
+        };
+        let Some(output) = record::decode(&payload) else {
+            return Ok(None);
+        };
         if !self.is_usable(&output)? {
             return Ok(None);
         }
@@ -148,7 +184,9 @@ impl<'a> Executor<'a> {
 
     /// When a root file system was first made in this store: now, unless it is an old one made again.
     fn first_made(&self, output: &StepOutput, layer: Option<&Digest>) -> Result<i64, Error> {
-        let Some(layer) = layer else { return Ok(self.request.now) };
+        let Some(layer) = layer else {
+            return Ok(self.request.now);
+        };
         let mut hasher = Sha256::new();
         hasher.update(b"kiln first made 1\n");
         for layer in output.snapshot().layers.iter().chain([layer]) {
@@ -156,7 +194,9 @@ impl<'a> Executor<'a> {
         }
         let key: [u8; 32] = hasher.finalize().into();
         let store = self.space.store();
-        let known = store.record(&key)?.and_then(|payload| serde_json::from_slice::<i64>(&payload).ok());
+        let known = store
+            .record(&key)?
+            .and_then(|payload| serde_json::from_slice::<i64>(&payload).ok());
         if let Some(created) = known {
             return Ok(created);
         }
@@ -165,7 +205,11 @@ impl<'a> Executor<'a> {
     }
 
     fn source_of(&self, step: StepId) -> Option<ContentId> {
-        self.reads.lock().expect("BUG: no holder of the read lists panics").get(&step).map(|(id, _)| *id)
+        self.reads
+            .lock()
+            .expect("BUG: no holder of the read lists panics")
+            .get(&step)
+            .map(|(id, _)| *id)
     }
 }
 
@@ -188,7 +232,9 @@ impl Backend for Executor<'_> {
     type Error = Error;
 
     fn source_digest(&self, step: &Step) -> Result<Option<ContentId>, Error> {
-        let Op::Copy(op) = &step.op else { return Ok(None) };
+        let Op::Copy(op) = &step.op else {
+            return Ok(None);
+        };
         let (digest, reads) = match &op.from {
             CopyFrom::Input(_) => return Ok(None),
             _ if !reads_paths(op) => return Ok(None),
@@ -199,11 +245,19 @@ impl Backend for Executor<'_> {
             },
         };
         let id = ContentId(digest);
-        self.reads.lock().expect("BUG: no holder of the read lists panics").insert(step.id, (id, reads));
+        self.reads
+            .lock()
+            .expect("BUG: no holder of the read lists panics")
+            .insert(step.id, (id, reads));
         Ok(Some(id))
     }
 
-    fn lookup(&self, step: &Step, key: &CacheKey, inputs: Option<&[StepOutput]>) -> Result<Option<StepOutput>, Error> {
+    fn lookup(
+        &self,
+        step: &Step,
+        key: &CacheKey,
+        inputs: Option<&[StepOutput]>,
+    ) -> Result<Option<StepOutput>, Error> {
         if let Op::Image(image) = &step.op {
             let output = image_output(image)?;
             for layer in &output.base {
@@ -213,21 +267,39 @@ impl Backend for Executor<'_> {
             }
             return Ok(Some(output));
         }
-        let Some(payload) = self.space.store().record(&key.0)? else { return Ok(None) };
-        let Some(recorded) = record::decode(&payload) else { return Ok(None) };
+        let Some(payload) = self.space.store().record(&key.0)? else {
+            return Ok(None);
+        };
+        let Some(recorded) = record::decode(&payload) else {
+            return Ok(None);
+        };
         let output = match inputs {
             None => recorded,
             Some(inputs) => {
-                let Some(link) = recorded.chain.last().cloned() else { return Ok(None) };
-                base_of(&step.op).map(|index| inputs[index].clone()).unwrap_or_default().with(link)
+                let Some(link) = recorded.chain.last().cloned() else {
+                    return Ok(None);
+                };
+                base_of(&step.op)
+                    .map(|index| inputs[index].clone())
+                    .unwrap_or_default()
+                    .with(link)
             }
         };
         Ok(self.is_usable(&output)?.then_some(output))
     }
 
-    fn input_identity(&self, step: &Step, index: usize, input: &StepOutput) -> Result<ContentId, Error> {
+    fn input_identity(
+        &self,
+        step: &Step,
+        index: usize,
+        input: &StepOutput,
+    ) -> Result<ContentId, Error> {
         match &step.op {
-            Op::Copy(op) if op.from == CopyFrom::Input(index) && op.base != Some(index) && reads_paths(op) => {
+            Op::Copy(op)
+                if op.from == CopyFrom::Input(index)
+                    && op.base != Some(index)
+                    && reads_paths(op) =>
+            {
                 let (digest, _) = copy::source_digest(op, &self.view(&input.snapshot())?)?;
                 Ok(ContentId(digest))
             }
@@ -242,18 +314,26 @@ impl Backend for Executor<'_> {
         events: &dyn Observer,
         cancel: &Cancel,
     ) -> Result<StepOutput, Error> {
-        let work = Work { inputs, events, cancel };
+        let work = Work {
+            inputs,
+            events,
+            cancel,
+        };
         let layer = match &step.op {
             Op::Image(image) => return image_output(image),
             Op::Copy(op) => self.copy(step, op, &work)?,
             Op::Mkdir(op) => {
                 let base = work.base(op.base);
                 self.ensure(&base.layers, step.id, events, cancel)?;
-                copy::mkdir(self.space, op, &base)?.map(|written| self.known(written)).transpose()?
+                copy::mkdir(self.space, op, &base)?
+                    .map(|written| self.known(written))
+                    .transpose()?
             }
             Op::Run(op) => Some(run::run(self, step, op, &work)?),
         };
-        let base = base_of(&step.op).map(|index| inputs[index].clone()).unwrap_or_default();
+        let base = base_of(&step.op)
+            .map(|index| inputs[index].clone())
+            .unwrap_or_default();
         let created = self.first_made(&base, layer.as_ref())?;
         Ok(base.with(Link { layer, created }))
     }
@@ -263,11 +343,25 @@ impl Backend for Executor<'_> {
             return Ok(());
         }
         let payload = {
-            let reads = self.reads.lock().expect("BUG: no holder of the read lists panics");
-            let (source, entries) = reads.get(&step.id).map(|(id, entries)| (id, entries.as_slice())).unzip();
-            record::encode(output, &key::fields(step, source), entries.unwrap_or_default())
+            let reads = self
+                .reads
+                .lock()
+                .expect("BUG: no holder of the read lists panics");
+            let (source, entries) = reads
+                .get(&step.id)
+                .map(|(id, entries)| (id, entries.as_slice()))
+                .unzip();
+            record::encode(
+                output,
+                &key::fields(step, source),
+                entries.unwrap_or_default(),
+            )
         };
-        let own: Vec<Digest> = output.chain.iter().filter_map(|link| link.layer.clone()).collect();
+        let own: Vec<Digest> = output
+            .chain
+            .iter()
+            .filter_map(|link| link.layer.clone())
+            .collect();
         for key in keys {
             self.space.store().put_record(&key.0, &payload, &own)?;
         }
@@ -277,17 +371,30 @@ impl Backend for Executor<'_> {
 
 /// Whether a COPY reads files, rather than heredocs alone.
 fn reads_paths(op: &CopyOp) -> bool {
-    op.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
+    op.sources
+        .iter()
+        .any(|source| matches!(source, CopySource::Path(_)))
 }
 
 fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
-    let base = image.diff_ids.iter().map(|diff_id| manifest::digest(diff_id)).collect::<Result<_, _>>()?;
-    Ok(StepOutput { base, chain: Vec::new() })
+    let base = image
+        .diff_ids
+        .iter()
+        .map(|diff_id| manifest::digest(diff_id))
+        .collect::<Result<_, _>>()?;
+    Ok(StepOutput {
+        base,
+        chain: Vec::new(),
+    })
 }
 
 /// A view of a root file system whose layers are in the store.
 pub(crate) fn view(space: &Space, snapshot: &Snapshot) -> Result<View, Error> {
-    let files = snapshot.layers.iter().map(|layer| layer::readable(space, layer)).collect::<Result<Vec<_>, _>>()?;
+    let files = snapshot
+        .layers
+        .iter()
+        .map(|layer| layer::readable(space, layer))
+        .collect::<Result<Vec<_>, _>>()?;
     View::load(&files)
 }
 

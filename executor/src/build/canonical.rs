@@ -57,7 +57,13 @@ mod tests {
         let value = json!({"b": [{"z": 1, "a": null}], "a": "RUN a\nb \"q\" é", "B": true});
         let bytes = super::to_vec(&value);
         let text = String::from_utf8(bytes.clone()).unwrap();
-        assert_eq!(text, "{\"B\":true,\"a\":\"RUN a\\nb \\\"q\\\" é\",\"b\":[{\"a\":null,\"z\":1}]}");
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&bytes).unwrap(), value);
+        assert_eq!(
+            text,
+            "{\"B\":true,\"a\":\"RUN a\\nb \\\"q\\\" é\",\"b\":[{\"a\":null,\"z\":1}]}"
+        );
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap(),
+            value
+        );
     }
 }

@@ -28,7 +28,11 @@ impl std::fmt::Debug for Contexts<'_> {
 
 impl<'a> Contexts<'a> {
     pub(crate) fn new(space: &'a Space, request: &'a BuildRequest) -> Self {
-        Self { space, request, open: Mutex::default() }
+        Self {
+            space,
+            request,
+            open: Mutex::default(),
+        }
     }
 
     /// A context by its name; `None` when it holds no files at all.
@@ -38,7 +42,10 @@ impl<'a> Contexts<'a> {
             Some(ContextSource::Empty) => return Ok(None),
             _ => return Err(Error::Request(format!("context {name:?} is not a folder"))),
         };
-        let mut open = self.open.lock().expect("BUG: no holder of the contexts panics");
+        let mut open = self
+            .open
+            .lock()
+            .expect("BUG: no holder of the contexts panics");
         if let Some(context) = open.get(name) {
             return Ok(Some(Arc::clone(context)));
         }
@@ -56,7 +63,11 @@ impl<'a> Contexts<'a> {
 
     fn open(&self, name: &str, dir: &Path) -> Result<Context, Error> {
         let is_main = name == MAIN && !self.request.named_contexts.contains_key(MAIN);
-        let ignore = if is_main { self.request.ignore.clone() } else { read_ignore(dir)? };
+        let ignore = if is_main {
+            self.request.ignore.clone()
+        } else {
+            read_ignore(dir)?
+        };
         let (rules, file) = match ignore {
             None => (IgnoreRules::default(), None),
             Some((text, file)) => (IgnoreRules::parse(&text)?, Some(file)),
@@ -66,7 +77,10 @@ impl<'a> Contexts<'a> {
 
     /// Writes the stat caches back. Nobody may hold a context any more.
     pub(crate) fn save(self) -> Result<(), Error> {
-        let open = self.open.into_inner().expect("BUG: no holder of the contexts panics");
+        let open = self
+            .open
+            .into_inner()
+            .expect("BUG: no holder of the contexts panics");
         for context in open.into_values() {
             if let Ok(context) = Arc::try_unwrap(context) {
                 context.save()?;
@@ -81,7 +95,11 @@ fn read_ignore(dir: &Path) -> Result<Option<(String, std::path::PathBuf)>, Error
     match std::fs::read(&path) {
         Ok(bytes) => Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), path))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io { op: "read", path, source }),
+        Err(source) => Err(Error::Io {
+            op: "read",
+            path,
+            source,
+        }),
     }
 }
 
@@ -113,5 +131,8 @@ impl FileTree for NoFiles {
 
 fn missing(path: &[u8]) -> Error {
     let message = format!("\"/{}\": not found", String::from_utf8_lossy(path));
-    Error::Copy { message, help: None }
+    Error::Copy {
+        message,
+        help: None,
+    }
 }

@@ -51,18 +51,30 @@ impl Exporter<'_> {
     /// Writes all outputs, at the same time when there are several.
     pub(crate) fn export(&self) -> Result<BuildResult, Error> {
         let default = [default_output()];
-        let outputs = if self.request.outputs.is_empty() { &default[..] } else { &self.request.outputs };
+        let outputs = if self.request.outputs.is_empty() {
+            &default[..]
+        } else {
+            &self.request.outputs
+        };
         for output in outputs {
             self.check(output)?;
         }
-        if outputs.iter().any(|output| output.kind != OutputKind::CacheOnly) {
+        if outputs
+            .iter()
+            .any(|output| output.kind != OutputKind::CacheOnly)
+        {
             self.fetch_bases()?;
         }
         let exported = match outputs {
             [only] => vec![self.one(only)?],
             several => std::thread::scope(|scope| {
-                let threads: Vec<_> = several.iter().map(|output| scope.spawn(|| self.one(output))).collect();
-                let ended = threads.into_iter().map(|thread| thread.join().expect("BUG: an output does not panic"));
+                let threads: Vec<_> = several
+                    .iter()
+                    .map(|output| scope.spawn(|| self.one(output)))
+                    .collect();
+                let ended = threads
+                    .into_iter()
+                    .map(|thread| thread.join().expect("BUG: an output does not panic"));
                 ended.collect::<Result<Vec<_>, Error>>()
             })?,
         };
@@ -75,20 +87,26 @@ impl Exporter<'_> {
         if needs_dest && output.dest.is_none() {
             return Err(Error::Request(format!("output type={kind} needs dest=")));
         }
-        let is_folder = output.kind == OutputKind::Local || (!output.tar && is_archive(output.kind));
+        let is_folder =
+            output.kind == OutputKind::Local || (!output.tar && is_archive(output.kind));
         if is_folder && matches!(output.dest, Some(OutputDest::Stdout) | None) {
-            return Err(Error::Request(format!("output type={kind} writes a folder and needs dest=FOLDER")));
+            return Err(Error::Request(format!(
+                "output type={kind} writes a folder and needs dest=FOLDER"
+            )));
         }
         if is_archive(output.kind) && output.dest.is_none() {
             return Err(Error::Request(format!("output type={kind} needs dest=")));
         }
         if output.kind == OutputKind::Docker && self.plan.targets.len() > 1 {
-            let message = "output type=docker holds one platform only; use type=oci for several".to_owned();
+            let message =
+                "output type=docker holds one platform only; use type=oci for several".to_owned();
             return Err(Error::Request(message));
         }
         let compression = compression(output)?;
         if !output.oci_mediatypes && matches!(compression, Compression::Zstd(_)) {
-            return Err(Error::Request("compression=zstd needs oci-mediatypes=true".to_owned()));
+            return Err(Error::Request(
+                "compression=zstd needs oci-mediatypes=true".to_owned(),
+            ));
         }
         self.names(output).map(drop)
     }
@@ -105,7 +123,8 @@ impl Exporter<'_> {
             return Ok(());
         }
         self.task("fetching base layers", |task| {
-            let progress = |what: &str, done: u64, total: u64| self.ui.task_progress(task, what, done, total);
+            let progress =
+                |what: &str, done: u64, total: u64| self.ui.task_progress(task, what, done, total);
             self.fetcher.ensure(&missing, &progress, self.cancel)
         })
     }
@@ -114,8 +133,12 @@ impl Exporter<'_> {
         match output.kind {
             OutputKind::CacheOnly => Ok(Exported::default()),
             OutputKind::Image => self.task("exporting to image", |_| self.image(output)),
-            OutputKind::Oci => self.task("exporting to oci image format", |task| self.archive(output, task)),
-            OutputKind::Docker => self.task("exporting to docker image format", |task| self.archive(output, task)),
+            OutputKind::Oci => self.task("exporting to oci image format", |task| {
+                self.archive(output, task)
+            }),
+            OutputKind::Docker => self.task("exporting to docker image format", |task| {
+                self.archive(output, task)
+            }),
             OutputKind::Tar => self.task("exporting to client tarball", |_| self.tar(output)),
             OutputKind::Local => self.task("exporting to client directory", |_| self.local(output)),
         }
@@ -133,7 +156,11 @@ impl Exporter<'_> {
     }
 
     fn names(&self, output: &OutputRequest) -> Result<Vec<String>, Error> {
-        let given = if output.names.is_empty() { &self.request.tags } else { &output.names };
+        let given = if output.names.is_empty() {
+            &self.request.tags
+        } else {
+            &output.names
+        };
         given.iter().map(|name| normalised(name)).collect()
     }
 
@@ -145,13 +172,21 @@ impl Exporter<'_> {
         let epoch = self.request.source_date_epoch;
         let mut replaced: HashMap<Digest, Digest> = HashMap::new();
         if let Some(epoch) = epoch.filter(|_| output.rewrite_timestamp.unwrap_or(true)) {
-            for layer in self.results.iter().flat_map(|result| &result.chain).filter_map(|link| link.layer.as_ref()) {
+            for layer in self
+                .results
+                .iter()
+                .flat_map(|result| &result.chain)
+                .filter_map(|link| link.layer.as_ref())
+            {
                 if !replaced.contains_key(layer) {
                     replaced.insert(layer.clone(), layer::clamp_times(self.space, layer, epoch)?);
                 }
             }
         }
-        Ok(self.targets().map(|(target, result)| image::assemble(self.plan, target, result, epoch, &replaced)).collect())
+        Ok(self
+            .targets()
+            .map(|(target, result)| image::assemble(self.plan, target, result, epoch, &replaced))
+            .collect())
     }
 
     /// Into the store: base layers as the base has them, ours uncompressed, which needs no blob to be written.
@@ -176,9 +211,17 @@ impl Exporter<'_> {
             }
         };
         let tagged = image::rfc3339(self.request.now);
-        let all: &[String] = if names.is_empty() { &[String::new()] } else { &names };
+        let all: &[String] = if names.is_empty() {
+            &[String::new()]
+        } else {
+            &names
+        };
         for name in all {
-            store.tag(&ImageRef { name: name.clone(), descriptor: root.to_oci()?, tagged: tagged.clone() })?;
+            store.tag(&ImageRef {
+                name: name.clone(),
+                descriptor: root.to_oci()?,
+                tagged: tagged.clone(),
+            })?;
         }
         Ok(exported(root, &images, names))
     }
@@ -187,12 +230,20 @@ impl Exporter<'_> {
         let store = self.space.store();
         let mut layers = Vec::with_capacity(image.layers.len());
         for (position, diff_id) in image.layers.iter().enumerate() {
-            let inherited = self.fetcher.descriptor(diff_id).filter(|_| position < image.base_layers);
+            let inherited = self
+                .fetcher
+                .descriptor(diff_id)
+                .filter(|_| position < image.base_layers);
             let desc = match inherited {
                 Some(desc) => desc.clone(),
                 None => match store.layer(diff_id)?.and_then(|meta| meta.size) {
                     Some(size) => Desc::new(manifest::OCI_LAYER, diff_id, size),
-                    None => Desc::of(&layer::blob(self.space, diff_id, Compression::Uncompressed, false)?),
+                    None => Desc::of(&layer::blob(
+                        self.space,
+                        diff_id,
+                        Compression::Uncompressed,
+                        false,
+                    )?),
                 },
             };
             layers.push(desc);
@@ -202,10 +253,15 @@ impl Exporter<'_> {
 
     /// As an OCI or Docker archive or folder.
     fn archive(&self, output: &OutputRequest, task: u64) -> Result<Exported, Error> {
-        let (names, flavour, compression) = (self.names(output)?, flavour(output), compression(output)?);
+        let (names, flavour, compression) =
+            (self.names(output)?, flavour(output), compression(output)?);
         let store = self.space.store();
         // What cannot be written is told before anything is compressed.
-        let out = if output.tar { Some(self.destination(output.dest.as_ref())?) } else { None };
+        let out = if output.tar {
+            Some(self.destination(output.dest.as_ref())?)
+        } else {
+            None
+        };
         let images = self.images(output)?;
         let mut contents = Contents::default();
         let (mut manifests, mut docker) = (Vec::new(), None);
@@ -215,13 +271,17 @@ impl Exporter<'_> {
                 if self.cancel.is_cancelled() {
                     return Err(Error::Cancelled);
                 }
-                let desc = self.exported_layer(image, position, compression, output.force_compression)?;
+                let desc =
+                    self.exported_layer(image, position, compression, output.force_compression)?;
                 archive::add_blob(&mut contents, store, &desc)?;
                 layers.push(desc);
             }
             if output.kind == OutputKind::Docker {
                 let config = image.config_digest.to_string();
-                docker = Some(DockerEntry { config, layers: layers.iter().map(|l| l.digest.clone()).collect() });
+                docker = Some(DockerEntry {
+                    config,
+                    layers: layers.iter().map(|l| l.digest.clone()).collect(),
+                });
             }
             let (desc, bytes) = image.manifest(layers, flavour);
             contents.document(image.config_digest.as_ref(), image.config.clone());
@@ -237,37 +297,67 @@ impl Exporter<'_> {
             }
         };
         let exported = exported(root.clone(), &images, names.clone());
-        contents.entries.push(Entry { desc: root, names, created: exported.created.clone(), docker });
+        contents.entries.push(Entry {
+            desc: root,
+            names,
+            created: exported.created.clone(),
+            docker,
+        });
         let progress = |done: u64, total: u64| self.ui.task_progress(task, "writing", done, total);
         match (out, &output.dest) {
             (Some(mut out), _) => {
                 contents.write_tar(store, &mut out, &progress)?;
                 out.commit()?;
             }
-            (None, Some(OutputDest::Path(path))) => contents.write_folder(store, path, &progress)?,
-            (None, _) => return Err(Error::Request("an image layout needs dest=FOLDER".to_owned())),
+            (None, Some(OutputDest::Path(path))) => {
+                contents.write_folder(store, path, &progress)?
+            }
+            (None, _) => {
+                return Err(Error::Request(
+                    "an image layout needs dest=FOLDER".to_owned(),
+                ));
+            }
         }
         Ok(exported)
     }
 
     /// A layer's blob. What a base image has compressed stays as it is unless all is to be made anew.
-    fn exported_layer(&self, image: &Image, position: usize, compression: Compression, force: bool) -> Result<Desc, Error> {
+    fn exported_layer(
+        &self,
+        image: &Image,
+        position: usize,
+        compression: Compression,
+        force: bool,
+    ) -> Result<Desc, Error> {
         let diff_id = &image.layers[position];
-        let inherited = self.fetcher.descriptor(diff_id).filter(|_| position < image.base_layers && !force);
+        let inherited = self
+            .fetcher
+            .descriptor(diff_id)
+            .filter(|_| position < image.base_layers && !force);
         if let Some(desc) = inherited {
-            let is_compressed = desc.media_type.ends_with("gzip") || desc.media_type.ends_with("zstd");
+            let is_compressed =
+                desc.media_type.ends_with("gzip") || desc.media_type.ends_with("zstd");
             if is_compressed && self.space.store().blob_size(&desc.digest()?).is_some() {
                 return Ok(desc.clone());
             }
         }
-        Ok(Desc::of(&layer::blob(self.space, diff_id, compression, force)?))
+        Ok(Desc::of(&layer::blob(
+            self.space,
+            diff_id,
+            compression,
+            force,
+        )?))
     }
 
     fn destination(&self, dest: Option<&OutputDest>) -> Result<Destination, Error> {
         match dest {
             Some(OutputDest::Path(path)) => Destination::file(path),
             _ => {
-                let file = self.stdout.lock().expect("BUG: no holder of standard output panics").take();
+                let file = self
+                    .stdout
+                    .lock()
+                    .expect("BUG: no holder of standard output panics")
+                    .take();
                 file.map(Destination::stdout).ok_or_else(|| {
                     Error::Request("only one output can go to standard output".to_owned())
                 })
@@ -279,7 +369,11 @@ impl Exporter<'_> {
         let is_split = self.plan.targets.len() > 1;
         let mut views = Vec::new();
         for (target, result) in self.targets() {
-            let name = if is_split { target.platform.to_string().replace('/', "_") } else { String::new() };
+            let name = if is_split {
+                target.platform.to_string().replace('/', "_")
+            } else {
+                String::new()
+            };
             views.push((name, backend::view(self.space, &result.snapshot())?));
         }
         views.sort_by(|a, b| a.0.cmp(&b.0));
@@ -290,7 +384,12 @@ impl Exporter<'_> {
         let views = self.views()?;
         let scratch = self.space.store().scratch()?;
         let mut out = self.destination(output.dest.as_ref())?;
-        tarball::write(&views, self.request.source_date_epoch, &mut out, &scratch.path().join("index"))?;
+        tarball::write(
+            &views,
+            self.request.source_date_epoch,
+            &mut out,
+            &scratch.path().join("index"),
+        )?;
         out.commit()?;
         Ok(Exported::default())
     }
@@ -300,7 +399,11 @@ impl Exporter<'_> {
             return Err(Error::Request("output type=local needs dest=".to_owned()));
         };
         for (name, view) in self.views()? {
-            let folder = if name.is_empty() { dest.clone() } else { dest.join(&name) };
+            let folder = if name.is_empty() {
+                dest.clone()
+            } else {
+                dest.join(&name)
+            };
             self.local_view(&view, &folder)?;
         }
         Ok(Exported::default())
@@ -321,7 +424,11 @@ fn put(store: &store::Store, digest: &Digest, bytes: &[u8]) -> Result<(), Error>
 }
 
 fn exported(root: Desc, images: &[Image], names: Vec<String>) -> Exported {
-    let only = if let [only] = images { Some(only) } else { None };
+    let only = if let [only] = images {
+        Some(only)
+    } else {
+        None
+    };
     Exported {
         desc: Some(root),
         config: only.map(|image| image.config_digest.clone()),
@@ -337,14 +444,21 @@ fn result(exported: Vec<Exported>) -> BuildResult {
             names.push(name.clone());
         }
     }
-    let first = exported.into_iter().find(|output| output.desc.is_some()).unwrap_or_default();
+    let first = exported
+        .into_iter()
+        .find(|output| output.desc.is_some())
+        .unwrap_or_default();
     let descriptor = first.desc.as_ref().map(|desc| {
         let mut desc = desc.clone();
         if let Some(config) = &first.config {
-            desc.annotations.insert("config.digest".to_owned(), config.to_string());
+            desc.annotations
+                .insert("config.digest".to_owned(), config.to_string());
         }
         if let Some(created) = &first.created {
-            desc.annotations.insert("org.opencontainers.image.created".to_owned(), created.clone());
+            desc.annotations.insert(
+                "org.opencontainers.image.created".to_owned(),
+                created.clone(),
+            );
         }
         serde_json::to_value(desc).expect("BUG: a descriptor has string keys only")
     });
@@ -359,10 +473,14 @@ fn result(exported: Vec<Exported>) -> BuildResult {
 
 /// A name as the store keeps it: registry, repository and tag.
 pub(crate) fn normalised(name: &str) -> Result<String, Error> {
-    let reference =
-        Reference::parse(name).map_err(|source| Error::Registry { reference: name.to_owned(), source })?;
+    let reference = Reference::parse(name).map_err(|source| Error::Registry {
+        reference: name.to_owned(),
+        source,
+    })?;
     if reference.digest.is_some() {
-        return Err(Error::Request(format!("invalid tag {name:?}: an image cannot be given a digest")));
+        return Err(Error::Request(format!(
+            "invalid tag {name:?}: an image cannot be given a digest"
+        )));
     }
     Ok(reference.to_string())
 }
@@ -386,7 +504,11 @@ fn is_archive(kind: OutputKind) -> bool {
 }
 
 fn flavour(output: &OutputRequest) -> Flavour {
-    if output.oci_mediatypes { Flavour::Oci } else { Flavour::Docker }
+    if output.oci_mediatypes {
+        Flavour::Oci
+    } else {
+        Flavour::Docker
+    }
 }
 
 fn kind_name(kind: OutputKind) -> &'static str {
@@ -405,7 +527,9 @@ fn compression(output: &OutputRequest) -> Result<Compression, Error> {
     let level = output.compression_level;
     let bad_level = |range: &str| {
         let level = level.unwrap_or_default();
-        Error::Request(format!("invalid compression-level {level}: it must be {range}"))
+        Error::Request(format!(
+            "invalid compression-level {level}: it must be {range}"
+        ))
     };
     match output.compression.as_deref() {
         None | Some("gzip") => match level {
@@ -419,8 +543,8 @@ fn compression(output: &OutputRequest) -> Result<Compression, Error> {
             Some(_) => Err(bad_level("from 1 to 22 for zstd")),
         },
         Some("uncompressed") => Ok(Compression::Uncompressed),
-        Some(other) => {
-            Err(Error::Request(format!("unsupported compression {other:?}: use gzip, zstd or uncompressed")))
-        }
+        Some(other) => Err(Error::Request(format!(
+            "unsupported compression {other:?}: use gzip, zstd or uncompressed"
+        ))),
     }
 }

@@ -62,14 +62,25 @@ impl<'a> Fetcher<'a> {
         let mut known = HashMap::new();
         for step in &plan.steps {
             let Op::Image(image) = &step.op else { continue };
-            let source: ImageSource = serde_json::from_str(&image.source)
-                .map_err(|e| Error::Image { subject: image.reference.clone(), reason: format!("bad source: {e}") })?;
+            let source: ImageSource =
+                serde_json::from_str(&image.source).map_err(|e| Error::Image {
+                    subject: image.reference.clone(),
+                    reason: format!("bad source: {e}"),
+                })?;
             for (diff_id, desc) in image.diff_ids.iter().zip(source.layers) {
                 let diff_id = super::manifest::digest(diff_id)?;
-                known.entry(diff_id).or_insert(Known { desc, origin: source.origin.clone() });
+                known.entry(diff_id).or_insert(Known {
+                    desc,
+                    origin: source.origin.clone(),
+                });
             }
         }
-        Ok(Self { space, remote, known, busy: Mutex::default() })
+        Ok(Self {
+            space,
+            remote,
+            known,
+            busy: Mutex::default(),
+        })
     }
 
     /// The descriptor that a base image gives for a layer.
@@ -83,7 +94,12 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Makes sure that all these layers are in the store.
-    pub(crate) fn ensure(&self, layers: &[Digest], progress: Progress<'_>, cancel: &Cancel) -> Result<(), Error> {
+    pub(crate) fn ensure(
+        &self,
+        layers: &[Digest],
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let mut missing = Vec::new();
         for layer in layers {
             if !available(self.space, layer)? {
@@ -91,35 +107,56 @@ impl<'a> Fetcher<'a> {
             }
         }
         if missing.len() < 2 {
-            return missing.first().map_or(Ok(()), |layer| self.fetch(layer, progress, cancel));
+            return missing
+                .first()
+                .map_or(Ok(()), |layer| self.fetch(layer, progress, cancel));
         }
         let queue = Mutex::new(missing.into_iter());
         let work = || -> Result<(), Error> {
             loop {
-                let next = queue.lock().expect("BUG: no holder of the queue panics").next();
+                let next = queue
+                    .lock()
+                    .expect("BUG: no holder of the queue panics")
+                    .next();
                 let Some(layer) = next else { return Ok(()) };
                 self.fetch(layer, progress, cancel)?;
             }
         };
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..PARALLEL).map(|_| scope.spawn(work)).collect();
-            let ended = workers.into_iter().map(|worker| worker.join().expect("BUG: a fetch does not panic"));
+            let ended = workers
+                .into_iter()
+                .map(|worker| worker.join().expect("BUG: a fetch does not panic"));
             ended.fold(Ok(()), Result::and)
         })
     }
 
-    fn fetch(&self, diff_id: &Digest, progress: Progress<'_>, cancel: &Cancel) -> Result<(), Error> {
+    fn fetch(
+        &self,
+        diff_id: &Digest,
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let turn = {
-            let mut busy = self.busy.lock().expect("BUG: no holder of the table panics");
+            let mut busy = self
+                .busy
+                .lock()
+                .expect("BUG: no holder of the table panics");
             Arc::clone(busy.entry(diff_id.clone()).or_default())
         };
-        let _turn = turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = turn
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if available(self.space, diff_id)? {
             return Ok(());
         }
         let Some(known) = self.known.get(diff_id) else {
-            let reason = "it is not in the store, and no base image of this build has it".to_owned();
-            return Err(Error::Layer { layer: diff_id.to_string(), reason });
+            let reason =
+                "it is not in the store, and no base image of this build has it".to_owned();
+            return Err(Error::Layer {
+                layer: diff_id.to_string(),
+                reason,
+            });
         };
         let descriptor = known.desc.to_oci()?;
         if self.space.store().blob_size(descriptor.digest()).is_none() {
@@ -128,7 +165,12 @@ impl<'a> Fetcher<'a> {
         layer::register_blob(self.space, diff_id, &descriptor)
     }
 
-    fn transfer(&self, known: &Known, progress: Progress<'_>, cancel: &Cancel) -> Result<(), Error> {
+    fn transfer(
+        &self,
+        known: &Known,
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let (desc, digest) = (&known.desc, known.desc.digest()?);
         let mut writer = self.space.store().blob_writer()?;
         let mut done = 0;
@@ -144,7 +186,10 @@ impl<'a> Fetcher<'a> {
         let moved = match &known.origin {
             Origin::Layout(dir) => copy_from_layout(&Layout::known(dir), desc, &mut sink),
             Origin::Repository(name) => Reference::parse(name)
-                .map_err(|source| Error::Registry { reference: name.clone(), source })
+                .map_err(|source| Error::Registry {
+                    reference: name.clone(),
+                    source,
+                })
                 .and_then(|reference| self.remote.blob(&reference, desc, &mut sink)),
         };
         if cancel.is_cancelled() {
@@ -162,7 +207,11 @@ fn copy_from_layout(
     sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
 ) -> Result<(), Error> {
     let path = layout.path_of(desc.digest()?.as_ref());
-    let fail = |source| Error::Io { op: "read", path: path.clone(), source };
+    let fail = |source| Error::Io {
+        op: "read",
+        path: path.clone(),
+        source,
+    };
     let mut file = std::fs::File::open(&path).map_err(fail)?;
     let mut buffer = vec![0; 256 << 10];
     loop {
@@ -170,7 +219,11 @@ fn copy_from_layout(
         if read == 0 {
             return Ok(());
         }
-        sink(&buffer[..read]).map_err(|source| Error::Io { op: "copy into the store", path: path.clone(), source })?;
+        sink(&buffer[..read]).map_err(|source| Error::Io {
+            op: "copy into the store",
+            path: path.clone(),
+            source,
+        })?;
     }
 }
 
@@ -180,6 +233,11 @@ pub(crate) fn available(space: &Space, diff_id: &Digest) -> Result<bool, Error> 
     if store.layer_tree(diff_id).is_some() || store.blob_size(diff_id).is_some() {
         return Ok(true);
     }
-    let Some(meta) = store.layer(diff_id)? else { return Ok(false) };
-    Ok(meta.blobs.iter().any(|blob| store.blob_size(blob.descriptor.digest()).is_some()))
+    let Some(meta) = store.layer(diff_id)? else {
+        return Ok(false);
+    };
+    Ok(meta
+        .blobs
+        .iter()
+        .any(|blob| store.blob_size(blob.descriptor.digest()).is_some()))
 }

@@ -70,26 +70,48 @@ pub(crate) fn assemble(
     let blob = ConfigBlob {
         image: &target.config,
         created: created.as_deref(),
-        rootfs: RootFs { r#type: "layers", diff_ids: &layers },
+        rootfs: RootFs {
+            r#type: "layers",
+            diff_ids: &layers,
+        },
         history: &history,
     };
     let config = manifest::bytes_of(&blob);
     let config_digest = manifest::digest_of(&config);
     let base_layers = output.base.len();
-    Image { platform: target.platform.clone(), layers, base_layers, config, config_digest, created }
+    Image {
+        platform: target.platform.clone(),
+        layers,
+        base_layers,
+        config,
+        config_digest,
+        created,
+    }
 }
 
 /// The history with times, and with as many entries that have a layer as there are layers.
-fn history(plan: &Plan, target: &Target, output: &StepOutput, epoch: Option<i64>) -> Vec<HistoryEntry> {
+fn history(
+    plan: &Plan,
+    target: &Target,
+    output: &StepOutput,
+    epoch: Option<i64>,
+) -> Vec<HistoryEntry> {
     let links = links_by_step(plan, target.rootfs, output);
-    let first_own = target.history.iter().position(is_own).unwrap_or(target.history.len());
+    let first_own = target
+        .history
+        .iter()
+        .position(is_own)
+        .unwrap_or(target.history.len());
     let mut entries = target.history[..first_own].to_vec();
     complete_base(&mut entries, output.base.len());
     let first_own_entry = entries.len();
     for mut entry in target.history[first_own..].iter().cloned() {
         if let Some(step) = entry.step {
             match links.get(&step) {
-                Some(Link { layer: Some(_), created }) => entry.created = Some(rfc3339(*created)),
+                Some(Link {
+                    layer: Some(_),
+                    created,
+                }) => entry.created = Some(rfc3339(*created)),
                 _ => entry.empty_layer = true,
             }
         }
@@ -111,7 +133,11 @@ fn is_own(entry: &HistoryEntry) -> bool {
 }
 
 /// The steps of a root file system, from the base image up, lie along the base inputs.
-fn links_by_step<'o>(plan: &Plan, rootfs: Option<StepId>, output: &'o StepOutput) -> HashMap<StepId, &'o Link> {
+fn links_by_step<'o>(
+    plan: &Plan,
+    rootfs: Option<StepId>,
+    output: &'o StepOutput,
+) -> HashMap<StepId, &'o Link> {
     let mut links = HashMap::new();
     let mut next = rootfs;
     for link in output.chain.iter().rev() {
@@ -131,7 +157,11 @@ fn complete_base(entries: &mut Vec<HistoryEntry>, layers: usize) {
             entry.empty_layer = true;
         }
     }
-    let missing = if with_layer > layers { layers } else { layers - with_layer };
+    let missing = if with_layer > layers {
+        layers
+    } else {
+        layers - with_layer
+    };
     let filler = HistoryEntry {
         created_by: Some("base image".to_owned()),
         comment: Some("added by kiln: the base image has no history for this layer".to_owned()),
@@ -145,7 +175,8 @@ fn complete_base(entries: &mut Vec<HistoryEntry>, layers: usize) {
 fn fill_times(entries: &mut [HistoryEntry], first_own: usize) {
     let (base, ours) = entries.split_at_mut(first_own);
     let first_known = ours.iter().find_map(|entry| entry.created.clone());
-    let mut current = first_known.or_else(|| base.iter().rev().find_map(|entry| entry.created.clone()));
+    let mut current =
+        first_known.or_else(|| base.iter().rev().find_map(|entry| entry.created.clone()));
     for entry in ours {
         match &entry.created {
             Some(created) => current = Some(created.clone()),
@@ -188,10 +219,17 @@ impl Image {
             schema_version: 2,
             media_type: manifest_type.to_owned(),
             config: Desc::new(config_type, &self.config_digest, self.config.len() as u64),
-            layers: layers.into_iter().map(|layer| plain_layer(layer, flavour)).collect(),
+            layers: layers
+                .into_iter()
+                .map(|layer| plain_layer(layer, flavour))
+                .collect(),
         };
         let bytes = manifest::bytes_of(&manifest);
-        let desc = Desc::new(manifest_type, &manifest::digest_of(&bytes), bytes.len() as u64);
+        let desc = Desc::new(
+            manifest_type,
+            &manifest::digest_of(&bytes),
+            bytes.len() as u64,
+        );
         (desc, bytes)
     }
 }
@@ -209,22 +247,36 @@ fn plain_layer(layer: Desc, flavour: Flavour) -> Desc {
         (Flavour::Oci, None) => manifest::OCI_LAYER.to_owned(),
         (Flavour::Oci, Some(compression)) => format!("{}+{compression}", manifest::OCI_LAYER),
         (Flavour::Docker, None) => "application/vnd.docker.image.rootfs.diff.tar".to_owned(),
-        (Flavour::Docker, Some(compression)) => format!("application/vnd.docker.image.rootfs.diff.tar.{compression}"),
+        (Flavour::Docker, Some(compression)) => {
+            format!("application/vnd.docker.image.rootfs.diff.tar.{compression}")
+        }
     };
-    Desc { media_type, annotations: std::collections::BTreeMap::new(), platform: None, ..layer }
+    Desc {
+        media_type,
+        annotations: std::collections::BTreeMap::new(),
+        platform: None,
+        ..layer
+    }
 }
 
 /// The index over manifests of several platforms.
 pub(crate) fn index(manifests: Vec<(Platform, Desc)>, flavour: Flavour) -> (Desc, Vec<u8>) {
     let entries = manifests
         .into_iter()
-        .map(|(platform, desc)| Desc { platform: Some(DescPlatform::of(&platform)), ..desc })
+        .map(|(platform, desc)| Desc {
+            platform: Some(DescPlatform::of(&platform)),
+            ..desc
+        })
         .collect();
     let mut index = Index::of(entries);
     if flavour == Flavour::Docker {
         manifest::DOCKER_LIST.clone_into(&mut index.media_type);
     }
     let bytes = manifest::bytes_of(&index);
-    let desc = Desc::new(&index.media_type, &manifest::digest_of(&bytes), bytes.len() as u64);
+    let desc = Desc::new(
+        &index.media_type,
+        &manifest::digest_of(&bytes),
+        bytes.len() as u64,
+    );
     (desc, bytes)
 }

@@ -21,11 +21,17 @@ pub(crate) struct Layout {
 impl Layout {
     /// Opens a folder that must be a layout.
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let layout = Self { dir: dir.to_owned() };
+        let layout = Self {
+            dir: dir.to_owned(),
+        };
         let marker = layout.small("oci-layout", 4096)?;
         let version = serde_json::from_slice::<serde_json::Value>(&marker)
             .ok()
-            .and_then(|value| value.get("imageLayoutVersion").and_then(|v| v.as_str().map(str::to_owned)));
+            .and_then(|value| {
+                value
+                    .get("imageLayoutVersion")
+                    .and_then(|v| v.as_str().map(str::to_owned))
+            });
         match version {
             Some(version) if version.starts_with("1.") => Ok(layout),
             Some(version) => Err(layout.bad(format!("unknown image layout version {version}"))),
@@ -35,7 +41,9 @@ impl Layout {
 
     /// A layout that was opened before.
     pub(crate) fn known(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     /// Its `index.json`.
@@ -49,7 +57,11 @@ impl Layout {
 
     /// The entries that a tag or digest selects: several when the layout holds one for each platform.
     /// Without either it is `latest`, or all there is when it is one image.
-    pub(crate) fn select(&self, tag: Option<&str>, digest: Option<&str>) -> Result<Vec<Desc>, Error> {
+    pub(crate) fn select(
+        &self,
+        tag: Option<&str>,
+        digest: Option<&str>,
+    ) -> Result<Vec<Desc>, Error> {
         let index = self.index()?;
         if let Some(text) = digest {
             if let Some(entry) = index.manifests.iter().find(|entry| entry.digest == text) {
@@ -57,20 +69,33 @@ impl Layout {
             }
             let digest = manifest::digest(text)?;
             let found = std::fs::metadata(self.path_of(text));
-            let size = found.map_err(|_| self.bad(format!("it holds no manifest {text}")))?.len();
+            let size = found
+                .map_err(|_| self.bad(format!("it holds no manifest {text}")))?
+                .len();
             return Ok(vec![Desc::new("", &digest, size)]);
         }
         let wanted = tag.unwrap_or("latest");
-        let tagged: Vec<Desc> = index.manifests.iter().filter(|entry| has_tag(entry, wanted)).cloned().collect();
+        let tagged: Vec<Desc> = index
+            .manifests
+            .iter()
+            .filter(|entry| has_tag(entry, wanted))
+            .cloned()
+            .collect();
         if !tagged.is_empty() {
             return Ok(tagged);
         }
-        let mut names = index.manifests.iter().map(|entry| entry.annotations.get(REF_NAME));
+        let mut names = index
+            .manifests
+            .iter()
+            .map(|entry| entry.annotations.get(REF_NAME));
         let first = names.next();
         if tag.is_none() && first.is_some_and(|first| names.all(|name| name == first)) {
             return Ok(index.manifests);
         }
-        Err(self.bad(format!("it holds no image tagged {wanted} (it has {})", tags(&index))))
+        Err(self.bad(format!(
+            "it holds no image tagged {wanted} (it has {})",
+            tags(&index)
+        )))
     }
 
     /// Where a blob is.
@@ -98,30 +123,53 @@ impl Layout {
     }
 
     fn bad(&self, reason: String) -> Error {
-        Error::Image { subject: format!("oci-layout://{}", self.dir.display()), reason }
+        Error::Image {
+            subject: format!("oci-layout://{}", self.dir.display()),
+            reason,
+        }
     }
 }
 
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let fail = |source| Error::Io { op: "read", path: path.to_owned(), source };
+    let fail = |source| Error::Io {
+        op: "read",
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
-    File::open(path).map_err(fail)?.take(limit + 1).read_to_end(&mut bytes).map_err(fail)?;
+    File::open(path)
+        .map_err(fail)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
     if bytes.len() as u64 > limit {
         let reason = format!("larger than the limit of {limit} bytes");
-        return Err(Error::Image { subject: path.display().to_string(), reason });
+        return Err(Error::Image {
+            subject: path.display().to_string(),
+            reason,
+        });
     }
     Ok(bytes)
 }
 
 /// Whether an index entry carries a tag: alone, as part of a whole name, or in containerd's annotation.
 pub(crate) fn has_tag(entry: &Desc, tag: &str) -> bool {
-    [REF_NAME, IMAGE_NAME].iter().filter_map(|key| entry.annotations.get(*key)).any(|name| {
-        name == tag || name.rsplit_once(':').is_some_and(|(_, after)| after == tag)
-    })
+    [REF_NAME, IMAGE_NAME]
+        .iter()
+        .filter_map(|key| entry.annotations.get(*key))
+        .any(|name| name == tag || name.rsplit_once(':').is_some_and(|(_, after)| after == tag))
 }
 
 fn tags(index: &Index) -> String {
-    let names: Vec<&str> =
-        index.manifests.iter().filter_map(|entry| entry.annotations.get(REF_NAME)).map(String::as_str).collect();
-    if names.is_empty() { format!("{} untagged images", index.manifests.len()) } else { names.join(", ") }
+    let names: Vec<&str> = index
+        .manifests
+        .iter()
+        .filter_map(|entry| entry.annotations.get(REF_NAME))
+        .map(String::as_str)
+        .collect();
+    if names.is_empty() {
+        format!("{} untagged images", index.manifests.len())
+    } else {
+        names.join(", ")
+    }
 }

@@ -47,7 +47,11 @@ pub(crate) struct DescPlatform {
     pub os: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
-    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "os.version",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub os_version: Option<String>,
 }
 
@@ -62,8 +66,15 @@ impl DescPlatform {
     }
 
     pub(crate) fn to_platform(&self) -> Platform {
-        let mut platform = Platform::new(&self.os, &self.architecture, self.variant.as_deref().unwrap_or(""));
-        platform.os_version = self.os_version.clone().filter(|version| !version.is_empty());
+        let mut platform = Platform::new(
+            &self.os,
+            &self.architecture,
+            self.variant.as_deref().unwrap_or(""),
+        );
+        platform.os_version = self
+            .os_version
+            .clone()
+            .filter(|version| !version.is_empty());
         platform
     }
 
@@ -85,7 +96,11 @@ impl Desc {
     }
 
     pub(crate) fn of(descriptor: &Descriptor) -> Self {
-        Self::new(descriptor.media_type().as_ref(), descriptor.digest(), descriptor.size())
+        Self::new(
+            descriptor.media_type().as_ref(),
+            descriptor.digest(),
+            descriptor.size(),
+        )
     }
 
     pub(crate) fn digest(&self) -> Result<Digest, Error> {
@@ -93,15 +108,26 @@ impl Desc {
     }
 
     pub(crate) fn to_oci(&self) -> Result<Descriptor, Error> {
-        Ok(Descriptor::new(MediaType::from(self.media_type.as_str()), self.size, self.digest()?))
+        Ok(Descriptor::new(
+            MediaType::from(self.media_type.as_str()),
+            self.size,
+            self.digest()?,
+        ))
     }
 }
 
 /// Parses a digest; only SHA-256 is taken, which is what the store addresses content by.
 pub(crate) fn digest(text: &str) -> Result<Digest, Error> {
-    let bad = || Error::Image { subject: text.to_owned(), reason: "not a sha256 digest".to_owned() };
+    let bad = || Error::Image {
+        subject: text.to_owned(),
+        reason: "not a sha256 digest".to_owned(),
+    };
     let hex = text.strip_prefix("sha256:").ok_or_else(bad)?;
-    if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if hex.len() != 64
+        || !hex
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return Err(bad());
     }
     Digest::from_str(text).map_err(|_| bad())
@@ -130,7 +156,12 @@ pub(crate) struct Index {
 impl Index {
     /// An OCI index over these manifests.
     pub(crate) fn of(manifests: Vec<Desc>) -> Self {
-        Self { schema_version: 2, media_type: OCI_INDEX.to_owned(), manifests, annotations: BTreeMap::new() }
+        Self {
+            schema_version: 2,
+            media_type: OCI_INDEX.to_owned(),
+            manifests,
+            annotations: BTreeMap::new(),
+        }
     }
 }
 
@@ -148,7 +179,10 @@ pub(crate) struct Manifest {
 
 impl Document {
     pub(crate) fn parse(subject: &str, bytes: &[u8]) -> Result<Self, Error> {
-        let bad = |reason: String| Error::Image { subject: subject.to_owned(), reason };
+        let bad = |reason: String| Error::Image {
+            subject: subject.to_owned(),
+            reason,
+        };
         let value = parse_json(bytes).map_err(|e| bad(format!("not a manifest: {e}")))?;
         let has = |key: &str| value.get(key).is_some();
         let parsed = if has("manifests") && has("layers") {
@@ -156,7 +190,9 @@ impl Document {
         } else if has("manifests") {
             serde_json::from_value(value).map(Self::Index)
         } else if has("fsLayers") {
-            return Err(bad("a schema 1 manifest, which is no longer supported".to_owned()));
+            return Err(bad(
+                "a schema 1 manifest, which is no longer supported".to_owned()
+            ));
         } else {
             serde_json::from_value(value).map(Self::Manifest)
         };
@@ -184,20 +220,32 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn parse(subject: &str, bytes: &[u8]) -> Result<Self, Error> {
-        let bad = |reason: String| Error::Image { subject: subject.to_owned(), reason };
+        let bad = |reason: String| Error::Image {
+            subject: subject.to_owned(),
+            reason,
+        };
         let value = parse_json(bytes).map_err(|e| bad(format!("not an image config: {e}")))?;
         let part = |key: &str| value.get(key).cloned().unwrap_or(Value::Null);
         let diff_ids = match value.pointer("/rootfs/diff_ids") {
             None => Vec::new(),
-            Some(ids) => serde_json::from_value(ids.clone()).map_err(|e| bad(format!("bad diff_ids: {e}")))?,
+            Some(ids) => serde_json::from_value(ids.clone())
+                .map_err(|e| bad(format!("bad diff_ids: {e}")))?,
         };
         let history = match part("history") {
             Value::Null => Vec::new(),
-            entries => serde_json::from_value(entries).map_err(|e| bad(format!("bad history: {e}")))?,
+            entries => {
+                serde_json::from_value(entries).map_err(|e| bad(format!("bad history: {e}")))?
+            }
         };
         let created = part("created").as_str().map(str::to_owned);
-        let config = serde_json::from_value(value).map_err(|e| bad(format!("not an image config: {e}")))?;
-        Ok(Self { config, diff_ids, history, created })
+        let config =
+            serde_json::from_value(value).map_err(|e| bad(format!("not an image config: {e}")))?;
+        Ok(Self {
+            config,
+            diff_ids,
+            history,
+            created,
+        })
     }
 
     pub(crate) fn platform(&self) -> Platform {
@@ -206,7 +254,11 @@ impl Config {
             &self.config.architecture,
             self.config.variant.as_deref().unwrap_or(""),
         );
-        platform.os_version = self.config.os_version.clone().filter(|version| !version.is_empty());
+        platform.os_version = self
+            .config
+            .os_version
+            .clone()
+            .filter(|version| !version.is_empty());
         platform
     }
 }
@@ -257,12 +309,21 @@ mod tests {
         let config = Config::parse("x", text).unwrap();
         assert_eq!(config.config.config.env, Some(vec!["A=b".to_owned()]));
         assert_eq!(config.platform().to_string(), "linux/amd64");
-        assert!(config.diff_ids.is_empty() && config.history.is_empty() && config.created.is_none());
+        assert!(
+            config.diff_ids.is_empty() && config.history.is_empty() && config.created.is_none()
+        );
     }
 
     #[test]
     fn digests_other_than_sha256_are_refused() {
-        for text in ["", "sha256:", "sha256:ABC", "md5:00", "sha256:../../../../etc/passwd", &format!("sha256:{}", "A".repeat(64))] {
+        for text in [
+            "",
+            "sha256:",
+            "sha256:ABC",
+            "md5:00",
+            "sha256:../../../../etc/passwd",
+            &format!("sha256:{}", "A".repeat(64)),
+        ] {
             assert!(digest(text).is_err(), "{text}");
         }
         assert!(digest(&format!("sha256:{}", "a".repeat(64))).is_ok());
@@ -270,10 +331,22 @@ mod tests {
 
     #[test]
     fn a_document_is_told_by_its_content() {
-        assert!(matches!(Document::parse("x", br#"{"manifests":[]}"#).unwrap(), Document::Index(_)));
+        assert!(matches!(
+            Document::parse("x", br#"{"manifests":[]}"#).unwrap(),
+            Document::Index(_)
+        ));
         let manifest = br#"{"config":{"digest":"sha256:00","size":1},"layers":[]}"#;
-        assert!(matches!(Document::parse("x", manifest).unwrap(), Document::Manifest(_)));
-        for bad in [&b"{}"[..], b"[]", b"", br#"{"manifests":[],"layers":[]}"#, br#"{"fsLayers":[]}"#] {
+        assert!(matches!(
+            Document::parse("x", manifest).unwrap(),
+            Document::Manifest(_)
+        ));
+        for bad in [
+            &b"{}"[..],
+            b"[]",
+            b"",
+            br#"{"manifests":[],"layers":[]}"#,
+            br#"{"fsLayers":[]}"#,
+        ] {
             assert!(Document::parse("x", bad).is_err());
         }
     }

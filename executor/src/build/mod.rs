@@ -18,6 +18,7 @@ pub(crate) use exporter::normalised;
 
 use crate::Error;
 use crate::request::BuildRequest;
+use crate::space::Space;
 use backend::Executor;
 use contexts::Contexts;
 use exporter::Exporter;
@@ -32,7 +33,6 @@ use remote::Remote;
 use resolve::Resolver;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use crate::space::Space;
 use store::Store;
 
 /// Takes what a build has to say. Step events come through [`Observer`].
@@ -79,7 +79,10 @@ pub struct BuildFailure {
 
 impl From<Error> for BuildFailure {
     fn from(error: Error) -> Self {
-        Self { error, origin: None }
+        Self {
+            error,
+            origin: None,
+        }
     }
 }
 
@@ -98,7 +101,12 @@ pub fn build(
     let dockerfile = parse(request, ui)?;
     let space = Space::new(store.clone());
     let remote = Remote::new(request);
-    let resolver = Resolver { space: &space, request, remote: &remote, ui };
+    let resolver = Resolver {
+        space: &space,
+        request,
+        remote: &remote,
+        ui,
+    };
     let plan = plan(&dockerfile, request, ui, &resolver)?;
     ui.plan(&plan);
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
@@ -116,14 +124,31 @@ pub fn build(
     let (executed, cached) = (outcome.executed, outcome.cached);
     let results = results(&plan, &outcome);
     let stdout = Mutex::new(stdout);
-    let exporter = Exporter { space: &space, request, fetcher: &fetcher, ui, cancel, plan: &plan, results, stdout };
+    let exporter = Exporter {
+        space: &space,
+        request,
+        fetcher: &fetcher,
+        ui,
+        cancel,
+        plan: &plan,
+        results,
+        stdout,
+    };
     let result = exporter.export()?;
-    Ok(BuildResult { executed, cached, ..result })
+    Ok(BuildResult {
+        executed,
+        cached,
+        ..result
+    })
 }
 
 fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
     let parsed = parser::parse(&request.dockerfile);
-    if parsed.diagnostics.iter().any(|finding| finding.severity == Severity::Error) {
+    if parsed
+        .diagnostics
+        .iter()
+        .any(|finding| finding.severity == Severity::Error)
+    {
         return Err(Error::Dockerfile(parsed.diagnostics));
     }
     if !parsed.diagnostics.is_empty() {
@@ -153,7 +178,11 @@ fn plan(
             Lowered::Need(requests) => {
                 let answers = resolver.resolve(&requests).map_err(|failure| {
                     let (request, error) = *failure;
-                    base_failure(&request, error, lower::wanted_by(dockerfile, &options, &bases, &request))
+                    base_failure(
+                        &request,
+                        error,
+                        lower::wanted_by(dockerfile, &options, &bases, &request),
+                    )
                 })?;
                 bases.extend(requests.into_iter().zip(answers));
             }
@@ -163,7 +192,11 @@ fn plan(
 
 fn options(request: &BuildRequest) -> LowerOptions {
     let host = Platform::host();
-    let platforms = if request.platforms.is_empty() { vec![host.clone()] } else { request.platforms.clone() };
+    let platforms = if request.platforms.is_empty() {
+        vec![host.clone()]
+    } else {
+        request.platforms.clone()
+    };
     LowerOptions {
         target: request.target.clone(),
         build_args: request.build_args.clone(),
@@ -176,7 +209,11 @@ fn options(request: &BuildRequest) -> LowerOptions {
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         shm_size: request.shm_size,
-        cache_mount_namespace: request.build_args.get("BUILDKIT_CACHE_MOUNT_NS").cloned().unwrap_or_default(),
+        cache_mount_namespace: request
+            .build_args
+            .get("BUILDKIT_CACHE_MOUNT_NS")
+            .cloned()
+            .unwrap_or_default(),
     }
 }
 
@@ -191,17 +228,31 @@ fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>
         ..Origin::default()
     });
     if matches!(error, Error::Cancelled) {
-        return BuildFailure { error, origin: None };
+        return BuildFailure {
+            error,
+            origin: None,
+        };
     }
-    BuildFailure { error: Error::Base { name, suggestion, source: Box::new(error) }, origin }
+    BuildFailure {
+        error: Error::Base {
+            name,
+            suggestion,
+            source: Box::new(error),
+        },
+        origin,
+    }
 }
 
 fn failure(error: RunError<Error>, plan: &Plan) -> BuildFailure {
     match error {
-        RunError::Cancelled => BuildFailure { error: Error::Cancelled, origin: None },
-        RunError::Step { step, source } => {
-            BuildFailure { error: source, origin: Some(plan.steps[step.0 as usize].origin.clone()) }
-        }
+        RunError::Cancelled => BuildFailure {
+            error: Error::Cancelled,
+            origin: None,
+        },
+        RunError::Step { step, source } => BuildFailure {
+            error: source,
+            origin: Some(plan.steps[step.0 as usize].origin.clone()),
+        },
     }
 }
 
@@ -209,7 +260,9 @@ fn failure(error: RunError<Error>, plan: &Plan) -> BuildFailure {
 fn results(plan: &Plan, outcome: &Outcome<StepOutput>) -> Vec<StepOutput> {
     let take = |target: &planner::plan::Target| match target.rootfs {
         None => StepOutput::default(),
-        Some(step) => outcome.outputs[step.0 as usize].clone().expect("BUG: every target's root file system is wanted"),
+        Some(step) => outcome.outputs[step.0 as usize]
+            .clone()
+            .expect("BUG: every target's root file system is wanted"),
     };
     plan.targets.iter().map(take).collect()
 }

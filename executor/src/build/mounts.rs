@@ -30,13 +30,22 @@ pub(crate) struct Held<'a> {
 
 impl<'a> Held<'a> {
     pub(crate) fn new(space: &'a Space, scratch: &Path) -> Self {
-        Self { space, scratch: scratch.to_owned(), folders: Vec::new(), caches: Vec::new() }
+        Self {
+            space,
+            scratch: scratch.to_owned(),
+            folders: Vec::new(),
+            caches: Vec::new(),
+        }
     }
 
     /// A new empty folder.
     pub(crate) fn folder(&mut self, name: &str) -> Result<PathBuf, Error> {
         let path = self.scratch.join(format!("{}-{name}", self.folders.len()));
-        std::fs::create_dir(&path).map_err(|source| Error::Io { op: "create", path: path.clone(), source })?;
+        std::fs::create_dir(&path).map_err(|source| Error::Io {
+            op: "create",
+            path: path.clone(),
+            source,
+        })?;
         self.folders.push(path.clone());
         Ok(path)
     }
@@ -55,7 +64,13 @@ impl Drop for Held<'_> {
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the step's own files.
 pub(crate) fn files_of_the_runtime(op: &RunOp, network: Network) -> Result<Vec<Mount>, Error> {
-    let file = |target: &str, data: Vec<u8>, mode: u32| Mount::File { target: target.to_owned(), data, mode, uid: 0, gid: 0 };
+    let file = |target: &str, data: Vec<u8>, mode: u32| Mount::File {
+        target: target.to_owned(),
+        data,
+        mode,
+        uid: 0,
+        gid: 0,
+    };
     let mut files = vec![
         file("/etc/hosts", hosts(op).into_bytes(), 0o644),
         file("/etc/resolv.conf", resolv_conf(network)?, 0o644),
@@ -67,9 +82,16 @@ pub(crate) fn files_of_the_runtime(op: &RunOp, network: Network) -> Result<Vec<M
 }
 
 fn hosts(op: &RunOp) -> String {
-    let mut text = format!("127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n", op.hostname);
+    let mut text = format!(
+        "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        op.hostname
+    );
     for (name, address) in &op.extra_hosts {
-        let address = if address == "host-gateway" { "127.0.0.1" } else { address };
+        let address = if address == "host-gateway" {
+            "127.0.0.1"
+        } else {
+            address
+        };
         text.push_str(&format!("{address}\t{name}\n"));
     }
     text
@@ -81,11 +103,20 @@ fn resolv_conf(network: Network) -> Result<Vec<u8>, Error> {
     match std::fs::read(path) {
         Ok(text) if network == Network::None => {
             let keep = |line: &&[u8]| !line.starts_with(b"nameserver");
-            Ok(text.split_inclusive(|byte| *byte == b'\n').filter(keep).flatten().copied().collect())
+            Ok(text
+                .split_inclusive(|byte| *byte == b'\n')
+                .filter(keep)
+                .flatten()
+                .copied()
+                .collect())
         }
         Ok(text) => Ok(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::Io { op: "read", path: path.to_owned(), source }),
+        Err(source) => Err(Error::Io {
+            op: "read",
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
@@ -100,9 +131,18 @@ pub(crate) fn mounts(
     let mut mounts = Vec::new();
     for mount in &op.mounts {
         match mount {
-            RunMount::Bind { input, source, target, readonly } => {
+            RunMount::Bind {
+                input,
+                source,
+                target,
+                readonly,
+            } => {
                 let overlay = overlay_of(executor, step, work, *input, held)?;
-                let upper = if *readonly { None } else { Some((held.folder("upper")?, held.folder("work")?)) };
+                let upper = if *readonly {
+                    None
+                } else {
+                    Some((held.folder("upper")?, held.folder("work")?))
+                };
                 mounts.push(Mount::Overlay {
                     overlay: Overlay { upper, ..overlay },
                     source: source.clone(),
@@ -112,18 +152,40 @@ pub(crate) fn mounts(
             }
             RunMount::Cache { .. } => mounts.push(cache(executor, step, work, mount, held)?),
             RunMount::Tmpfs { target, size } => {
-                mounts.push(Mount::Tmpfs { target: target.clone(), size: *size, mode: 0o1777 });
+                mounts.push(Mount::Tmpfs {
+                    target: target.clone(),
+                    size: *size,
+                    mode: 0o1777,
+                });
             }
-            RunMount::Secret { id, target, required, mode, uid, gid, .. } => {
-                let Some(data) = secret(executor, id, *required)? else { continue };
+            RunMount::Secret {
+                id,
+                target,
+                required,
+                mode,
+                uid,
+                gid,
+                ..
+            } => {
+                let Some(data) = secret(executor, id, *required)? else {
+                    continue;
+                };
                 if let Some(target) = target {
                     let (mode, uid, gid) = (*mode, *uid, *gid);
-                    mounts.push(Mount::File { target: target.clone(), data, mode, uid, gid });
+                    mounts.push(Mount::File {
+                        target: target.clone(),
+                        data,
+                        mode,
+                        uid,
+                        gid,
+                    });
                 }
             }
             RunMount::Ssh { id, required, .. } => {
                 if *required {
-                    let message = format!("ssh agent {id:?} cannot be forwarded: ssh mounts are not supported yet");
+                    let message = format!(
+                        "ssh agent {id:?} cannot be forwarded: ssh mounts are not supported yet"
+                    );
                     return Err(Error::Request(message));
                 }
             }
@@ -146,7 +208,10 @@ fn overlay_of(
     if lowers.is_empty() {
         lowers.push(held.folder("empty")?);
     }
-    Ok(Overlay { lowers, upper: None })
+    Ok(Overlay {
+        lowers,
+        upper: None,
+    })
 }
 
 /// A cache mount. One that `from` fills is an overlay whose upper is the cache, so nothing is copied; its identity
@@ -158,7 +223,18 @@ fn cache(
     mount: &RunMount,
     held: &mut Held<'_>,
 ) -> Result<Mount, Error> {
-    let RunMount::Cache { id, target, from, source, sharing, mode, uid, gid, readonly } = mount else {
+    let RunMount::Cache {
+        id,
+        target,
+        from,
+        source,
+        sharing,
+        mode,
+        uid,
+        gid,
+        readonly,
+    } = mount
+    else {
         unreachable!("BUG: called for cache mounts only");
     };
     let sharing = match sharing.as_str() {
@@ -175,16 +251,33 @@ fn cache(
             own_folder(executor.space, &folder, (*mode, *uid, *gid))?;
         }
         held.caches.push(cache);
-        return Ok(Mount::Bind { source: folder, subpath: source.clone(), target, readonly });
+        return Ok(Mount::Bind {
+            source: folder,
+            subpath: source.clone(),
+            target,
+            readonly,
+        });
     };
-    let sharing = if sharing == MountSharing::Shared { MountSharing::Locked } else { sharing };
+    let sharing = if sharing == MountSharing::Shared {
+        MountSharing::Locked
+    } else {
+        sharing
+    };
     let filling = work.base(Some(*input));
     let cache = store.cache_mount(&format!("{id}:{}", stack_id(&filling)), sharing)?;
     let overlay = overlay_of(executor, step, work, Some(*input), held)?;
     let upper = cache.path().to_owned();
-    let overlay = Overlay { upper: Some((upper, held.folder("work")?)), ..overlay };
+    let overlay = Overlay {
+        upper: Some((upper, held.folder("work")?)),
+        ..overlay
+    };
     held.caches.push(cache);
-    Ok(Mount::Overlay { overlay, source: source.clone(), target, readonly })
+    Ok(Mount::Overlay {
+        overlay,
+        source: source.clone(),
+        target,
+        readonly,
+    })
 }
 
 fn stack_id(snapshot: &Snapshot) -> String {
@@ -192,7 +285,12 @@ fn stack_id(snapshot: &Snapshot) -> String {
     for layer in &snapshot.layers {
         hasher.update(layer.to_string());
     }
-    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// A secret's bytes; `None` when it is not there and need not be.
@@ -202,26 +300,48 @@ fn secret(executor: &Executor<'_>, id: &str, required: bool) -> Result<Option<Ve
         None => return Ok(None),
         Some(SecretSource::Value(value)) => value.clone(),
         Some(SecretSource::File(path)) => {
-            let fail = |source| Error::Io { op: "read the secret", path: path.clone(), source };
+            let fail = |source| Error::Io {
+                op: "read the secret",
+                path: path.clone(),
+                source,
+            };
             let mut data = Vec::new();
-            File::open(path).map_err(fail)?.take(SECRET_LIMIT + 1).read_to_end(&mut data).map_err(fail)?;
+            File::open(path)
+                .map_err(fail)?
+                .take(SECRET_LIMIT + 1)
+                .read_to_end(&mut data)
+                .map_err(fail)?;
             data
         }
     };
     if data.len() as u64 > SECRET_LIMIT {
-        return Err(Error::Request(format!("secret {id} is larger than {SECRET_LIMIT} bytes")));
+        return Err(Error::Request(format!(
+            "secret {id} is larger than {SECRET_LIMIT} bytes"
+        )));
     }
     Ok(Some(data))
 }
 
 /// Variables that hold secrets.
-pub(crate) fn secret_env(executor: &Executor<'_>, op: &RunOp) -> Result<Vec<(String, String)>, Error> {
+pub(crate) fn secret_env(
+    executor: &Executor<'_>,
+    op: &RunOp,
+) -> Result<Vec<(String, String)>, Error> {
     let mut env = Vec::new();
     for mount in &op.mounts {
-        let RunMount::Secret { id, env: Some(name), required, .. } = mount else { continue };
+        let RunMount::Secret {
+            id,
+            env: Some(name),
+            required,
+            ..
+        } = mount
+        else {
+            continue;
+        };
         if let Some(data) = secret(executor, id, *required)? {
-            let value = String::from_utf8(data)
-                .map_err(|_| Error::Request(format!("secret {id} is not text and cannot be a variable")))?;
+            let value = String::from_utf8(data).map_err(|_| {
+                Error::Request(format!("secret {id} is not text and cannot be a variable"))
+            })?;
             env.push((name.clone(), value));
         }
     }
@@ -238,10 +358,18 @@ struct OwnFolder {
 }
 
 fn own_folder(space: &Space, path: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), Error> {
-    let request = OwnFolder { path: path.to_owned(), mode, uid, gid };
+    let request = OwnFolder {
+        path: path.to_owned(),
+        mode,
+        uid,
+        gid,
+    };
     if rustix::process::geteuid().is_root() || (uid, gid) == (0, 0) {
-        return apply_ownership(&request)
-            .map_err(|source| Error::Io { op: "set the owner and mode of", path: path.to_owned(), source });
+        return apply_ownership(&request).map_err(|source| Error::Io {
+            op: "set the owner and mode of",
+            path: path.to_owned(),
+            source,
+        });
     }
     let bytes = serde_json::to_vec(&request).expect("BUG: a request has string keys only");
     space.sandbox()?.task(TASK_OWN_FOLDER, &bytes, &[])?;
@@ -249,19 +377,29 @@ fn own_folder(space: &Space, path: &Path, (mode, uid, gid): (u32, u32, u32)) -> 
 }
 
 /// The task of the same name.
-pub(crate) fn own_folder_task(request: &[u8], _fds: Vec<std::os::fd::OwnedFd>) -> Result<Vec<u8>, String> {
+pub(crate) fn own_folder_task(
+    request: &[u8],
+    _fds: Vec<std::os::fd::OwnedFd>,
+) -> Result<Vec<u8>, String> {
     let request: OwnFolder = serde_json::from_slice(request).map_err(|e| e.to_string())?;
-    apply_ownership(&request).map_err(|e| format!("could not set the owner of {}: {e}", request.path.display()))?;
+    apply_ownership(&request)
+        .map_err(|e| format!("could not set the owner of {}: {e}", request.path.display()))?;
     Ok(Vec::new())
 }
 
 fn apply_ownership(request: &OwnFolder) -> std::io::Result<()> {
-    use rustix::fs::{CWD, Mode, chmod, chownat};
     use rustix::fs::{AtFlags, Gid, Uid};
+    use rustix::fs::{CWD, Mode, chmod, chownat};
     let is_root = rustix::process::geteuid().is_root();
     if is_root {
         let (uid, gid) = (Uid::from_raw(request.uid), Gid::from_raw(request.gid));
-        chownat(CWD, &request.path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(
+            CWD,
+            &request.path,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
     }
     chmod(&request.path, Mode::from_raw_mode(request.mode))?;
     Ok(())

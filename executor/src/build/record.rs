@@ -36,7 +36,9 @@ impl StepOutput {
     /// The root file system.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let own = self.chain.iter().filter_map(|link| link.layer.clone());
-        Snapshot { layers: self.base.iter().cloned().chain(own).collect() }
+        Snapshot {
+            layers: self.base.iter().cloned().chain(own).collect(),
+        }
     }
 
     /// This root file system with another step's link on top.
@@ -63,7 +65,12 @@ struct Payload {
 
 /// The payload of a record.
 pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: &[ReadEntry]) -> Vec<u8> {
-    let payload = PayloadRef { version: VERSION, output, fields, reads };
+    let payload = PayloadRef {
+        version: VERSION,
+        output,
+        fields,
+        reads,
+    };
     serde_json::to_vec(&payload).expect("BUG: a record has string keys only")
 }
 

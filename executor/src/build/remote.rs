@@ -18,7 +18,9 @@ pub(crate) struct Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Remote")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -30,18 +32,25 @@ impl Remote {
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
             ..ClientOptions::default()
         };
-        Self { options, started: OnceLock::new() }
+        Self {
+            options,
+            started: OnceLock::new(),
+        }
     }
 
     fn started(&self) -> Result<&(Runtime, Client), Error> {
         if let Some(started) = self.started.get() {
             return Ok(started);
         }
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|source| Error::Io {
-            op: "start the network runtime for",
-            path: "the registry client".into(),
-            source,
-        })?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Io {
+                op: "start the network runtime for",
+                path: "the registry client".into(),
+                source,
+            })?;
         let started = (runtime, Client::new(self.options.clone()));
         Ok(self.started.get_or_init(|| started))
     }
@@ -53,28 +62,52 @@ impl Remote {
         let (runtime, client) = self.started()?;
         runtime
             .block_on(call(client.clone()))
-            .map_err(|source| Error::Registry { reference: reference.to_string(), source })
+            .map_err(|source| Error::Registry {
+                reference: reference.to_string(),
+                source,
+            })
     }
 
     /// A manifest or index, by the reference or by digest in its repository.
-    pub(crate) fn manifest(&self, reference: &Reference, digest: Option<&Digest>) -> Result<FetchedManifest, Error> {
-        self.run(reference, |client| async move { client.manifest(reference, digest).await })
+    pub(crate) fn manifest(
+        &self,
+        reference: &Reference,
+        digest: Option<&Digest>,
+    ) -> Result<FetchedManifest, Error> {
+        self.run(reference, |client| async move {
+            client.manifest(reference, digest).await
+        })
     }
 
     /// A whole small blob.
-    pub(crate) fn small_blob(&self, reference: &Reference, desc: &Desc, limit: u64) -> Result<Vec<u8>, Error> {
+    pub(crate) fn small_blob(
+        &self,
+        reference: &Reference,
+        desc: &Desc,
+        limit: u64,
+    ) -> Result<Vec<u8>, Error> {
         if desc.size > limit {
-            let reason = format!("config of {} bytes is larger than the limit of {limit}", desc.size);
-            return Err(Error::Image { subject: reference.to_string(), reason });
+            let reason = format!(
+                "config of {} bytes is larger than the limit of {limit}",
+                desc.size
+            );
+            return Err(Error::Image {
+                subject: reference.to_string(),
+                reason,
+            });
         }
         let mut bytes = Vec::new();
         self.blob(reference, desc, &mut |chunk| {
             bytes.extend_from_slice(chunk);
             Ok(())
         })?;
-        if bytes.len() as u64 != desc.size || manifest::digest_of(&bytes).to_string() != desc.digest {
+        if bytes.len() as u64 != desc.size || manifest::digest_of(&bytes).to_string() != desc.digest
+        {
             let reason = format!("blob {} is not what its digest says", desc.digest);
-            return Err(Error::Image { subject: reference.to_string(), reason });
+            return Err(Error::Image {
+                subject: reference.to_string(),
+                reason,
+            });
         }
         Ok(bytes)
     }
@@ -87,6 +120,8 @@ impl Remote {
         sink: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
         let descriptor = desc.to_oci()?;
-        self.run(reference, |client| async move { client.blob(reference, &descriptor, sink).await })
+        self.run(reference, |client| async move {
+            client.blob(reference, &descriptor, sink).await
+        })
     }
 }

@@ -48,10 +48,15 @@ enum Local {
 
 impl Resolver<'_> {
     /// Answers all requests; those that need a registry at the same time.
-    pub(crate) fn resolve(&self, requests: &[BaseRequest]) -> Result<Vec<ResolvedBase>, Box<Failure>> {
+    pub(crate) fn resolve(
+        &self,
+        requests: &[BaseRequest],
+    ) -> Result<Vec<ResolvedBase>, Box<Failure>> {
         let mut answers: Vec<Option<ResolvedBase>> = Vec::with_capacity(requests.len());
         for request in requests {
-            let answer = self.without_network(request).map_err(|error| Box::new((request.clone(), error)))?;
+            let answer = self
+                .without_network(request)
+                .map_err(|error| Box::new((request.clone(), error)))?;
             answers.push(answer);
         }
         std::thread::scope(|scope| {
@@ -81,7 +86,9 @@ impl Resolver<'_> {
                 let roots = layout.select(tag.as_deref(), digest.as_deref())?;
                 Some(self.image_of_layout(name, (&layout, dir), roots, &request.platform)?)
             }
-            Some((_, ContextSource::Image(text))) => self.in_store(&parse(text)?, &request.platform)?,
+            Some((_, ContextSource::Image(text))) => {
+                self.in_store(&parse(text)?, &request.platform)?
+            }
             None => self.in_store(&parse(&request.name)?, &request.platform)?,
         };
         Ok(image.map(|image| ResolvedBase::Image(Box::new(image))))
@@ -92,7 +99,9 @@ impl Resolver<'_> {
         let contexts = &self.request.named_contexts;
         let exact = contexts.get_key_value(name).or_else(|| {
             let wanted = parse(name).ok()?.to_string();
-            contexts.iter().find(|(key, _)| parse(key).is_ok_and(|key| key.to_string() == wanted))
+            contexts
+                .iter()
+                .find(|(key, _)| parse(key).is_ok_and(|key| key.to_string() == wanted))
         });
         exact.map(|(name, source)| (name.as_str(), source))
     }
@@ -115,7 +124,11 @@ impl Resolver<'_> {
         self.image(name, &picked, &config, Origin::Layout(dir.to_owned()))
     }
 
-    fn in_store(&self, reference: &Reference, platform: &Platform) -> Result<Option<ResolvedImage>, Error> {
+    fn in_store(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<ResolvedImage>, Error> {
         if self.request.pull && reference.digest.is_none() {
             return Ok(None);
         }
@@ -127,7 +140,9 @@ impl Resolver<'_> {
 
     fn look_in_store(&self, reference: &Reference, platform: &Platform) -> Result<Local, Error> {
         let store = self.space.store();
-        let Some(root) = root_in_store(store, reference)? else { return Ok(Local::Absent(None)) };
+        let Some(root) = root_in_store(store, reference)? else {
+            return Ok(Local::Absent(None));
+        };
         let digest = root.digest()?;
         let bytes = match store.read_blob(&digest, manifest::MANIFEST_LIMIT) {
             Ok(bytes) => bytes,
@@ -142,16 +157,20 @@ impl Resolver<'_> {
             Err(Error::Store(store::Error::NotFound { .. })) => return Ok(Local::Absent(None)),
             Err(error) => return Err(error),
         };
-        let config = match store.read_blob(&picked.manifest.config.digest()?, manifest::CONFIG_LIMIT) {
-            Ok(config) => config,
-            Err(store::Error::NotFound { .. }) => return Ok(Local::Absent(None)),
-            Err(error) => return Err(error.into()),
-        };
+        let config =
+            match store.read_blob(&picked.manifest.config.digest()?, manifest::CONFIG_LIMIT) {
+                Ok(config) => config,
+                Err(store::Error::NotFound { .. }) => return Ok(Local::Absent(None)),
+                Err(error) => return Err(error.into()),
+            };
         let found = Config::parse(&name, &config)?.platform();
         if platform.best_match(std::slice::from_ref(&found)).is_none() {
-            return Ok(Local::Absent(Some(format!("the store has it for {found}, not for {platform}"))));
+            return Ok(Local::Absent(Some(format!(
+                "the store has it for {found}, not for {platform}"
+            ))));
         }
-        self.image(&name, &picked, &config, Origin::Repository(name.clone())).map(|image| Local::Found(Box::new(image)))
+        self.image(&name, &picked, &config, Origin::Repository(name.clone()))
+            .map(|image| Local::Found(Box::new(image)))
     }
 
     fn in_registry(&self, request: &BaseRequest) -> Result<ResolvedImage, Error> {
@@ -165,15 +184,24 @@ impl Resolver<'_> {
         let error = resolved.as_ref().err().map(crate::error::chain);
         self.ui.task_finished(task, error.as_deref());
         match resolved {
-            Err(error @ Error::Registry { .. }) => match self.look_in_store(&reference, &request.platform)? {
-                Local::Absent(Some(reason)) => Err(Error::Unavailable { reason, source: Box::new(error) }),
-                _ => Err(error),
-            },
+            Err(error @ Error::Registry { .. }) => {
+                match self.look_in_store(&reference, &request.platform)? {
+                    Local::Absent(Some(reason)) => Err(Error::Unavailable {
+                        reason,
+                        source: Box::new(error),
+                    }),
+                    _ => Err(error),
+                }
+            }
             resolved => resolved,
         }
     }
 
-    fn pull_manifests(&self, reference: &Reference, platform: &Platform) -> Result<ResolvedImage, Error> {
+    fn pull_manifests(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, Error> {
         let name = reference.to_string();
         let root = self.remote.manifest(reference, None)?;
         let store = self.space.store();
@@ -187,34 +215,61 @@ impl Resolver<'_> {
             store.put_blob(&bytes)?;
             Ok(bytes)
         };
-        let picked = pick(&name, Desc::of(&root.descriptor), root.bytes.clone(), platform, &read)?;
+        let picked = pick(
+            &name,
+            Desc::of(&root.descriptor),
+            root.bytes.clone(),
+            platform,
+            &read,
+        )?;
         let config_desc = &picked.manifest.config;
         let config = match store.read_blob(&config_desc.digest()?, manifest::CONFIG_LIMIT) {
             Ok(config) => config,
-            Err(_) => self.remote.small_blob(reference, config_desc, manifest::CONFIG_LIMIT)?,
+            Err(_) => self
+                .remote
+                .small_blob(reference, config_desc, manifest::CONFIG_LIMIT)?,
         };
         let image = self.image(&name, &picked, &config, Origin::Repository(name.clone()))?;
         if reference.digest.is_none() {
             let tagged = crate::build::image::rfc3339(self.request.now);
-            store.tag(&ImageRef { name: name.clone(), descriptor: root.descriptor, tagged })?;
+            store.tag(&ImageRef {
+                name: name.clone(),
+                descriptor: root.descriptor,
+                tagged,
+            })?;
         }
         Ok(image)
     }
 
     /// Puts manifest and config into the store and says what lowering needs to know.
-    fn image(&self, name: &str, picked: &Picked, config: &[u8], origin: Origin) -> Result<ResolvedImage, Error> {
+    fn image(
+        &self,
+        name: &str,
+        picked: &Picked,
+        config: &[u8],
+        origin: Origin,
+    ) -> Result<ResolvedImage, Error> {
         let parsed = Config::parse(name, config)?;
         let layers = picked.manifest.layers.clone();
         if layers.len() != parsed.diff_ids.len() {
-            let reason =
-                format!("its manifest has {} layers, its config {} diff_ids", layers.len(), parsed.diff_ids.len());
-            return Err(Error::Image { subject: name.to_owned(), reason });
+            let reason = format!(
+                "its manifest has {} layers, its config {} diff_ids",
+                layers.len(),
+                parsed.diff_ids.len()
+            );
+            return Err(Error::Image {
+                subject: name.to_owned(),
+                reason,
+            });
         }
         for text in &parsed.diff_ids {
             manifest::digest(text)?;
         }
         let store = self.space.store();
-        for (bytes, digest) in [(picked.bytes.as_slice(), &picked.desc), (config, &picked.manifest.config)] {
+        for (bytes, digest) in [
+            (picked.bytes.as_slice(), &picked.desc),
+            (config, &picked.manifest.config),
+        ] {
             if store.blob_size(&digest.digest()?).is_none() {
                 store.put_blob(bytes)?;
             }
@@ -232,37 +287,64 @@ impl Resolver<'_> {
 }
 
 fn parse(text: &str) -> Result<Reference, Error> {
-    Reference::parse(text).map_err(|source| Error::Registry { reference: text.to_owned(), source })
+    Reference::parse(text).map_err(|source| Error::Registry {
+        reference: text.to_owned(),
+        source,
+    })
 }
 
 /// What the store has under a reference: a digest finds its blob whatever it is called.
 fn root_in_store(store: &Store, reference: &Reference) -> Result<Option<Desc>, Error> {
     if let Some(digest) = &reference.digest {
         let digest = manifest::digest(digest)?;
-        return Ok(store.blob_size(&digest).map(|size| Desc::new("", &digest, size)));
+        return Ok(store
+            .blob_size(&digest)
+            .map(|size| Desc::new("", &digest, size)));
     }
-    Ok(store.reference(&reference.to_string())?.map(|image| Desc::of(&image.descriptor)))
+    Ok(store
+        .reference(&reference.to_string())?
+        .map(|image| Desc::of(&image.descriptor)))
 }
 
 /// Follows indexes down to the manifest for a platform. A manifest that is not in an index is taken as it is.
-fn pick(name: &str, root: Desc, bytes: Vec<u8>, platform: &Platform, read: ReadManifest<'_>) -> Result<Picked, Error> {
+fn pick(
+    name: &str,
+    root: Desc,
+    bytes: Vec<u8>,
+    platform: &Platform,
+    read: ReadManifest<'_>,
+) -> Result<Picked, Error> {
     let (mut desc, mut bytes) = (root, bytes);
     for _ in 0..MAX_NESTING {
         let document = Document::parse(name, &bytes)?;
         document.media_type().clone_into(&mut desc.media_type);
         match document {
-            Document::Manifest(manifest) => return Ok(Picked { desc, bytes, manifest }),
+            Document::Manifest(manifest) => {
+                return Ok(Picked {
+                    desc,
+                    bytes,
+                    manifest,
+                });
+            }
             Document::Index(index) => {
                 desc = choose(name, &index, platform, read)?;
                 bytes = read(&desc)?;
             }
         }
     }
-    Err(Error::Image { subject: name.to_owned(), reason: format!("indexes nested more than {MAX_NESTING} deep") })
+    Err(Error::Image {
+        subject: name.to_owned(),
+        reason: format!("indexes nested more than {MAX_NESTING} deep"),
+    })
 }
 
 /// The entry of an index for a platform.
-fn choose(name: &str, index: &Index, platform: &Platform, read: ReadManifest<'_>) -> Result<Desc, Error> {
+fn choose(
+    name: &str,
+    index: &Index,
+    platform: &Platform,
+    read: ReadManifest<'_>,
+) -> Result<Desc, Error> {
     let mut entries = Vec::new();
     for entry in &index.manifests {
         match &entry.platform {
@@ -276,14 +358,26 @@ fn choose(name: &str, index: &Index, platform: &Platform, read: ReadManifest<'_>
             }
         }
     }
-    let platforms: Vec<Platform> = entries.iter().map(|(platform, _)| platform.clone()).collect();
+    let platforms: Vec<Platform> = entries
+        .iter()
+        .map(|(platform, _)| platform.clone())
+        .collect();
     if let Some(best) = platform.best_match(&platforms) {
         return Ok(entries[best].1.clone());
     }
     let mut have: Vec<String> = platforms.iter().map(ToString::to_string).collect();
     have.sort();
     have.dedup();
-    let have = if have.is_empty() { "none".to_owned() } else { have.join(", ") };
-    let reason = format!("no match for platform in manifest: it has no image for {platform}; platforms there are: {have}");
-    Err(Error::Image { subject: name.to_owned(), reason })
+    let have = if have.is_empty() {
+        "none".to_owned()
+    } else {
+        have.join(", ")
+    };
+    let reason = format!(
+        "no match for platform in manifest: it has no image for {platform}; platforms there are: {have}"
+    );
+    Err(Error::Image {
+        subject: name.to_owned(),
+        reason,
+    })
 }

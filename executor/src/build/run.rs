@@ -30,7 +30,12 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 const LOGS_KEPT: usize = 200;
 
 /// Carries a RUN out; an empty change gives an empty layer, as BuildKit has it.
-pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<'_>) -> Result<Digest, Error> {
+pub(crate) fn run(
+    executor: &Executor<'_>,
+    step: &Step,
+    op: &RunOp,
+    work: &Work<'_>,
+) -> Result<Digest, Error> {
     let base = work.base(op.base);
     executor.ensure(&base.layers, step.id, work.events, work.cancel)?;
     let sandbox = executor.space.sandbox()?;
@@ -45,14 +50,21 @@ pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<
     let mut held = Held::new(executor.space, scratch.path());
     let upper = held.folder("upper")?;
     let overlay_work = held.folder("work")?;
-    let root_lowers = if lowers.is_empty() { vec![held.folder("empty")?] } else { lowers };
+    let root_lowers = if lowers.is_empty() {
+        vec![held.folder("empty")?]
+    } else {
+        lowers
+    };
     let mut env = environment(op, &user);
     let network = network(op.network, executor.request.network);
     let mut all_mounts = mounts::files_of_the_runtime(op, network)?;
     all_mounts.extend(mounts::mounts(executor, step, op, work, &mut held)?);
     env.extend(mounts::secret_env(executor, op)?);
     let spec = RunSpec {
-        root: Overlay { lowers: root_lowers, upper: Some((upper.clone(), overlay_work)) },
+        root: Overlay {
+            lowers: root_lowers,
+            upper: Some((upper.clone(), overlay_work)),
+        },
         mounts: all_mounts,
         args: op.args.clone(),
         env,
@@ -65,11 +77,20 @@ pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<
         insecure: op.insecure,
         shm_size: op.shm_size,
     };
-    let log = Log::create(&executor.space.store().logs(), executor.request.now, step.id)?;
+    let log = Log::create(
+        &executor.space.store().logs(),
+        executor.request.now,
+        step.id,
+    )?;
     let exit = execute(sandbox, &spec, &log, step.id, work)?;
     if exit != Exit::Code(0) {
         let (tail, path) = log.finish();
-        return Err(Error::Command { command: op.display.clone(), exit, tail, log: Some(path) });
+        return Err(Error::Command {
+            command: op.display.clone(),
+            exit,
+            tail,
+            log: Some(path),
+        });
     }
     log.discard_when_empty();
     let written = layer::capture(executor.space, &upper, &base)?;
@@ -77,13 +98,24 @@ pub(crate) fn run(executor: &Executor<'_>, step: &Step, op: &RunOp, work: &Work<
 }
 
 /// The layers of a root file system as folders, topmost first. Unpacked at the same time where they are not yet.
-pub(crate) fn lowers(executor: &Executor<'_>, base: &Snapshot, work: &Work<'_>) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn lowers(
+    executor: &Executor<'_>,
+    base: &Snapshot,
+    work: &Work<'_>,
+) -> Result<Vec<PathBuf>, Error> {
     let store = executor.space.store();
-    let missing: Vec<&Digest> = base.layers.iter().filter(|layer| store.layer_tree(layer).is_none()).collect();
+    let missing: Vec<&Digest> = base
+        .layers
+        .iter()
+        .filter(|layer| store.layer_tree(layer).is_none())
+        .collect();
     let queue = Mutex::new(missing.iter());
     let unpack = || -> Result<(), Error> {
         loop {
-            let next = queue.lock().expect("BUG: no holder of the queue panics").next();
+            let next = queue
+                .lock()
+                .expect("BUG: no holder of the queue panics")
+                .next();
             let Some(layer) = next else { return Ok(()) };
             if work.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
@@ -95,11 +127,17 @@ pub(crate) fn lowers(executor: &Executor<'_>, base: &Snapshot, work: &Work<'_>) 
         let workers = executor.request.jobs.clamp(1, missing.len());
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(unpack)).collect();
-            let ended = threads.into_iter().map(|thread| thread.join().expect("BUG: unpacking does not panic"));
+            let ended = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("BUG: unpacking does not panic"));
             ended.fold(Ok(()), Result::and)
         })?;
     }
-    base.layers.iter().rev().map(|layer| layer::tree(executor.space, layer)).collect()
+    base.layers
+        .iter()
+        .rev()
+        .map(|layer| layer::tree(executor.space, layer))
+        .collect()
 }
 
 /// Ids of a user by name and by the layers that say anything about users.
@@ -107,7 +145,12 @@ pub(crate) type KnownUsers = Mutex<HashMap<(String, Vec<Digest>), UserIds>>;
 
 /// Ids of the user, by the passwd and group files of the root file system. Commands of one build mostly have the
 /// same answer: it is looked up again only when a layer holds something of `etc`.
-fn user(executor: &Executor<'_>, name: &str, base: &Snapshot, lowers: &[PathBuf]) -> Result<UserIds, Error> {
+fn user(
+    executor: &Executor<'_>,
+    name: &str,
+    base: &Snapshot,
+    lowers: &[PathBuf],
+) -> Result<UserIds, Error> {
     let name = if name.is_empty() { "0" } else { name };
     let key = deciding_layers(base, lowers).map(|layers| (name.to_owned(), layers));
     let known = |users: &KnownUsers, key| {
@@ -120,7 +163,11 @@ fn user(executor: &Executor<'_>, name: &str, base: &Snapshot, lowers: &[PathBuf]
     let view = backend::view(executor.space, base)?;
     let user = copy::resolve_user(name, &view)?;
     if let Some(key) = key {
-        executor.users.lock().expect("BUG: no holder of the users panics").insert(key, user.clone());
+        executor
+            .users
+            .lock()
+            .expect("BUG: no holder of the users panics")
+            .insert(key, user.clone());
     }
     Ok(user)
 }
@@ -129,7 +176,8 @@ fn user(executor: &Executor<'_>, name: &str, base: &Snapshot, lowers: &[PathBuf]
 fn deciding_layers(base: &Snapshot, lowers: &[PathBuf]) -> Option<Vec<Digest>> {
     let mut layers = Vec::new();
     for (layer, tree) in base.layers.iter().rev().zip(lowers) {
-        let kind = |path: &str| std::fs::symlink_metadata(tree.join(path)).map(|meta| meta.file_type());
+        let kind =
+            |path: &str| std::fs::symlink_metadata(tree.join(path)).map(|meta| meta.file_type());
         if kind("etc").is_ok() {
             layers.push(layer.clone());
         }
@@ -156,14 +204,22 @@ fn environment(op: &RunOp, user: &UserIds) -> Vec<(String, String)> {
         }
     }
     if !env.iter().any(|(name, _)| name == "HOME") {
-        let home = if user.home.is_empty() { "/" } else { &user.home };
+        let home = if user.home.is_empty() {
+            "/"
+        } else {
+            &user.home
+        };
         env.push(("HOME".to_owned(), home.to_owned()));
     }
     env
 }
 
 fn network(step: Network, build: Network) -> sandbox::Network {
-    let chosen = if step == Network::Default { build } else { step };
+    let chosen = if step == Network::Default {
+        build
+    } else {
+        step
+    };
     match chosen {
         Network::Default => sandbox::Network::Private,
         Network::None => sandbox::Network::None,
@@ -171,7 +227,13 @@ fn network(step: Network, build: Network) -> sandbox::Network {
     }
 }
 
-fn execute(sandbox: &Sandbox, spec: &RunSpec, log: &Log, step: StepId, work: &Work<'_>) -> Result<Exit, Error> {
+fn execute(
+    sandbox: &Sandbox,
+    spec: &RunSpec,
+    log: &Log,
+    step: StepId,
+    work: &Work<'_>,
+) -> Result<Exit, Error> {
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
     let ended = std::thread::scope(|scope| {
@@ -217,7 +279,13 @@ fn drain(pipe: OwnedFd, stderr: bool, log: &Log, step: StepId, events: &dyn Obse
             Ok(0) => return,
             Ok(read) => {
                 log.write(&buffer[..read]);
-                events.event(step, StepEvent::Output { stderr, data: buffer[..read].to_vec() });
+                events.event(
+                    step,
+                    StepEvent::Output {
+                        stderr,
+                        data: buffer[..read].to_vec(),
+                    },
+                );
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(_) => return,
@@ -241,17 +309,32 @@ struct LogState {
 
 impl Log {
     fn create(folder: &Path, now: i64, step: StepId) -> Result<Self, Error> {
-        let fail = |path: &Path, source| Error::Io { op: "create the log", path: path.to_owned(), source };
+        let fail = |path: &Path, source| Error::Io {
+            op: "create the log",
+            path: path.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(folder).map_err(|e| fail(folder, e))?;
         sweep(folder);
         let path = folder.join(format!("{now}-{}-{}.log", std::process::id(), step.0));
         let file = File::create(&path).map_err(|e| fail(&path, e))?;
-        let state = LogState { file, bytes: 0, error: None, lines: VecDeque::new(), open: Vec::new() };
-        Ok(Self { path, state: Mutex::new(state) })
+        let state = LogState {
+            file,
+            bytes: 0,
+            error: None,
+            lines: VecDeque::new(),
+            open: Vec::new(),
+        };
+        Ok(Self {
+            path,
+            state: Mutex::new(state),
+        })
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, LogState> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn write(&self, data: &[u8]) {
@@ -277,19 +360,29 @@ impl Log {
     fn check(&self) -> Result<(), Error> {
         match self.state().error.take() {
             None => Ok(()),
-            Some(source) => Err(Error::Io { op: "write the log", path: self.path.clone(), source }),
+            Some(source) => Err(Error::Io {
+                op: "write the log",
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 
     /// The last lines, and where the rest is.
     fn finish(self) -> (String, PathBuf) {
-        let state = self.state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let state = self
+            .state
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut lines: Vec<Vec<u8>> = state.lines.into();
         if !state.open.is_empty() {
             lines.push(state.open);
         }
         let from = lines.len().saturating_sub(TAIL_LINES);
-        let text: Vec<String> = lines[from..].iter().map(|line| String::from_utf8_lossy(line).into_owned()).collect();
+        let text: Vec<String> = lines[from..]
+            .iter()
+            .map(|line| String::from_utf8_lossy(line).into_owned())
+            .collect();
         (text.join("\n"), self.path)
     }
 
@@ -303,7 +396,9 @@ impl Log {
 
 /// Removes the oldest logs; names begin with the time of their build. Best effort.
 fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
     if names.len() < LOGS_KEPT {
         return;

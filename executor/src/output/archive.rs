@@ -60,13 +60,19 @@ impl Contents {
                 annotations.insert(CREATED.to_owned(), created.clone());
             }
             if entry.names.is_empty() {
-                manifests.push(Desc { annotations: annotations.clone(), ..entry.desc.clone() });
+                manifests.push(Desc {
+                    annotations: annotations.clone(),
+                    ..entry.desc.clone()
+                });
             }
             for name in &entry.names {
                 let mut annotations = annotations.clone();
                 annotations.insert(IMAGE_NAME.to_owned(), name.clone());
                 annotations.insert(REF_NAME.to_owned(), tag_of(name).to_owned());
-                manifests.push(Desc { annotations, ..entry.desc.clone() });
+                manifests.push(Desc {
+                    annotations,
+                    ..entry.desc.clone()
+                });
             }
         }
         Index::of(manifests)
@@ -87,8 +93,17 @@ impl Contents {
     }
 
     /// Writes a tar. `progress` gets bytes done and in all.
-    pub(crate) fn write_tar(&self, store: &Store, out: &mut dyn Write, progress: &dyn Fn(u64, u64)) -> Result<(), Error> {
-        let fail = |source| Error::Io { op: "write", path: "the image archive".into(), source };
+    pub(crate) fn write_tar(
+        &self,
+        store: &Store,
+        out: &mut dyn Write,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), Error> {
+        let fail = |source| Error::Io {
+            op: "write",
+            path: "the image archive".into(),
+            source,
+        };
         let mut archive = tar::Builder::new(out);
         for folder in ["blobs/", "blobs/sha256/"] {
             let header = header(folder, 0, tar::EntryType::Directory);
@@ -96,7 +111,8 @@ impl Contents {
         }
         let total = self.blobs.values().sum();
         let mut done = 0;
-        let names: std::collections::BTreeSet<&String> = self.documents.keys().chain(self.blobs.keys()).collect();
+        let names: std::collections::BTreeSet<&String> =
+            self.documents.keys().chain(self.blobs.keys()).collect();
         for digest in names {
             if let Some(bytes) = self.documents.get(digest) {
                 append(&mut archive, &blob_path(digest), bytes).map_err(fail)?;
@@ -105,10 +121,20 @@ impl Contents {
             let size = self.blobs[digest];
             let blob = store.open_blob(&manifest::digest(digest)?)?;
             let header = header(&blob_path(digest), size, tar::EntryType::Regular);
-            let counted = Counted { inner: blob, done: &mut done, total, progress };
+            let counted = Counted {
+                inner: blob,
+                done: &mut done,
+                total,
+                progress,
+            };
             archive.append(&header, counted).map_err(fail)?;
         }
-        append(&mut archive, "index.json", &manifest::bytes_of(&self.index())).map_err(fail)?;
+        append(
+            &mut archive,
+            "index.json",
+            &manifest::bytes_of(&self.index()),
+        )
+        .map_err(fail)?;
         if let Some(bytes) = self.docker_manifest() {
             append(&mut archive, "manifest.json", &bytes).map_err(fail)?;
         }
@@ -117,10 +143,19 @@ impl Contents {
     }
 
     /// Writes into a folder. Images of other names that are there already stay.
-    pub(crate) fn write_folder(&self, store: &Store, dir: &Path, progress: &dyn Fn(u64, u64)) -> Result<(), Error> {
+    pub(crate) fn write_folder(
+        &self,
+        store: &Store,
+        dir: &Path,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<(), Error> {
         let fail = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Io { op: "write", path, source }
+            move |source| Error::Io {
+                op: "write",
+                path,
+                source,
+            }
         };
         let blobs = dir.join("blobs/sha256");
         std::fs::create_dir_all(&blobs).map_err(fail(&blobs))?;
@@ -133,7 +168,12 @@ impl Contents {
                 continue;
             }
             let blob = store.open_blob(&manifest::digest(digest)?)?;
-            let mut counted = Counted { inner: blob, done: &mut done, total, progress };
+            let mut counted = Counted {
+                inner: blob,
+                done: &mut done,
+                total,
+                progress,
+            };
             replace(&path, &mut counted).map_err(fail(&path))?;
         }
         for (digest, bytes) in &self.documents {
@@ -153,19 +193,39 @@ impl Contents {
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ours),
-            Err(source) => return Err(Error::Io { op: "read", path: path.to_owned(), source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    op: "read",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
         };
-        let manifest::Document::Index(old) = manifest::Document::parse(&path.display().to_string(), &bytes)? else {
+        let manifest::Document::Index(old) =
+            manifest::Document::parse(&path.display().to_string(), &bytes)?
+        else {
             return Ok(ours);
         };
         let is_replaced = |entry: &Desc| {
-            ours.manifests.iter().any(|own| match (own.annotations.get(REF_NAME), entry.annotations.get(REF_NAME)) {
-                (Some(a), Some(b)) => a == b && own.annotations.get(IMAGE_NAME) == entry.annotations.get(IMAGE_NAME),
-                (None, None) => own.digest == entry.digest,
-                _ => false,
+            ours.manifests.iter().any(|own| {
+                match (
+                    own.annotations.get(REF_NAME),
+                    entry.annotations.get(REF_NAME),
+                ) {
+                    (Some(a), Some(b)) => {
+                        a == b
+                            && own.annotations.get(IMAGE_NAME) == entry.annotations.get(IMAGE_NAME)
+                    }
+                    (None, None) => own.digest == entry.digest,
+                    _ => false,
+                }
             })
         };
-        let mut manifests: Vec<Desc> = old.manifests.into_iter().filter(|entry| !is_replaced(entry)).collect();
+        let mut manifests: Vec<Desc> = old
+            .manifests
+            .into_iter()
+            .filter(|entry| !is_replaced(entry))
+            .collect();
         manifests.extend(ours.manifests);
         Ok(Index::of(manifests))
     }
@@ -196,7 +256,9 @@ pub(crate) fn familiar(name: &str) -> &str {
 
 fn header(path: &str, size: u64, kind: tar::EntryType) -> tar::Header {
     let mut header = tar::Header::new_ustar();
-    header.set_path(path).expect("BUG: names in a layout are short and relative");
+    header
+        .set_path(path)
+        .expect("BUG: names in a layout are short and relative");
     header.set_entry_type(kind);
     header.set_size(size);
     header.set_mode(if kind.is_dir() { 0o755 } else { 0o444 });
@@ -207,14 +269,22 @@ fn header(path: &str, size: u64, kind: tar::EntryType) -> tar::Header {
     header
 }
 
-fn append<W: Write>(archive: &mut tar::Builder<W>, path: &str, bytes: &[u8]) -> std::io::Result<()> {
-    archive.append(&header(path, bytes.len() as u64, tar::EntryType::Regular), bytes)
+fn append<W: Write>(
+    archive: &mut tar::Builder<W>,
+    path: &str,
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    archive.append(
+        &header(path, bytes.len() as u64, tar::EntryType::Regular),
+        bytes,
+    )
 }
 
 /// Writes a file under a temporary name, then renames it.
 fn replace(path: &Path, content: &mut dyn Read) -> std::io::Result<()> {
     let temporary = temporary_name(path);
-    let written = std::fs::File::create(&temporary).and_then(|mut file| std::io::copy(content, &mut file));
+    let written =
+        std::fs::File::create(&temporary).and_then(|mut file| std::io::copy(content, &mut file));
     let renamed = written.and_then(|_| std::fs::rename(&temporary, path));
     if renamed.is_err() {
         // The first error is the one to tell.

@@ -28,7 +28,11 @@ enum Kind {
 impl Destination {
     /// A file, made in the folder of `path`, which must exist.
     pub(crate) fn file(path: &Path) -> Result<Self, Error> {
-        let fail = |source| Error::Io { op: "create", path: path.to_owned(), source };
+        let fail = |source| Error::Io {
+            op: "create",
+            path: path.to_owned(),
+            source,
+        };
         if path.is_dir() {
             return Err(fail(std::io::ErrorKind::IsADirectory.into()));
         }
@@ -39,12 +43,23 @@ impl Destination {
         }
         let folder = folder_of(path);
         let mode = Mode::from_raw_mode(0o666);
-        if let Ok(file) = openat(CWD, folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
+        if let Ok(file) = openat(
+            CWD,
+            folder,
+            OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC,
+            mode,
+        ) {
             return Ok(Self::new(file.into(), Kind::Nameless(path.to_owned())));
         }
         let temporary = temporary_name(path);
         let file = File::create(&temporary).map_err(fail)?;
-        Ok(Self::new(file, Kind::Temporary { temporary, path: path.to_owned() }))
+        Ok(Self::new(
+            file,
+            Kind::Temporary {
+                temporary,
+                path: path.to_owned(),
+            },
+        ))
     }
 
     /// Standard output, handed in as a file.
@@ -53,27 +68,50 @@ impl Destination {
     }
 
     fn new(file: File, kind: Kind) -> Self {
-        Self { out: BufWriter::with_capacity(256 << 10, file), kind }
+        Self {
+            out: BufWriter::with_capacity(256 << 10, file),
+            kind,
+        }
     }
 
     /// Makes it visible under its name.
     pub(crate) fn commit(mut self) -> Result<(), Error> {
         let path = self.path().to_owned();
-        let fail = |op| move |source| Error::Io { op, path: path.clone(), source };
+        let fail = |op| {
+            move |source| Error::Io {
+                op,
+                path: path.clone(),
+                source,
+            }
+        };
         self.out.flush().map_err(fail("write"))?;
         match &self.kind {
             Kind::Direct(_) => Ok(()),
             Kind::Temporary { temporary, path } => {
                 let renamed = std::fs::rename(temporary, path);
-                renamed.map_err(|source| Error::Io { op: "create", path: path.clone(), source })
+                renamed.map_err(|source| Error::Io {
+                    op: "create",
+                    path: path.clone(),
+                    source,
+                })
             }
             Kind::Nameless(path) => {
                 let temporary = temporary_name(path);
                 let source = format!("/proc/self/fd/{}", self.out.get_ref().as_raw_fd());
-                let named = linkat(CWD, source.as_str(), CWD, &temporary, AtFlags::SYMLINK_FOLLOW)
-                    .map_err(std::io::Error::from)
-                    .and_then(|()| std::fs::rename(&temporary, path));
-                named.map_err(|source| Error::Io { op: "create", path: path.clone(), source })
+                let named = linkat(
+                    CWD,
+                    source.as_str(),
+                    CWD,
+                    &temporary,
+                    AtFlags::SYMLINK_FOLLOW,
+                )
+                .map_err(std::io::Error::from)
+                .and_then(|()| std::fs::rename(&temporary, path));
+                named.map_err(|source| Error::Io {
+                    op: "create",
+                    path: path.clone(),
+                    source,
+                })
             }
         }
     }
@@ -104,7 +142,9 @@ impl Drop for Destination {
 }
 
 fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// A name beside `path` that no other process of this machine uses now.

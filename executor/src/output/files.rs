@@ -4,8 +4,8 @@ use crate::Error;
 use crate::snapshot::View;
 use crate::tree::{Entry, FileTree, Kind};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, futimens, linkat, mkdirat, mkfifoat,
-    openat, renameat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps, fchmod, futimens, linkat,
+    mkdirat, mkfifoat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -34,8 +34,14 @@ fn walk_folder(
     sink: &mut dyn Sink,
 ) -> Result<(), Error> {
     for name in view.list(folder)? {
-        let path = if folder.is_empty() { name } else { [folder, b"/", &name].concat() };
-        let Some(mut entry) = view.entry(&path)? else { continue };
+        let path = if folder.is_empty() {
+            name
+        } else {
+            [folder, b"/", &name].concat()
+        };
+        let Some(mut entry) = view.entry(&path)? else {
+            continue;
+        };
         entry.path.clone_from(&path);
         match &entry.kind {
             Kind::Directory => {
@@ -58,18 +64,31 @@ fn walk_file(
 ) -> Result<(), Error> {
     if let Some(id) = view.link_id(&entry.path) {
         if let Some(first) = links.get(&id) {
-            entry.kind = Kind::Hardlink { target: first.clone() };
+            entry.kind = Kind::Hardlink {
+                target: first.clone(),
+            };
             return sink.entry(entry, None);
         }
         links.insert(id, entry.path.clone());
     }
     if let Kind::Hardlink { target } = &entry.kind {
-        let attributes = view.entry(target)?.filter(|target| matches!(target.kind, Kind::File { .. }));
+        let attributes = view
+            .entry(target)?
+            .filter(|target| matches!(target.kind, Kind::File { .. }));
         let Some(target) = attributes else {
-            let reason = format!("hard link {} has no target", String::from_utf8_lossy(&entry.path));
-            return Err(Error::Layer { layer: "root file system".to_owned(), reason });
+            let reason = format!(
+                "hard link {} has no target",
+                String::from_utf8_lossy(&entry.path)
+            );
+            return Err(Error::Layer {
+                layer: "root file system".to_owned(),
+                reason,
+            });
         };
-        entry = Entry { path: entry.path, ..target };
+        entry = Entry {
+            path: entry.path,
+            ..target
+        };
     }
     let mut data = view.open(&entry.path)?;
     sink.entry(entry, Some(&mut data))
@@ -94,11 +113,20 @@ struct OpenFolder {
 impl FolderSink {
     /// Into `dest`, which is made when it is missing.
     pub(crate) fn new(dest: &Path, epoch: Option<i64>) -> Result<Self, Error> {
-        let fail = |source| Error::Io { op: "create the folder", path: dest.to_owned(), source };
+        let fail = |source| Error::Io {
+            op: "create the folder",
+            path: dest.to_owned(),
+            source,
+        };
         std::fs::create_dir_all(dest).map_err(fail)?;
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let root = openat(CWD, dest, flags, Mode::empty()).map_err(|errno| fail(errno.into()))?;
-        Ok(Self { root, open: Vec::new(), epoch, dest: dest.to_owned() })
+        Ok(Self {
+            root,
+            open: Vec::new(),
+            epoch,
+            dest: dest.to_owned(),
+        })
     }
 
     /// Sets what is left to be set on open folders.
@@ -111,7 +139,11 @@ impl FolderSink {
 
     fn fail(&self, path: &[u8], source: impl Into<std::io::Error>) -> Error {
         let path = self.dest.join(String::from_utf8_lossy(path).as_ref());
-        Error::Io { op: "write", path, source: source.into() }
+        Error::Io {
+            op: "write",
+            path,
+            source: source.into(),
+        }
     }
 
     fn leave(&self, folder: &OpenFolder) -> Result<(), Error> {
@@ -125,19 +157,29 @@ impl FolderSink {
     fn enter_parent(&mut self, path: &[u8]) -> Result<(), Error> {
         let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
         let parents = &components[..components.len() - 1];
-        let shared = self.open.iter().zip(parents).take_while(|(open, parent)| open.name == **parent).count();
+        let shared = self
+            .open
+            .iter()
+            .zip(parents)
+            .take_while(|(open, parent)| open.name == **parent)
+            .count();
         while self.open.len() > shared {
             let folder = self.open.pop().expect("BUG: the length was checked");
             self.leave(&folder)?;
         }
         if shared < parents.len() {
-            return Err(self.fail(path, std::io::Error::other("its folder did not come before it")));
+            return Err(self.fail(
+                path,
+                std::io::Error::other("its folder did not come before it"),
+            ));
         }
         Ok(())
     }
 
     fn parent(&self) -> BorrowedFd<'_> {
-        self.open.last().map_or(self.root.as_fd(), |folder| folder.fd.as_fd())
+        self.open
+            .last()
+            .map_or(self.root.as_fd(), |folder| folder.fd.as_fd())
     }
 
     fn folder(&mut self, name: &[u8], entry: &Entry) -> rustix::io::Result<()> {
@@ -156,15 +198,26 @@ impl FolderSink {
         // Until its content is written the folder must be writable, whatever its mode is to be.
         fchmod(&fd, Mode::RWXU)?;
         let mtime = self.epoch.unwrap_or(entry.mtime);
-        self.open.push(OpenFolder { name: name.to_owned(), fd, mode: entry.mode, mtime });
+        self.open.push(OpenFolder {
+            name: name.to_owned(),
+            fd,
+            mode: entry.mode,
+            mtime,
+        });
         Ok(())
     }
 
     fn file(&self, name: &[u8], entry: &Entry, data: &mut dyn Read) -> std::io::Result<()> {
         let parent = self.parent();
         let temporary = temporary(name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(openat(parent, temporary.as_slice(), flags, Mode::RUSR | Mode::WUSR)?);
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(
+            parent,
+            temporary.as_slice(),
+            flags,
+            Mode::RUSR | Mode::WUSR,
+        )?);
         let written = std::io::copy(data, &mut file).and_then(|_| {
             fchmod(&file, Mode::from_raw_mode(entry.mode))?;
             futimens(&file, &times(self.epoch.unwrap_or(entry.mtime)))?;
@@ -196,15 +249,30 @@ impl FolderSink {
             Kind::Symlink { target } => symlinkat(target.as_slice(), parent, temporary.as_slice())?,
             Kind::Hardlink { target } => {
                 // Every component was written by this walk as a folder; a rename race could only link a file of the user's own.
-                linkat(&self.root, target.as_slice(), parent, temporary.as_slice(), AtFlags::empty())?;
+                linkat(
+                    &self.root,
+                    target.as_slice(),
+                    parent,
+                    temporary.as_slice(),
+                    AtFlags::empty(),
+                )?;
             }
-            Kind::Fifo => mkfifoat(parent, temporary.as_slice(), Mode::from_raw_mode(entry.mode))?,
+            Kind::Fifo => mkfifoat(
+                parent,
+                temporary.as_slice(),
+                Mode::from_raw_mode(entry.mode),
+            )?,
             // An ordinary user cannot make devices, and an exported folder has no use for them.
             _ => return Ok(()),
         }
         if !matches!(entry.kind, Kind::Hardlink { .. }) {
             let times = times(self.epoch.unwrap_or(entry.mtime));
-            utimensat(parent, temporary.as_slice(), &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            utimensat(
+                parent,
+                temporary.as_slice(),
+                &times,
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
         }
         self.put(&temporary, name)
     }
@@ -213,7 +281,12 @@ impl FolderSink {
 impl Sink for FolderSink {
     fn entry(&mut self, entry: Entry, data: Option<&mut dyn Read>) -> Result<(), Error> {
         self.enter_parent(&entry.path)?;
-        let name = entry.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_owned();
+        let name = entry
+            .path
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         let written = match (&entry.kind, data) {
             (Kind::Directory, _) => self.folder(&name, &entry).map_err(Into::into),
             (Kind::File { .. }, Some(data)) => self.file(&name, &entry, data),
@@ -224,8 +297,14 @@ impl Sink for FolderSink {
 }
 
 fn times(mtime: i64) -> Timestamps {
-    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 fn temporary(name: &[u8]) -> Vec<u8> {

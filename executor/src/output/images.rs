@@ -1,7 +1,9 @@
 //! Listing, finding and inspecting the store's images. Reads documents only, never layers.
 
 use crate::Error;
-use crate::build::manifest::{self, CONFIG_LIMIT, Config, Desc, Document, MANIFEST_LIMIT, Manifest};
+use crate::build::manifest::{
+    self, CONFIG_LIMIT, Config, Desc, Document, MANIFEST_LIMIT, Manifest,
+};
 use crate::build::normalised;
 use crate::output::ImageSummary;
 use crate::space::Space;
@@ -31,13 +33,19 @@ impl Member {
 
 pub(crate) fn images(space: &Space) -> Result<Vec<ImageSummary>, Error> {
     let store = space.store();
-    store.references()?.iter().map(|reference| summary(store, reference)).collect()
+    store
+        .references()?
+        .iter()
+        .map(|reference| summary(store, reference))
+        .collect()
 }
 
 fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummary, Error> {
     let members = members(store, reference.descriptor.digest())?;
     let platforms: Vec<Platform> = members.iter().map(Member::platform).collect();
-    let shown = Platform::host().best_match(&platforms).or(if members.is_empty() { None } else { Some(0) });
+    let shown = Platform::host()
+        .best_match(&platforms)
+        .or(if members.is_empty() { None } else { Some(0) });
     let shown = shown.map(|position| &members[position]);
     let size = match shown {
         None => 0,
@@ -46,7 +54,9 @@ fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummary, Error> {
     Ok(ImageSummary {
         name: reference.name.clone(),
         digest: reference.descriptor.digest().to_string(),
-        id: shown.map(|member| member.manifest.config.digest.clone()).unwrap_or_default(),
+        id: shown
+            .map(|member| member.manifest.config.digest.clone())
+            .unwrap_or_default(),
         created: shown.and_then(|member| member.config.created.clone()),
         size,
         platforms: platforms.iter().map(ToString::to_string).collect(),
@@ -57,7 +67,9 @@ fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummary, Error> {
 fn size(store: &Store, member: &Member) -> Result<u64, Error> {
     let mut bytes = 0;
     for (diff_id, layer) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
-        let known = store.layer(&manifest::digest(diff_id)?)?.and_then(|meta| meta.size);
+        let known = store
+            .layer(&manifest::digest(diff_id)?)?
+            .and_then(|meta| meta.size);
         bytes += known.unwrap_or(layer.size);
     }
     Ok(bytes)
@@ -68,11 +80,17 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
     let mut members = Vec::new();
     let mut waiting = vec![(root.clone(), 0)];
     while let Some((digest, depth)) = waiting.pop() {
-        let Some(bytes) = present(store.read_blob(&digest, MANIFEST_LIMIT))? else { continue };
+        let Some(bytes) = present(store.read_blob(&digest, MANIFEST_LIMIT))? else {
+            continue;
+        };
         match Document::parse(digest.as_ref(), &bytes)? {
             Document::Index(index) if depth < MAX_NESTING => {
                 for entry in index.manifests.iter().rev() {
-                    if !entry.platform.as_ref().is_some_and(manifest::DescPlatform::is_unknown) {
+                    if !entry
+                        .platform
+                        .as_ref()
+                        .is_some_and(manifest::DescPlatform::is_unknown)
+                    {
                         waiting.push((entry.digest()?, depth + 1));
                     }
                 }
@@ -80,10 +98,18 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
             Document::Index(_) => {}
             Document::Manifest(manifest) => {
                 let config = manifest.config.digest()?;
-                let Some(config_bytes) = present(store.read_blob(&config, CONFIG_LIMIT))? else { continue };
+                let Some(config_bytes) = present(store.read_blob(&config, CONFIG_LIMIT))? else {
+                    continue;
+                };
                 let config = Config::parse(config.as_ref(), &config_bytes)?;
                 let desc = Desc::new(manifest_type(&manifest), &digest, bytes.len() as u64);
-                members.push(Member { desc, bytes, manifest, config_bytes, config });
+                members.push(Member {
+                    desc,
+                    bytes,
+                    manifest,
+                    config_bytes,
+                    config,
+                });
             }
         }
     }
@@ -91,7 +117,11 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
 }
 
 fn manifest_type(manifest: &Manifest) -> &str {
-    if manifest.media_type.is_empty() { manifest::OCI_MANIFEST } else { &manifest.media_type }
+    if manifest.media_type.is_empty() {
+        manifest::OCI_MANIFEST
+    } else {
+        &manifest.media_type
+    }
 }
 
 fn present(read: Result<Vec<u8>, store::Error>) -> Result<Option<Vec<u8>>, Error> {
@@ -118,12 +148,24 @@ pub(crate) fn find(space: &Space, name: &str) -> Result<ImageRef, Error> {
         }
     }
     let Some(first) = found.first() else {
-        return Err(Error::Image { subject: name.to_owned(), reason: "no such image".to_owned() });
+        return Err(Error::Image {
+            subject: name.to_owned(),
+            reason: "no such image".to_owned(),
+        });
     };
     // Several names of one image are one image.
-    if found.iter().any(|other| other.descriptor.digest() != first.descriptor.digest()) {
-        let reason = format!("ambiguous: {} images have an id that begins so", found.len());
-        return Err(Error::Image { subject: name.to_owned(), reason });
+    if found
+        .iter()
+        .any(|other| other.descriptor.digest() != first.descriptor.digest())
+    {
+        let reason = format!(
+            "ambiguous: {} images have an id that begins so",
+            found.len()
+        );
+        return Err(Error::Image {
+            subject: name.to_owned(),
+            reason,
+        });
     }
     Ok(found.swap_remove(0))
 }
@@ -132,7 +174,11 @@ pub(crate) fn find(space: &Space, name: &str) -> Result<ImageRef, Error> {
 fn id_prefix(name: &str) -> Option<String> {
     let text = name.rsplit_once('@').map_or(name, |(_, digest)| digest);
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
-    let is_hex = !hex.is_empty() && hex.len() <= 64 && hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let is_hex = !hex.is_empty()
+        && hex.len() <= 64
+        && hex
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     is_hex.then(|| format!("sha256:{hex}"))
 }
 
@@ -147,7 +193,11 @@ fn has_id(store: &Store, reference: &ImageRef, prefix: &str) -> Result<bool, Err
     }))
 }
 
-pub(crate) fn inspect(space: &Space, name: &str, platform: Option<&Platform>) -> Result<Value, Error> {
+pub(crate) fn inspect(
+    space: &Space,
+    name: &str,
+    platform: Option<&Platform>,
+) -> Result<Value, Error> {
     let image = find(space, name)?;
     let store = space.store();
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
@@ -158,9 +208,18 @@ pub(crate) fn inspect(space: &Space, name: &str, platform: Option<&Platform>) ->
         _ => wanted.best_match(&members.iter().map(Member::platform).collect::<Vec<_>>()),
     };
     let Some(position) = position else {
-        let have: Vec<String> = members.iter().map(|member| member.platform().to_string()).collect();
-        let reason = format!("the store does not hold its image for {wanted}; platforms there are: {}", have.join(", "));
-        return Err(Error::Image { subject: name.to_owned(), reason });
+        let have: Vec<String> = members
+            .iter()
+            .map(|member| member.platform().to_string())
+            .collect();
+        let reason = format!(
+            "the store does not hold its image for {wanted}; platforms there are: {}",
+            have.join(", ")
+        );
+        return Err(Error::Image {
+            subject: name.to_owned(),
+            reason,
+        });
     };
     let member = &members[position];
     let parse = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap_or(Value::Null) };

@@ -45,7 +45,9 @@ pub(crate) fn load(space: &Space, archive: &mut dyn Read) -> Result<Vec<String>,
     } else if unpacked.files.contains_key("manifest.json") {
         from_docker(space, &unpacked)?
     } else {
-        return Err(bad("it holds neither index.json nor manifest.json: not an image archive"));
+        return Err(bad(
+            "it holds neither index.json nor manifest.json: not an image archive",
+        ));
     };
     finish(space, &found)
 }
@@ -56,18 +58,31 @@ pub(crate) fn load_folder(space: &Space, dir: &Path) -> Result<Vec<String>, Erro
     let mut found = Vec::new();
     for entry in layout.index()?.manifests {
         take(space.store(), &layout, &entry, 0)?;
-        found.push(Found { names: names_of(&entry), desc: Desc { annotations: BTreeMap::new(), ..entry } });
+        found.push(Found {
+            names: names_of(&entry),
+            desc: Desc {
+                annotations: BTreeMap::new(),
+                ..entry
+            },
+        });
     }
     finish(space, &merged(found))
 }
 
 fn bad(reason: &str) -> Error {
-    Error::Image { subject: "image archive".to_owned(), reason: reason.to_owned() }
+    Error::Image {
+        subject: "image archive".to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 /// Reads the whole stream; every file becomes a blob, unnamed yet and so swept by the next prune if nothing comes of it.
 fn unpack(store: &Store, archive: &mut dyn Read) -> Result<Unpacked, Error> {
-    let fail = |source| Error::Io { op: "read", path: "the image archive".into(), source };
+    let fail = |source| Error::Io {
+        op: "read",
+        path: "the image archive".into(),
+        source,
+    };
     let mut input = BufReader::with_capacity(256 << 10, archive);
     let start = input.fill_buf().map_err(fail)?;
     let plain: Box<dyn Read + '_> = match start {
@@ -98,7 +113,11 @@ fn unpack(store: &Store, archive: &mut dyn Read) -> Result<Unpacked, Error> {
         } else if kind.is_symlink() || kind.is_hard_link() {
             let target = entry.link_name_bytes().unwrap_or_default();
             let target = String::from_utf8_lossy(&target).into_owned();
-            let target = if kind.is_symlink() { beside(&name, &target) } else { target };
+            let target = if kind.is_symlink() {
+                beside(&name, &target)
+            } else {
+                target
+            };
             let target = clean(target.as_bytes())?;
             unpacked.links.insert(name, target);
         }
@@ -108,13 +127,16 @@ fn unpack(store: &Store, archive: &mut dyn Read) -> Result<Unpacked, Error> {
 
 /// A name without `./`; names that leave the archive are refused.
 fn clean(name: &[u8]) -> Result<String, Error> {
-    let text = std::str::from_utf8(name).map_err(|_| bad("it has an entry whose name is not UTF-8"))?;
+    let text =
+        std::str::from_utf8(name).map_err(|_| bad("it has an entry whose name is not UTF-8"))?;
     let mut parts: Vec<&str> = Vec::new();
     for part in text.split('/') {
         match part {
             "" | "." => {}
             ".." => {
-                parts.pop().ok_or_else(|| bad(&format!("entry {text:?} leads out of it")))?;
+                parts
+                    .pop()
+                    .ok_or_else(|| bad(&format!("entry {text:?} leads out of it")))?;
             }
             part => parts.push(part),
         }
@@ -156,29 +178,46 @@ fn from_layout(store: &Store, unpacked: &Unpacked) -> Result<Vec<Found>, Error> 
         return Err(bad("its index.json is not an index"));
     };
     for (name, (digest, _)) in &unpacked.files {
-        let is_other = name.strip_prefix("blobs/sha256/").is_some_and(|hex| digest.digest() != hex);
+        let is_other = name
+            .strip_prefix("blobs/sha256/")
+            .is_some_and(|hex| digest.digest() != hex);
         if is_other {
-            return Err(bad(&format!("{name} is corrupt: its content has digest {digest}")));
+            return Err(bad(&format!(
+                "{name} is corrupt: its content has digest {digest}"
+            )));
         }
     }
-    let found = index
-        .manifests
-        .into_iter()
-        .map(|entry| Found { names: names_of(&entry), desc: Desc { annotations: BTreeMap::new(), ..entry } });
+    let found = index.manifests.into_iter().map(|entry| Found {
+        names: names_of(&entry),
+        desc: Desc {
+            annotations: BTreeMap::new(),
+            ..entry
+        },
+    });
     Ok(merged(found.collect()))
 }
 
 /// Names in an entry's annotations that can be normalised; a tag alone names nothing.
 fn names_of(entry: &Desc) -> Vec<String> {
     let whole = entry.annotations.get(IMAGE_NAME);
-    let short = entry.annotations.get(REF_NAME).filter(|name| name.contains(['/', ':']));
-    whole.or(short).and_then(|name| normalised(name).ok()).into_iter().collect()
+    let short = entry
+        .annotations
+        .get(REF_NAME)
+        .filter(|name| name.contains(['/', ':']));
+    whole
+        .or(short)
+        .and_then(|name| normalised(name).ok())
+        .into_iter()
+        .collect()
 }
 
 fn merged(found: Vec<Found>) -> Vec<Found> {
     let mut merged: Vec<Found> = Vec::new();
     for image in found {
-        match merged.iter_mut().find(|other| other.desc.digest == image.desc.digest) {
+        match merged
+            .iter_mut()
+            .find(|other| other.desc.digest == image.desc.digest)
+        {
             Some(other) => other.names.extend(image.names),
             None => merged.push(image),
         }
@@ -201,15 +240,20 @@ struct DockerImage {
 fn from_docker(space: &Space, unpacked: &Unpacked) -> Result<Vec<Found>, Error> {
     let store = space.store();
     let bytes = unpacked.document(store, "manifest.json", MANIFEST_LIMIT)?;
-    let listed: Vec<DockerImage> =
-        serde_json::from_slice(&bytes).map_err(|e| bad(&format!("its manifest.json cannot be understood: {e}")))?;
+    let listed: Vec<DockerImage> = serde_json::from_slice(&bytes)
+        .map_err(|e| bad(&format!("its manifest.json cannot be understood: {e}")))?;
     let mut found = Vec::new();
     for listed in listed {
         let config_bytes = unpacked.document(store, &listed.config, CONFIG_LIMIT)?;
         let config = Config::parse(&listed.config, &config_bytes)?;
         let files = listed.layers.unwrap_or_default();
         if files.len() != config.diff_ids.len() {
-            return Err(bad(&format!("{} has {} layers, its config {}", listed.config, files.len(), config.diff_ids.len())));
+            return Err(bad(&format!(
+                "{} has {} layers, its config {}",
+                listed.config,
+                files.len(),
+                config.diff_ids.len()
+            )));
         }
         let mut layers = Vec::new();
         for file in &files {
@@ -228,7 +272,10 @@ fn from_docker(space: &Space, unpacked: &Unpacked) -> Result<Vec<Found>, Error> 
         let (desc, bytes) = image.manifest(layers, Flavour::Oci);
         store.put_blob(&bytes)?;
         let names = listed.repo_tags.unwrap_or_default();
-        let names = names.iter().map(|name| normalised(name)).collect::<Result<_, _>>()?;
+        let names = names
+            .iter()
+            .map(|name| normalised(name))
+            .collect::<Result<_, _>>()?;
         found.push(Found { desc, names });
     }
     Ok(merged(found))
@@ -237,7 +284,11 @@ fn from_docker(space: &Space, unpacked: &Unpacked) -> Result<Vec<Found>, Error> 
 /// The media type of a layer by its first bytes.
 fn layer_type(store: &Store, digest: &Digest) -> Result<&'static str, Error> {
     let path = store.blob_path(digest);
-    let fail = |source| Error::Io { op: "read", path: path.clone(), source };
+    let fail = |source| Error::Io {
+        op: "read",
+        path: path.clone(),
+        source,
+    };
     let mut start = [0; 4];
     let mut file = std::fs::File::open(&path).map_err(fail)?;
     let read = file.read(&mut start).map_err(fail)?;
@@ -269,7 +320,11 @@ fn take(store: &Store, layout: &Layout, entry: &Desc, depth: usize) -> Result<()
                 if store.blob_size(&digest).is_some() {
                     continue;
                 }
-                let fail = |source| Error::Io { op: "read", path: path.clone(), source };
+                let fail = |source| Error::Io {
+                    op: "read",
+                    path: path.clone(),
+                    source,
+                };
                 let mut writer = store.blob_writer()?;
                 let mut file = std::fs::File::open(&path).map_err(fail)?;
                 std::io::copy(&mut file, &mut writer).map_err(fail)?;
@@ -289,25 +344,43 @@ fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
     for image in found {
         let members = images::members(store, &image.desc.digest()?)?;
         if members.is_empty() {
-            return Err(bad(&format!("it holds no part of the image {}", image.desc.digest)));
+            return Err(bad(&format!(
+                "it holds no part of the image {}",
+                image.desc.digest
+            )));
         }
         for member in &members {
             check(space, member)?;
         }
     }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     let tagged = image::rfc3339(i64::try_from(now.as_secs()).unwrap_or_default());
     let mut set = Vec::new();
     for image in found {
         let digest = image.desc.digest()?;
         let size = store.blob_size(&digest).unwrap_or(image.desc.size);
-        let descriptor = Desc { size, media_type: document_type(store, &digest)?, ..image.desc.clone() }.to_oci()?;
+        let descriptor = Desc {
+            size,
+            media_type: document_type(store, &digest)?,
+            ..image.desc.clone()
+        }
+        .to_oci()?;
         if image.names.is_empty() {
-            store.tag(&ImageRef { name: String::new(), descriptor: descriptor.clone(), tagged: tagged.clone() })?;
+            store.tag(&ImageRef {
+                name: String::new(),
+                descriptor: descriptor.clone(),
+                tagged: tagged.clone(),
+            })?;
             set.push(image.desc.digest.clone());
         }
         for name in &image.names {
-            store.tag(&ImageRef { name: name.clone(), descriptor: descriptor.clone(), tagged: tagged.clone() })?;
+            store.tag(&ImageRef {
+                name: name.clone(),
+                descriptor: descriptor.clone(),
+                tagged: tagged.clone(),
+            })?;
             set.push(name.clone());
         }
     }
@@ -316,27 +389,39 @@ fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
 
 fn document_type(store: &Store, digest: &Digest) -> Result<String, Error> {
     let bytes = store.read_blob(digest, MANIFEST_LIMIT)?;
-    Ok(Document::parse(digest.as_ref(), &bytes)?.media_type().to_owned())
+    Ok(Document::parse(digest.as_ref(), &bytes)?
+        .media_type()
+        .to_owned())
 }
 
 fn check(space: &Space, member: &images::Member) -> Result<(), Error> {
     let (layers, diff_ids) = (&member.manifest.layers, &member.config.diff_ids);
     if layers.len() != diff_ids.len() {
-        return Err(bad(&format!("{} has {} layers, its config {}", member.desc.digest, layers.len(), diff_ids.len())));
+        return Err(bad(&format!(
+            "{} has {} layers, its config {}",
+            member.desc.digest,
+            layers.len(),
+            diff_ids.len()
+        )));
     }
     for (layer, diff_id) in layers.iter().zip(diff_ids) {
         let (digest, diff_id) = (layer.digest()?, manifest::digest(diff_id)?);
         match space.store().blob_size(&digest) {
             None => return Err(bad(&format!("layer {digest} is missing from it"))),
             Some(size) if size != layer.size => {
-                return Err(bad(&format!("layer {digest} has {size} bytes instead of {}", layer.size)));
+                return Err(bad(&format!(
+                    "layer {digest} has {size} bytes instead of {}",
+                    layer.size
+                )));
             }
             Some(_) => {}
         }
         // Before the store learns that this blob is that layer: a lie must not spoil a layer that others use.
         let actual = diff_id_of(space.store(), &digest)?;
         if actual != diff_id {
-            return Err(bad(&format!("layer {digest} is corrupt: unpacked it has digest {actual} instead of {diff_id}")));
+            return Err(bad(&format!(
+                "layer {digest} is corrupt: unpacked it has digest {actual} instead of {diff_id}"
+            )));
         }
         layer::register_blob(space, &diff_id, &layer.to_oci()?)?;
         layer::readable(space, &diff_id)?;
@@ -347,7 +432,11 @@ fn check(space: &Space, member: &images::Member) -> Result<(), Error> {
 /// Digest of a layer's tar, whatever it is compressed with.
 fn diff_id_of(store: &Store, digest: &Digest) -> Result<Digest, Error> {
     use sha2::{Digest as _, Sha256};
-    let fail = |source| Error::Io { op: "unpack", path: store.blob_path(digest), source };
+    let fail = |source| Error::Io {
+        op: "unpack",
+        path: store.blob_path(digest),
+        source,
+    };
     let kind = layer_type(store, digest)?;
     let blob = BufReader::with_capacity(256 << 10, store.open_blob(digest)?);
     let mut plain: Box<dyn Read> = if kind.ends_with("gzip") {

@@ -74,7 +74,12 @@ pub enum ArchiveFormat {
 ///
 /// # Errors
 /// Not found; I/O.
-pub fn save(space: &Space, names: &[String], format: ArchiveFormat, out: &mut dyn Write) -> Result<(), Error> {
+pub fn save(
+    space: &Space,
+    names: &[String],
+    format: ArchiveFormat,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     save::save(space, names, format, out)
 }
 

@@ -1,8 +1,8 @@
 //! Images of the store as one archive.
 
 use crate::Error;
-use crate::build::manifest::{self, Desc};
 use crate::build::image;
+use crate::build::manifest::{self, Desc};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::images::{self, Member};
@@ -13,7 +13,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use store::ImageRef;
 
-pub(crate) fn save(space: &Space, names: &[String], format: ArchiveFormat, out: &mut dyn Write) -> Result<(), Error> {
+pub(crate) fn save(
+    space: &Space,
+    names: &[String],
+    format: ArchiveFormat,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     if names.is_empty() {
         return Err(Error::Request("no image is named".to_owned()));
     }
@@ -21,12 +26,18 @@ pub(crate) fn save(space: &Space, names: &[String], format: ArchiveFormat, out: 
     let mut wanted: Vec<(ImageRef, Vec<String>)> = Vec::new();
     for name in names {
         let image = find(space, name)?;
-        let known = wanted.iter_mut().find(|(other, _)| other.descriptor.digest() == image.descriptor.digest());
+        let known = wanted
+            .iter_mut()
+            .find(|(other, _)| other.descriptor.digest() == image.descriptor.digest());
         match known {
             Some((_, names)) if !names.contains(&image.name) => names.push(image.name),
             Some(_) => {}
             None => {
-                let names = if image.name.is_empty() { Vec::new() } else { vec![image.name.clone()] };
+                let names = if image.name.is_empty() {
+                    Vec::new()
+                } else {
+                    vec![image.name.clone()]
+                };
                 wanted.push((image, names));
             }
         }
@@ -50,7 +61,10 @@ fn add(
     let root = image.descriptor.digest();
     let mut members = images::members(space.store(), root)?;
     if members.is_empty() {
-        return Err(Error::Image { subject: root.to_string(), reason: "the store holds no part of it".to_owned() });
+        return Err(Error::Image {
+            subject: root.to_string(),
+            reason: "the store holds no part of it".to_owned(),
+        });
     }
     if format == ArchiveFormat::Docker && members.len() > 1 {
         let platforms: Vec<Platform> = members.iter().map(Member::platform).collect();
@@ -62,16 +76,26 @@ fn add(
         let layers = layers(space, contents, member)?;
         if format == ArchiveFormat::Docker {
             let layers = layers.iter().map(|layer| layer.digest.clone()).collect();
-            docker = Some(DockerEntry { config: member.manifest.config.digest.clone(), layers });
+            docker = Some(DockerEntry {
+                config: member.manifest.config.digest.clone(),
+                layers,
+            });
         }
         contents.document(&member.manifest.config.digest, member.config_bytes.clone());
         let desc = if layers == member.manifest.layers {
             contents.document(&member.desc.digest, member.bytes.clone());
             member.desc.clone()
         } else {
-            let changed = manifest::Manifest { layers, ..member.manifest.clone() };
+            let changed = manifest::Manifest {
+                layers,
+                ..member.manifest.clone()
+            };
             let bytes = manifest::bytes_of(&changed);
-            let desc = Desc::new(&member.desc.media_type, &manifest::digest_of(&bytes), bytes.len() as u64);
+            let desc = Desc::new(
+                &member.desc.media_type,
+                &manifest::digest_of(&bytes),
+                bytes.len() as u64,
+            );
             contents.document(&desc.digest, bytes);
             desc
         };
@@ -86,7 +110,12 @@ fn add(
             desc
         }
     };
-    Ok(Entry { desc, names, created, docker })
+    Ok(Entry {
+        desc,
+        names,
+        created,
+        docker,
+    })
 }
 
 fn layers(space: &Space, contents: &mut Contents, member: &Member) -> Result<Vec<Desc>, Error> {
@@ -94,15 +123,22 @@ fn layers(space: &Space, contents: &mut Contents, member: &Member) -> Result<Vec
     let mut layers = Vec::new();
     for (diff_id, layer) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let diff_id = manifest::digest(diff_id)?;
-        let is_compressed = layer.media_type.ends_with("gzip") || layer.media_type.ends_with("zstd");
+        let is_compressed =
+            layer.media_type.ends_with("gzip") || layer.media_type.ends_with("zstd");
         let desc = if is_compressed && store.blob_size(&layer.digest()?).is_some() {
             layer.clone()
         } else if store.layer(&diff_id)?.is_some() {
             let made = Desc::of(&layer::blob(space, &diff_id, Compression::Gzip(6), false)?);
-            Desc { annotations: BTreeMap::new(), ..made }
+            Desc {
+                annotations: BTreeMap::new(),
+                ..made
+            }
         } else {
             let reason = format!("its layer {} was never pulled", layer.digest);
-            return Err(Error::Image { subject: member.desc.digest.clone(), reason });
+            return Err(Error::Image {
+                subject: member.desc.digest.clone(),
+                reason,
+            });
         };
         archive::add_blob(contents, store, &desc)?;
         layers.push(desc);

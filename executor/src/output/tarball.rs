@@ -15,7 +15,11 @@ pub(crate) fn write<W: Write>(
     out: W,
     scratch_index: &Path,
 ) -> Result<(), Error> {
-    let mut sink = TarSink { writer: LayerWriter::new(out), prefix: String::new(), epoch };
+    let mut sink = TarSink {
+        writer: LayerWriter::new(out),
+        prefix: String::new(),
+        epoch,
+    };
     for (prefix, view) in views {
         if !prefix.is_empty() {
             sink.prefix.clear();
@@ -31,7 +35,15 @@ pub(crate) fn write<W: Write>(
 /// The folder of one platform's files.
 pub(crate) fn platform_folder(name: &str) -> Entry {
     let kind = Kind::Directory;
-    Entry { path: name.as_bytes().to_vec(), kind, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+    Entry {
+        path: name.as_bytes().to_vec(),
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        xattrs: Vec::new(),
+    }
 }
 
 struct TarSink<W: Write> {
@@ -42,7 +54,11 @@ struct TarSink<W: Write> {
 
 impl<W: Write> TarSink<W> {
     fn placed(&self, path: &[u8]) -> Vec<u8> {
-        if self.prefix.is_empty() { path.to_vec() } else { [self.prefix.as_bytes(), b"/", path].concat() }
+        if self.prefix.is_empty() {
+            path.to_vec()
+        } else {
+            [self.prefix.as_bytes(), b"/", path].concat()
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What the tests of builds share: a scratch place with a store and a context, requests, a recording user interface,
 //! and images made by hand.
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test binary uses a part of it"
+)]
 
 use executor::build::{self, BuildFailure, BuildResult, Ui};
 use executor::request::{BuildRequest, ContextSource, OutputDest, OutputKind, OutputRequest};
@@ -78,7 +82,11 @@ impl Place {
         self.build_with(request, &Recorder::default())
     }
 
-    pub fn build_with(&self, request: &BuildRequest, ui: &Recorder) -> Result<BuildResult, BuildFailure> {
+    pub fn build_with(
+        &self,
+        request: &BuildRequest,
+        ui: &Recorder,
+    ) -> Result<BuildResult, BuildFailure> {
         build::build(&self.store, request, ui, &Cancel::default(), None)
     }
 
@@ -90,7 +98,10 @@ impl Place {
     }
 
     pub fn json(&self, digest: &str) -> Value {
-        let bytes = self.store.read_blob(&Digest::from_str(digest).unwrap(), 1 << 24).unwrap();
+        let bytes = self
+            .store
+            .read_blob(&Digest::from_str(digest).unwrap(), 1 << 24)
+            .unwrap();
         serde_json::from_slice(&bytes).unwrap()
     }
 
@@ -99,7 +110,9 @@ impl Place {
         let dest = self.path("files.tar");
         let mut request = request.clone();
         request.outputs = vec![output(OutputKind::Tar, &dest)];
-        self.build(&request).map_err(|f| panic!("{}", failure_text(&f))).unwrap();
+        self.build(&request)
+            .map_err(|f| panic!("{}", failure_text(&f)))
+            .unwrap();
         tar_listing(&std::fs::read(dest).unwrap())
     }
 }
@@ -145,7 +158,10 @@ pub fn tar_listing(bytes: &[u8]) -> BTreeMap<String, String> {
         };
         let owner = format!("{}:{}", header.uid().unwrap(), header.gid().unwrap());
         let line = format!("{name} {:o} {owner} {text}", header.mode().unwrap());
-        listing.insert(path.trim_end_matches('/').to_owned(), line.trim_end().to_owned());
+        listing.insert(
+            path.trim_end_matches('/').to_owned(),
+            line.trim_end().to_owned(),
+        );
     }
     listing
 }
@@ -197,16 +213,28 @@ impl Observer for Recorder {
             StepEvent::Cancelled => "cancelled",
             _ => return,
         };
-        self.steps.lock().unwrap().entry(step.0).or_default().push(word);
+        self.steps
+            .lock()
+            .unwrap()
+            .entry(step.0)
+            .or_default()
+            .push(word);
     }
 }
 
 impl Ui for Recorder {
     fn diagnostics(&self, diagnostics: &[parser::Diagnostic]) {
-        self.warnings.lock().unwrap().extend(diagnostics.iter().map(|finding| finding.message.clone()));
+        self.warnings
+            .lock()
+            .unwrap()
+            .extend(diagnostics.iter().map(|finding| finding.message.clone()));
     }
     fn plan(&self, plan: &Plan) {
-        *self.names.lock().unwrap() = plan.steps.iter().map(|step| step.origin.name.clone()).collect();
+        *self.names.lock().unwrap() = plan
+            .steps
+            .iter()
+            .map(|step| step.origin.name.clone())
+            .collect();
     }
     fn task_started(&self, name: &str) -> u64 {
         let mut tasks = self.tasks.lock().unwrap();
@@ -241,7 +269,9 @@ pub fn layer(items: &[Item<'_>]) -> Vec<u8> {
             Item::Dir(path, mode) => {
                 header.set_entry_type(tar::EntryType::Directory);
                 header.set_mode(*mode);
-                builder.append_data(&mut header, format!("{path}/"), std::io::empty()).unwrap();
+                builder
+                    .append_data(&mut header, format!("{path}/"), std::io::empty())
+                    .unwrap();
             }
             Item::File(path, mode, data) => {
                 header.set_mode(*mode);
@@ -276,7 +306,10 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 /// Lower-case hex SHA-256 with its prefix.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::{Digest as _, Sha256};
-    let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("sha256:{hex}")
 }
 
@@ -290,7 +323,10 @@ impl LayoutMaker {
     pub fn new(dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("blobs/sha256")).unwrap();
         std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        Self { dir: dir.to_owned(), entries: Vec::new() }
+        Self {
+            dir: dir.to_owned(),
+            entries: Vec::new(),
+        }
     }
 
     fn blob(&self, bytes: &[u8]) -> String {
@@ -360,15 +396,27 @@ impl LayoutMaker {
 
 /// A layout context.
 pub fn layout_context(dir: &Path, tag: Option<&str>) -> ContextSource {
-    ContextSource::OciLayout { dir: dir.to_owned(), tag: tag.map(str::to_owned), digest: None }
+    ContextSource::OciLayout {
+        dir: dir.to_owned(),
+        tag: tag.map(str::to_owned),
+        digest: None,
+    }
 }
 
 /// The root file system of the hand-made base.
 pub fn base_layer() -> Vec<u8> {
     layer(&[
         Item::Dir("etc", 0o755),
-        Item::File("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/sh\n"),
-        Item::File("etc/group", 0o644, b"root:x:0:\nusers:x:1001:\nextra:x:7:user\n"),
+        Item::File(
+            "etc/passwd",
+            0o644,
+            b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1001::/home/user:/bin/sh\n",
+        ),
+        Item::File(
+            "etc/group",
+            0o644,
+            b"root:x:0:\nusers:x:1001:\nextra:x:7:user\n",
+        ),
         Item::Dir("usr", 0o755),
         Item::File("usr/data", 0o600, b"data"),
         Item::Symlink("link", "usr"),
