@@ -255,6 +255,7 @@ impl Builder<'_> {
     }
 
     fn bodies(&mut self, node: &mut Node, marks: Vec<heredoc::Mark>, lines: &mut Lines) {
+        let line = (node.span, *lines);
         for mark in marks {
             let body = self.reader.body(&mark.name, mark.chomp);
             node.span.end = node.span.end.max(offset(body.end));
@@ -263,7 +264,7 @@ impl Builder<'_> {
                 .line_at(body.end.saturating_sub(1))
                 .max(lines.end);
             if !body.terminated {
-                let mut found = Diagnostic::error("unterminated heredoc", node.span, *lines);
+                let mut found = Diagnostic::error("unterminated heredoc", line.0, line.1);
                 found.help = Some(format!("no line below holds {} alone", mark.name));
                 self.tree.diagnostics.push(found);
             }

@@ -12,8 +12,11 @@ use pest::Parser;
 #[grammar = "logical.pest"]
 pub(crate) struct Grammar;
 
+/// What is wrong with arguments, and where.
+pub(crate) type Wrong = (String, Span);
+
 /// The one error of the exec form: valid JSON that is no array of strings.
-pub(crate) const JSON_NOT_STRINGS: &str =
+const JSON_NOT_STRINGS: &str =
     "when using JSON array syntax, arrays must be comprised of strings only";
 
 /// A part of a joined line.
@@ -161,7 +164,7 @@ pub(crate) fn pairs(
     view: View<'_, '_>,
     command: &str,
     escape: char,
-) -> Result<Vec<Spanned<String>>, String> {
+) -> Result<Vec<Spanned<String>>, Wrong> {
     let found = word_ranges(view.text(), escape);
     let Some((start, end)) = found.first().copied() else {
         return Ok(Vec::new());
@@ -173,10 +176,10 @@ pub(crate) fn pairs(
     for (start, end) in found {
         let word = &view.text()[start..end];
         let Some(equals) = word.find('=') else {
-            return Err(format!(
-                "Syntax error - can't find = in {}. Must be of the form: name=value",
-                crate::quote::quote(word)
-            ));
+            let word = crate::quote::quote(word);
+            let message =
+                format!("Syntax error - can't find = in {word}. Must be of the form: name=value");
+            return Err((message, view.part(start, end).span()));
         };
         let equals = start + equals;
         out.push(view.part(start, equals).spanned());
@@ -186,13 +189,13 @@ pub(crate) fn pairs(
     Ok(out)
 }
 
-fn legacy_pair(view: View<'_, '_>, command: &str) -> Result<Vec<Spanned<String>>, String> {
+fn legacy_pair(view: View<'_, '_>, command: &str) -> Result<Vec<Spanned<String>>, Wrong> {
     let text = view.text();
     let pair = Grammar::parse(Rule::legacy_pair, text)
         .ok()
         .and_then(|mut pairs| pairs.next());
     let Some(pair) = pair else {
-        return Err(format!("{command} must have two arguments"));
+        return Err((format!("{command} must have two arguments"), view.span()));
     };
     let mut out = Vec::with_capacity(3);
     for part in pair.into_inner() {
@@ -218,8 +221,8 @@ pub(crate) fn split_first_word<'j, 't>(view: View<'j, 't>) -> (View<'j, 't>, Vie
 }
 
 /// The strings of a JSON array, `None` if the text is not JSON.
-pub(crate) fn json(view: View<'_, '_>) -> Result<Option<Vec<Spanned<String>>>, String> {
-    let Some(found) = json_ranges(view.text())? else {
+pub(crate) fn json(view: View<'_, '_>) -> Result<Option<Vec<Spanned<String>>>, Wrong> {
+    let Some(found) = json_ranges(view.text()).map_err(|message| (message, view.span()))? else {
         return Ok(None);
     };
     let strings = found.into_iter().map(|(start, end)| Spanned {

@@ -1,7 +1,7 @@
 //! From a joined line to a raw node: the head, then the arguments by keyword.
 
 use super::Node;
-use super::arguments::{self, Grammar, Rule, View};
+use super::arguments::{self, Grammar, Rule, View, Wrong};
 use crate::ast::{Lines, Span, Spanned};
 use crate::diagnostic::Diagnostic;
 use crate::keyword::Keyword;
@@ -69,11 +69,11 @@ fn read_view(view: View<'_, '_>, escape: char, depth: usize) -> Result<Node, Dia
     }
     match fill(&mut node, keyword, rest, escape) {
         Ok(()) => Ok(node),
-        Err(message) => Err(Diagnostic::error(message, rest.span(), Lines::default())),
+        Err((message, span)) => Err(Diagnostic::error(message, span, Lines::default())),
     }
 }
 
-fn fill(node: &mut Node, keyword: Keyword, rest: View<'_, '_>, escape: char) -> Result<(), String> {
+fn fill(node: &mut Node, keyword: Keyword, rest: View<'_, '_>, escape: char) -> Result<(), Wrong> {
     match keyword {
         Keyword::Add | Keyword::Copy | Keyword::Volume => {
             if !json_form(node, rest)? {
@@ -105,7 +105,7 @@ fn fill(node: &mut Node, keyword: Keyword, rest: View<'_, '_>, escape: char) -> 
 }
 
 /// Adds the strings of a JSON array; false if the text is none.
-fn json_form(node: &mut Node, rest: View<'_, '_>) -> Result<bool, String> {
+fn json_form(node: &mut Node, rest: View<'_, '_>) -> Result<bool, Wrong> {
     let Some(strings) = arguments::json(rest)? else {
         return Ok(false);
     };

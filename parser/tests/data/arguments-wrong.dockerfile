@@ -1,0 +1,34 @@
+RUN before any stage
+COPY too
+FROM
+FROM a b
+FROM a AS
+FROM a AS 1st
+FROM node:20 AS build # latest
+FNTRYPOINT ["x"]
+label
+LABEL a
+ENV =x
+ENV a=b c
+ENV PATH
+ARG
+ARG =1
+EXPOSE
+VOLUME
+VOLUME ["", "a"]
+COPY a
+ADD
+COPY a <<EOF
+EOF
+SHELL bash -c
+SHELL []
+CMD ["a", 1]
+RUN [ "a", ["b"] ]
+HEALTHCHECK
+HEALTHCHECK NONE x
+HEALTHCHECK CMD
+HEALTHCHECK TCP 80
+WORKDIR
+USER
+STOPSIGNAL
+MAINTAINER

@@ -1,0 +1,7 @@
+﻿FROM alpine
+RUN a \
+  b
+RUN <<EOF
+x
+EOF
+ENV A=1

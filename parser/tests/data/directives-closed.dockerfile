@@ -1,0 +1,5 @@
+# a plain comment closes the directives
+# escape=`
+FROM scratch
+RUN a \
+  b

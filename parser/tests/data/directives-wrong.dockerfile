@@ -1,0 +1,4 @@
+# syntax=a
+# SYNTAX=b
+# escape=/
+FROM scratch

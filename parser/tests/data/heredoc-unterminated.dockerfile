@@ -1,0 +1,7 @@
+FROM alpine
+RUN true
+COPY <<A <<B /x
+one
+A
+two
+RUN swallowed
