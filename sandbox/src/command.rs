@@ -129,8 +129,8 @@ fn become_user(spec: &RunSpec) -> Result<(), Failure> {
     };
     let groups: Vec<Gid> = spec.groups.iter().copied().map(Gid::from_raw).collect();
     match rustix::thread::set_thread_groups(&groups) {
-        // setgroups is given up where only the own id is mapped; no group but 0 exists there.
-        Err(Errno::PERM) if groups.iter().all(|group| group.is_root()) => {}
+        // setgroups is given up where only the own id is mapped: the command has the caller's groups, whatever they are inside.
+        Err(Errno::PERM) => {}
         result => result
             .stage("set the supplementary groups")
             .map_err(explain)?,

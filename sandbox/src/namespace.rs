@@ -177,7 +177,8 @@ fn make_reachable(path: &Path) -> Result<(), Failure> {
             // Covered for another store.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => break,
             Err(error) => {
-                return Err(error).stage_with(|| format!("look at the folder {}", folder.display()));
+                return Err(error)
+                    .stage_with(|| format!("look at the folder {}", folder.display()));
             }
         }
     }

@@ -167,18 +167,36 @@ pub(crate) fn load_seccomp(filter: &[libc::sock_filter]) -> Result<()> {
     check(result)
 }
 
-/// Sets every signal to its default action and unblocks all: what a command expects to start with.
+/// Sets every signal to its default action and unblocks all: what a command expects to start with. By the system call,
+/// because C libraries keep two signals to themselves, which a caller may have left ignored.
 pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; numbers that cannot be set are refused without effect.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    /// `struct sigaction` of the kernel: action, flags, restorer, mask.
+    const DEFAULT: [u64; 4] = [0; 4];
+    let none: u64 = 0;
+    let null = std::ptr::null_mut::<u64>();
+    for signal in 1..=64_i32 {
+        // SAFETY: SIG_DFL runs no code of ours; the block is as long as the kernel's structure, whose mask is 8 bytes.
+        // SIGKILL and SIGSTOP are refused without effect.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                null,
+                size_of_val(&none),
+            )
+        };
     }
-    // SAFETY: the set is initialised by sigemptyset before it is used.
+    // SAFETY: the set is as long as said.
     unsafe {
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
-    }
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            null,
+            size_of_val(&none),
+        )
+    };
 }
 
 /// A new session keyring, so that the caller's keys are out of reach.

@@ -1,0 +1,148 @@
+//! Tests of the sandbox in real namespaces: as the user that runs them and, when that is root, also as a user with
+//! subordinate ids and as one without. Arguments: words that a test's name must contain.
+//!
+//! Not libtest: the sandbox re-executes this program, and its hook must be the first thing in main.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+mod basics;
+mod hostile;
+mod lifecycle;
+mod mounts;
+mod probes;
+mod tasks;
+mod users;
+mod world;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::Instant;
+use world::World;
+
+/// A test: its name and its body, which panics when it fails.
+type Case = (&'static str, fn(&World));
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+fn main() -> ExitCode {
+    sandbox::init_if_child(tasks::TASKS);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("--probe") => return probes::main(&args[1..]),
+        Some("--victim") => return lifecycle::victim(&args[1..]),
+        Some("--list") => {
+            println!(
+                "{}",
+                cases()
+                    .iter()
+                    .map(|(name, _)| format!("{name}: test\n"))
+                    .collect::<String>()
+            );
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let as_child = args.iter().any(|arg| arg == "--child");
+    let filters: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .filter(|arg| !arg.starts_with("--"))
+        .collect();
+    let mut counts = run_all(&filters);
+    if as_child {
+        println!(
+            "counts {} {} {}",
+            counts.passed, counts.failed, counts.skipped
+        );
+        return ExitCode::SUCCESS;
+    }
+    if rustix::process::geteuid().is_root() {
+        for user in users::USERS {
+            let more = users::run_as(user, &filters)
+                .unwrap_or_else(|reason| skip(&format!("all tests as {}", user.name), &reason));
+            counts = add(counts, more);
+        }
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        counts.passed, counts.failed, counts.skipped
+    );
+    if counts.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn cases() -> Vec<Case> {
+    [
+        basics::CASES,
+        mounts::CASES,
+        hostile::CASES,
+        lifecycle::CASES,
+        tasks::CASES,
+    ]
+    .concat()
+}
+
+fn run_all(filters: &[&str]) -> Counts {
+    let world = match World::new() {
+        Ok(world) => world,
+        Err(reason) => return skip("all tests", &reason),
+    };
+    let mode = format!("{:?}", world.sandbox().id_mapping()).to_lowercase();
+    let mut counts = Counts::default();
+    for (name, body) in cases() {
+        let name = format!("{mode}::{name}");
+        if !filters.iter().all(|filter| name.contains(filter)) {
+            continue;
+        }
+        let started = Instant::now();
+        let result = std::panic::catch_unwind(AssertUnwindSafe(|| body(&world)));
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        println!(
+            "test {name} ... {verdict} ({} ms)",
+            started.elapsed().as_millis()
+        );
+        match result {
+            Ok(()) => counts.passed += 1,
+            Err(_) => counts.failed += 1,
+        }
+    }
+    world.remove();
+    counts
+}
+
+/// What cannot be tested here is said; on CI it is a failure.
+fn skip(what: &str, reason: &str) -> Counts {
+    if std::env::var_os("CI").is_some_and(|value| value == "true") {
+        println!("FAILED: {what}: {reason}");
+        return Counts {
+            failed: 1,
+            ..Counts::default()
+        };
+    }
+    println!("SKIPPED: {what}: {reason}");
+    Counts {
+        skipped: 1,
+        ..Counts::default()
+    }
+}
+
+fn add(one: Counts, other: Counts) -> Counts {
+    Counts {
+        passed: one.passed + other.passed,
+        failed: one.failed + other.failed,
+        skipped: one.skipped + other.skipped,
+    }
+}

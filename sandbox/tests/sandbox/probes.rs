@@ -1,0 +1,228 @@
+//! What a hostile program would try, as this program inside a root: `--probe NAME` prints what came of it.
+
+#![allow(unsafe_code)]
+
+use libc::{c_long, c_uint};
+use std::process::ExitCode;
+
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    match args.first().map(String::as_str) {
+        Some("syscalls") => syscalls(),
+        Some("namespaces") => namespaces(),
+        Some("sockets") => sockets(),
+        Some("processes") => processes(),
+        Some("chroot") => chroot_twice(),
+        Some("privileges") => {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            print!(
+                "{}",
+                status
+                    .lines()
+                    .filter(|line| line.starts_with("CapEff"))
+                    .collect::<String>()
+            );
+        }
+        Some("ids") => println!(
+            "{} {}",
+            rustix::process::getuid().as_raw(),
+            rustix::process::geteuid().as_raw()
+        ),
+        Some("zombies") => zombies(),
+        Some("capability") => give_capability(),
+        Some("terminal") => terminal(),
+        name => {
+            println!("no probe {name:?}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Makes a system call and prints the errno, 0 when it went through.
+fn call(name: &str, number: c_long, args: [usize; 4]) -> c_long {
+    // SAFETY: the numbers used here take at most four arguments, and all pointers passed are null, which the kernel checks.
+    let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3]) };
+    let errno = if result < 0 {
+        std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+    } else {
+        0
+    };
+    println!("{name} {errno}");
+    result
+}
+
+fn syscalls() {
+    for (name, number) in [
+        ("keyctl", libc::SYS_keyctl),
+        ("add_key", libc::SYS_add_key),
+        ("request_key", libc::SYS_request_key),
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("bpf", libc::SYS_bpf),
+        ("userfaultfd", libc::SYS_userfaultfd),
+        ("perf_event_open", libc::SYS_perf_event_open),
+        ("open_by_handle_at", libc::SYS_open_by_handle_at),
+        ("kexec_load", libc::SYS_kexec_load),
+        ("init_module", libc::SYS_init_module),
+        ("swapoff", libc::SYS_swapoff),
+        ("reboot", libc::SYS_reboot),
+        ("syslog", libc::SYS_syslog),
+        ("fsopen", libc::SYS_fsopen),
+        ("open_tree", libc::SYS_open_tree),
+        ("pivot_root", libc::SYS_pivot_root),
+        ("settimeofday", libc::SYS_settimeofday),
+    ] {
+        call(name, number, [0; 4]);
+    }
+    call("newer", 5000, [0; 4]);
+    #[cfg(target_arch = "x86_64")]
+    call("x32", 0x4000_0000 + libc::SYS_getpid, [0; 4]);
+}
+
+fn namespaces() {
+    const NAMESPACES: [(&str, i32); 7] = [
+        ("user", libc::CLONE_NEWUSER),
+        ("mount", libc::CLONE_NEWNS),
+        ("pid", libc::CLONE_NEWPID),
+        ("net", libc::CLONE_NEWNET),
+        ("ipc", libc::CLONE_NEWIPC),
+        ("uts", libc::CLONE_NEWUTS),
+        ("cgroup", libc::CLONE_NEWCGROUP),
+    ];
+    for (name, flag) in NAMESPACES {
+        call(
+            &format!("unshare-{name}"),
+            libc::SYS_unshare,
+            [flag as usize, 0, 0, 0],
+        );
+        if call(
+            &format!("clone-{name}"),
+            libc::SYS_clone,
+            [(flag | libc::SIGCHLD) as usize, 0, 0, 0],
+        ) == 0
+        {
+            std::process::exit(0);
+        }
+    }
+    call("clone3", libc::SYS_clone3, [0, 88, 0, 0]);
+    call("setns", libc::SYS_setns, [0, 0, 0, 0]);
+}
+
+fn sockets() {
+    for (name, family) in [
+        ("AF_ALG", libc::AF_ALG),
+        ("AF_VSOCK", libc::AF_VSOCK),
+        ("AF_UNIX", libc::AF_UNIX),
+        ("AF_INET", libc::AF_INET),
+    ] {
+        call(
+            name,
+            libc::SYS_socket,
+            [family as usize, libc::SOCK_STREAM as usize, 0, 0],
+        );
+    }
+}
+
+/// Attacks on process 1, which is the sandbox's own.
+fn processes() {
+    call(
+        "ptrace-1",
+        libc::SYS_ptrace,
+        [libc::PTRACE_ATTACH as c_uint as usize, 1, 0, 0],
+    );
+    for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV] {
+        call(
+            &format!("kill-1-{signal}"),
+            libc::SYS_kill,
+            [1, signal as usize, 0, 0],
+        );
+    }
+    for file in [
+        "environ",
+        "mem",
+        "maps",
+        "root/etc/passwd",
+        "cwd",
+        "exe",
+        "fd/0",
+        "auxv",
+        "ns/mnt",
+        "map_files",
+    ] {
+        let errno = match std::fs::File::open(format!("/proc/1/{file}")) {
+            Ok(_) => 0,
+            Err(error) => error.raw_os_error().unwrap_or(-1),
+        };
+        println!("/proc/1/{file} {errno}");
+    }
+    let environ: Vec<String> = std::env::vars().map(|(key, _)| key).collect();
+    println!("environ {}", environ.join(" "));
+    let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    println!("fds {fds}");
+}
+
+/// The classic way out of a chroot: needs only CAP_SYS_CHROOT, which commands have.
+fn chroot_twice() {
+    std::fs::create_dir("/jail").unwrap();
+    let outside = std::fs::File::open("/").unwrap();
+    std::os::unix::fs::chroot("/jail").unwrap();
+    rustix::process::fchdir(&outside).unwrap();
+    for _ in 0..64 {
+        std::env::set_current_dir("..").unwrap();
+    }
+    std::os::unix::fs::chroot(".").unwrap();
+    let mut names: Vec<String> = std::fs::read_dir("/")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    println!("{}", names.join(" "));
+}
+
+/// Grandchildren that end after their parents.
+fn zombies() {
+    for _ in 0..300 {
+        // SAFETY: this program has one thread.
+        match unsafe { libc::fork() } {
+            0 => {
+                // SAFETY: as above.
+                if unsafe { libc::fork() } != 0 {
+                    std::process::exit(0);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::process::exit(0);
+            }
+            pid => {
+                // SAFETY: waits for the child just made; no status is stored.
+                unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            }
+        }
+    }
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let zombies = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read_to_string(entry.unwrap().path().join("stat")).ok())
+        .filter(|stat| stat.contains(") Z "))
+        .count();
+    println!("{zombies} zombies");
+}
+
+/// Gives a program CAP_NET_RAW, as package managers do for ping (`struct vfs_cap_data`, version 2).
+fn give_capability() {
+    const NET_RAW: u32 = 1 << 13;
+    let words: [u32; 5] = [0x0200_0001, NET_RAW, 0, 0, 0];
+    let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let set = rustix::fs::setxattr(
+        "/tmp/probe",
+        "security.capability",
+        &value,
+        rustix::fs::XattrFlags::empty(),
+    );
+    println!("{set:?}");
+}
+
+fn terminal() {
+    let opened = std::fs::File::open("/dev/tty")
+        .err()
+        .and_then(|error| error.raw_os_error());
+    println!("{opened:?}");
+}

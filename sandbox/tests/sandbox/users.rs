@@ -1,0 +1,146 @@
+//! Runs these tests again as other users, who are made for it when they do not exist.
+
+use crate::Counts;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+#[derive(Clone, Copy)]
+pub(crate) struct User {
+    pub(crate) name: &'static str,
+    ranges: bool,
+}
+
+pub(crate) const USERS: [User; 2] = [
+    User {
+        name: "kilntest",
+        ranges: true,
+    },
+    User {
+        name: "kilnbare",
+        ranges: false,
+    },
+];
+
+/// An account, removed again when it was made here.
+struct Account {
+    name: &'static str,
+    made: bool,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.made {
+            let _ = run("userdel", &[self.name]);
+        }
+    }
+}
+
+pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
+    let _account = account(user)?;
+    let folder = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o755))
+        .tempdir()
+        .map_err(|error| error.to_string())?;
+    let program = folder.path().join("sandbox-tests");
+    std::fs::copy("/proc/self/exe", &program).map_err(|error| error.to_string())?;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))
+        .map_err(|error| error.to_string())?;
+    let output = Command::new("setpriv")
+        .args([
+            &format!("--reuid={}", user.name),
+            &format!("--regid={}", user.name),
+            "--init-groups",
+            "--reset-env",
+        ])
+        .arg(&program)
+        .arg("--child")
+        .args(filters)
+        .current_dir("/")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("setpriv: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut counts = Counts {
+        failed: 1,
+        ..Counts::default()
+    };
+    for line in text.lines() {
+        match line.strip_prefix("counts ").map(|numbers| {
+            numbers
+                .split(' ')
+                .map(str::parse)
+                .collect::<Result<Vec<_>, _>>()
+        }) {
+            Some(Ok(numbers)) => {
+                counts = Counts {
+                    passed: numbers[0],
+                    failed: numbers[1],
+                    skipped: numbers[2],
+                }
+            }
+            _ => println!("{line}"),
+        }
+    }
+    Ok(counts)
+}
+
+fn account(user: User) -> Result<Account, String> {
+    let known = |file: &str, separator: &str| {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines()
+            .any(|line| line.starts_with(&format!("{}{separator}", user.name)))
+    };
+    let mut account = Account {
+        name: user.name,
+        made: false,
+    };
+    if !known("/etc/passwd", ":") {
+        run(
+            "useradd",
+            &[
+                "--no-create-home",
+                "-K",
+                "SUB_UID_COUNT=0",
+                "-K",
+                "SUB_GID_COUNT=0",
+                user.name,
+            ],
+        )?;
+        account.made = true;
+    }
+    let has_ranges = known("/etc/subuid", ":") || known("/etc/subgid", ":");
+    if user.ranges && !Path::new("/usr/bin/newuidmap").exists() {
+        return Err("newuidmap is not installed (package uidmap)".to_owned());
+    }
+    if user.ranges && !has_ranges {
+        run(
+            "usermod",
+            &[
+                "--add-subuids",
+                "700000000-700065535",
+                "--add-subgids",
+                "700000000-700065535",
+                user.name,
+            ],
+        )?;
+    }
+    if !user.ranges && has_ranges {
+        return Err(format!("user {} exists and has subordinate ids", user.name));
+    }
+    Ok(account)
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{program}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
+}
