@@ -70,7 +70,7 @@ fn check_layout(entries: &BTreeMap<String, Vec<u8>>) -> (Value, Value) {
         match layer["mediaType"]
             .as_str()
             .unwrap()
-            .rsplit_once('+')
+            .rsplit_once(['+', '.'])
             .map(|(_, kind)| kind)
         {
             Some("gzip") => drop(

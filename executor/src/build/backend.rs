@@ -9,7 +9,7 @@ use crate::build::manifest;
 use crate::build::record::{self, Link, StepOutput, base_of};
 use crate::build::run;
 use crate::copy::{self, CopySourceTree, ReadEntry};
-use crate::layer::{self, Written};
+use crate::layer::{self, Compression, Written};
 use crate::request::BuildRequest;
 use crate::snapshot::{Snapshot, View};
 use crate::space::Space;
@@ -118,6 +118,7 @@ impl<'a> Executor<'a> {
             CopyFrom::Input(index) => {
                 from = work.base(Some(*index));
                 self.ensure(&from.layers, step.id, work.events, work.cancel)?;
+                open_up(self.space, &from)?;
                 CopySourceTree::Snapshot(&from)
             }
             CopyFrom::Scratch => CopySourceTree::Empty,
@@ -388,7 +389,7 @@ fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
     })
 }
 
-/// A view of a root file system whose layers are in the store.
+/// A view of a root file system whose layers are in the store. Files of other owners may be out of reach in it.
 pub(crate) fn view(space: &Space, snapshot: &Snapshot) -> Result<View, Error> {
     let files = snapshot
         .layers
@@ -396,6 +397,26 @@ pub(crate) fn view(space: &Space, snapshot: &Snapshot) -> Result<View, Error> {
         .map(|layer| layer::readable(space, layer))
         .collect::<Result<Vec<_>, _>>()?;
     View::load(&files)
+}
+
+/// The same with all files in reach: what an ordinary user may not read in an unpacked layer is read from its tar,
+/// which is made inside the user namespace.
+pub(crate) fn whole_view(space: &Space, snapshot: &Snapshot) -> Result<View, Error> {
+    open_up(space, snapshot)?;
+    view(space, snapshot)
+}
+
+fn open_up(space: &Space, snapshot: &Snapshot) -> Result<(), Error> {
+    if space.is_root() {
+        return Ok(());
+    }
+    for layer in &snapshot.layers {
+        let store = space.store();
+        if store.blob_size(layer).is_none() && store.layer_tree(layer).is_some() {
+            layer::blob(space, layer, Compression::Uncompressed, false)?;
+        }
+    }
+    Ok(())
 }
 
 /// Identity of a whole root file system: base layers by diff_id, so that nothing need be unpacked; those made

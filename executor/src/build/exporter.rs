@@ -149,7 +149,10 @@ impl Exporter<'_> {
             return Err(Error::Cancelled);
         }
         let task = self.ui.task_started(name);
-        let ended = work(task);
+        let ended = match work(task) {
+            Err(_) if self.cancel.is_cancelled() => Err(Error::Cancelled),
+            ended => ended,
+        };
         let error = ended.as_ref().err().map(crate::error::chain);
         self.ui.task_finished(task, error.as_deref());
         ended
@@ -303,7 +306,14 @@ impl Exporter<'_> {
             created: exported.created.clone(),
             docker,
         });
-        let progress = |done: u64, total: u64| self.ui.task_progress(task, "writing", done, total);
+        let progress = |done: u64, total: u64| {
+            self.ui.task_progress(task, "writing", done, total);
+            if self.cancel.is_cancelled() {
+                Err(std::io::Error::other("cancelled"))
+            } else {
+                Ok(())
+            }
+        };
         match (out, &output.dest) {
             (Some(mut out), _) => {
                 contents.write_tar(store, &mut out, &progress)?;
@@ -374,7 +384,7 @@ impl Exporter<'_> {
             } else {
                 String::new()
             };
-            views.push((name, backend::view(self.space, &result.snapshot())?));
+            views.push((name, backend::whole_view(self.space, &result.snapshot())?));
         }
         views.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(views)

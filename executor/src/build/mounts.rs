@@ -6,6 +6,7 @@ use crate::build::run;
 use crate::request::SecretSource;
 use crate::snapshot::Snapshot;
 use crate::space::Space;
+use oci_spec::image::Digest;
 use planner::plan::{RunMount, RunOp, Step};
 use sandbox::{Mount, Network, Overlay};
 use sha2::{Digest as _, Sha256};
@@ -204,14 +205,22 @@ fn overlay_of(
 ) -> Result<Overlay, Error> {
     let snapshot = work.base(input);
     executor.ensure(&snapshot.layers, step.id, work.events, work.cancel)?;
-    let mut lowers = run::lowers(executor, &snapshot, work)?;
-    if lowers.is_empty() {
-        lowers.push(held.folder("empty")?);
-    }
+    let lowers = run::lowers(executor, &snapshot, work)?;
     Ok(Overlay {
-        lowers,
+        lowers: folders(lowers, held)?,
         upper: None,
     })
+}
+
+/// The folders of layers; an empty one where there are none, because an overlay needs one.
+pub(crate) fn folders(
+    lowers: Vec<(Digest, PathBuf)>,
+    held: &mut Held<'_>,
+) -> Result<Vec<PathBuf>, Error> {
+    if lowers.is_empty() {
+        return Ok(vec![held.folder("empty")?]);
+    }
+    Ok(lowers.into_iter().map(|(_, folder)| folder).collect())
 }
 
 /// A cache mount. One that `from` fills is an overlay whose upper is the cache, so nothing is copied; its identity

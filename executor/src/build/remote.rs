@@ -26,7 +26,16 @@ impl std::fmt::Debug for Remote {
 
 impl Remote {
     pub(crate) fn new(request: &BuildRequest) -> Self {
+        let proxy = |names: [&str; 2]| {
+            names
+                .iter()
+                .find_map(|name| request.proxies.get(*name))
+                .cloned()
+        };
         let options = ClientOptions {
+            http_proxy: proxy(["HTTP_PROXY", "http_proxy"]),
+            https_proxy: proxy(["HTTPS_PROXY", "https_proxy"]),
+            no_proxy: proxy(["NO_PROXY", "no_proxy"]),
             registries_conf: request.registries_conf.clone(),
             insecure: request.insecure_registries.clone(),
             user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),

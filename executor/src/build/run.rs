@@ -11,7 +11,7 @@ use planner::plan::{Network, RunOp, Step, StepId};
 use planner::scheduler::{Cancel, Observer, StepEvent};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{Exit, Overlay, RunSpec, Sandbox};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -50,11 +50,7 @@ pub(crate) fn run(
     let mut held = Held::new(executor.space, scratch.path());
     let upper = held.folder("upper")?;
     let overlay_work = held.folder("work")?;
-    let root_lowers = if lowers.is_empty() {
-        vec![held.folder("empty")?]
-    } else {
-        lowers
-    };
+    let root_lowers = mounts::folders(lowers, &mut held)?;
     let mut env = environment(op, &user);
     let network = network(op.network, executor.request.network);
     let mut all_mounts = mounts::files_of_the_runtime(op, network)?;
@@ -98,16 +94,22 @@ pub(crate) fn run(
 }
 
 /// The layers of a root file system as folders, topmost first. Unpacked at the same time where they are not yet.
+///
+/// A layer that is there twice is given once, where it is topmost: it hides all that its other self could show, and
+/// an overlay refuses to have a folder twice (ELOOP).
 pub(crate) fn lowers(
     executor: &Executor<'_>,
     base: &Snapshot,
     work: &Work<'_>,
-) -> Result<Vec<PathBuf>, Error> {
+) -> Result<Vec<(Digest, PathBuf)>, Error> {
     let store = executor.space.store();
-    let missing: Vec<&Digest> = base
-        .layers
+    let mut layers: Vec<&Digest> = Vec::with_capacity(base.layers.len());
+    let mut seen = HashSet::with_capacity(base.layers.len());
+    layers.extend(base.layers.iter().rev().filter(|layer| seen.insert(*layer)));
+    let missing: Vec<&Digest> = layers
         .iter()
         .filter(|layer| store.layer_tree(layer).is_none())
+        .copied()
         .collect();
     let queue = Mutex::new(missing.iter());
     let unpack = || -> Result<(), Error> {
@@ -133,10 +135,9 @@ pub(crate) fn lowers(
             ended.fold(Ok(()), Result::and)
         })?;
     }
-    base.layers
-        .iter()
-        .rev()
-        .map(|layer| layer::tree(executor.space, layer))
+    layers
+        .into_iter()
+        .map(|layer| Ok((layer.clone(), layer::tree(executor.space, layer)?)))
         .collect()
 }
 
@@ -149,10 +150,10 @@ fn user(
     executor: &Executor<'_>,
     name: &str,
     base: &Snapshot,
-    lowers: &[PathBuf],
+    lowers: &[(Digest, PathBuf)],
 ) -> Result<UserIds, Error> {
     let name = if name.is_empty() { "0" } else { name };
-    let key = deciding_layers(base, lowers).map(|layers| (name.to_owned(), layers));
+    let key = deciding_layers(lowers).map(|layers| (name.to_owned(), layers));
     let known = |users: &KnownUsers, key| {
         let users = users.lock().expect("BUG: no holder of the users panics");
         users.get(key).cloned()
@@ -172,10 +173,10 @@ fn user(
     Ok(user)
 }
 
-/// Layers with an `etc`; `None` when some of it is a link, which may lead anywhere. `lowers` are their folders, topmost first.
-fn deciding_layers(base: &Snapshot, lowers: &[PathBuf]) -> Option<Vec<Digest>> {
+/// Layers with an `etc`, topmost first; `None` when some of it is a link, which may lead anywhere.
+fn deciding_layers(lowers: &[(Digest, PathBuf)]) -> Option<Vec<Digest>> {
     let mut layers = Vec::new();
-    for (layer, tree) in base.layers.iter().rev().zip(lowers) {
+    for (layer, tree) in lowers {
         let kind =
             |path: &str| std::fs::symlink_metadata(tree.join(path)).map(|meta| meta.file_type());
         if kind("etc").is_ok() {

@@ -92,12 +92,12 @@ impl Contents {
         (!entries.is_empty()).then(|| manifest::bytes_of(&entries))
     }
 
-    /// Writes a tar. `progress` gets bytes done and in all.
+    /// Writes a tar. `progress` gets bytes done and in all; its error stops the writing.
     pub(crate) fn write_tar(
         &self,
         store: &Store,
         out: &mut dyn Write,
-        progress: &dyn Fn(u64, u64),
+        progress: &dyn Fn(u64, u64) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let fail = |source| Error::Io {
             op: "write",
@@ -147,7 +147,7 @@ impl Contents {
         &self,
         store: &Store,
         dir: &Path,
-        progress: &dyn Fn(u64, u64),
+        progress: &dyn Fn(u64, u64) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -297,14 +297,14 @@ struct Counted<'a, R> {
     inner: R,
     done: &'a mut u64,
     total: u64,
-    progress: &'a dyn Fn(u64, u64),
+    progress: &'a dyn Fn(u64, u64) -> std::io::Result<()>,
 }
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(buffer)?;
         *self.done += read as u64;
-        (self.progress)(*self.done, self.total);
+        (self.progress)(*self.done, self.total)?;
         Ok(read)
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn save(
         let entry = add(space, &mut contents, &image, names, format)?;
         contents.entries.push(entry);
     }
-    contents.write_tar(space.store(), out, &|_, _| {})
+    contents.write_tar(space.store(), out, &|_, _| Ok(()))
 }
 
 /// Adds an image's blobs. Layers that the store keeps uncompressed are compressed, which changes their descriptors
