@@ -10,6 +10,7 @@ mod node;
 use crate::ast::{Directives, Heredoc, Lines, Span, Spanned};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::heredoc;
+use crate::keyword::Keyword;
 use crate::lines::{DirectiveLine, Item, LogicalLine, Reader};
 use crate::source::{Source, offset};
 
@@ -250,8 +251,25 @@ impl Builder<'_> {
                 }
             }
         }
+        if Keyword::parse(&node.keyword).is_none() {
+            self.skip_bodies(&line.joined.text);
+        }
         node.set_lines(lines);
         self.tree.nodes.push(node);
+    }
+
+    /// Passes over the heredocs of a misspelt instruction, so that their lines are not taken for instructions.
+    fn skip_bodies(&mut self, line: &str) {
+        if !line.contains("<<") {
+            return;
+        }
+        for mark in heredoc::marks(line).unwrap_or_default() {
+            let start = self.reader.position();
+            if !self.reader.body(&mark.name, mark.chomp).terminated {
+                self.reader.rewind(start);
+                return;
+            }
+        }
     }
 
     fn bodies(&mut self, node: &mut Node, marks: Vec<heredoc::Mark>, lines: &mut Lines) {

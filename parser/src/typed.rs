@@ -197,8 +197,15 @@ impl<'n> Reading<'n> {
 
     fn unknown<T>(&mut self) -> Option<T> {
         let name = &self.node.keyword;
-        let help = suggest::nearest_any_case(name, &Keyword::names())
-            .map(|near| format!("did you mean {near}?"));
+        let near = suggest::nearest_any_case(name, &Keyword::names());
+        let help = match near {
+            Some(near) => Some(format!("did you mean {near}?")),
+            None if name.starts_with(char::is_alphabetic) => None,
+            None => Some(
+                "if this belongs to the instruction above, the line before must end with the continuation character"
+                    .to_owned(),
+            ),
+        };
         self.fail_with_help(
             format!("unknown instruction: {name}"),
             self.node.keyword_span,

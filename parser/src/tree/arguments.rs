@@ -12,8 +12,13 @@ use pest::Parser;
 #[grammar = "logical.pest"]
 pub(crate) struct Grammar;
 
-/// What is wrong with arguments, and where.
-pub(crate) type Wrong = (String, Span);
+/// What is wrong with arguments, where, and what to do.
+#[derive(Debug)]
+pub(crate) struct Wrong {
+    pub(crate) message: String,
+    pub(crate) span: Span,
+    pub(crate) help: String,
+}
 
 /// The one error of the exec form: valid JSON that is no array of strings.
 const JSON_NOT_STRINGS: &str =
@@ -179,7 +184,11 @@ pub(crate) fn pairs(
             let word = crate::quote::quote(word);
             let message =
                 format!("Syntax error - can't find = in {word}. Must be of the form: name=value");
-            return Err((message, view.part(start, end).span()));
+            return Err(Wrong {
+                message,
+                span: view.part(start, end).span(),
+                help: "a value with blanks needs quotes: name=\"a b\"".to_owned(),
+            });
         };
         let equals = start + equals;
         out.push(view.part(start, equals).spanned());
@@ -195,7 +204,11 @@ fn legacy_pair(view: View<'_, '_>, command: &str) -> Result<Vec<Spanned<String>>
         .ok()
         .and_then(|mut pairs| pairs.next());
     let Some(pair) = pair else {
-        return Err((format!("{command} must have two arguments"), view.span()));
+        return Err(Wrong {
+            message: format!("{command} must have two arguments"),
+            span: view.span(),
+            help: format!("write {command} name=value"),
+        });
     };
     let mut out = Vec::with_capacity(3);
     for part in pair.into_inner() {
@@ -222,7 +235,12 @@ pub(crate) fn split_first_word<'j, 't>(view: View<'j, 't>) -> (View<'j, 't>, Vie
 
 /// The strings of a JSON array, `None` if the text is not JSON.
 pub(crate) fn json(view: View<'_, '_>) -> Result<Option<Vec<Spanned<String>>>, Wrong> {
-    let Some(found) = json_ranges(view.text()).map_err(|message| (message, view.span()))? else {
+    let Some(found) = json_ranges(view.text()).map_err(|message| Wrong {
+        message,
+        span: view.span(),
+        help: "put every element in double quotes".to_owned(),
+    })?
+    else {
         return Ok(None);
     };
     let strings = found.into_iter().map(|(start, end)| Spanned {

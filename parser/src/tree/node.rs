@@ -69,7 +69,10 @@ fn read_view(view: View<'_, '_>, escape: char, depth: usize) -> Result<Node, Dia
     }
     match fill(&mut node, keyword, rest, escape) {
         Ok(()) => Ok(node),
-        Err((message, span)) => Err(Diagnostic::error(message, span, Lines::default())),
+        Err(wrong) => {
+            let found = Diagnostic::error(wrong.message, wrong.span, Lines::default());
+            Err(found.with_help(wrong.help))
+        }
     }
 }
 
