@@ -20,6 +20,8 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (REMOVE, |request, _| run_json(request, remove_task)),
     (copy::COPY_TASK, |request, _| run_json(request, copy::copy_task)),
     (layer::tasks::EXTRACT, |request, _| run_json(request, layer::tasks::extract)),
+    (layer::tasks::CAPTURE, |request, _| run_json(request, layer::tasks::capture)),
+    (layer::tasks::SERIALISE, |request, _| run_json(request, layer::tasks::serialise)),
 ];
 
 const REMOVE: &str = "remove-trees";

@@ -267,7 +267,8 @@ impl Collector {
         let draft = Draft {
             what,
             implied: false,
-            mode: raw.mode,
+            // Linux has no modes of links; trees show this one.
+            mode: if raw.flag == b'2' { 0o777 } else { raw.mode },
             uid: raw.uid,
             gid: raw.gid,
             mtime: raw.mtime,

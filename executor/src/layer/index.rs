@@ -2,7 +2,7 @@
 //!
 //! On disk, all numbers little-endian:
 //! ```text
-//! magic "kiln-idx" | version u32 | flags u32 | entries u64 | tar bytes u64 | diff_id 32 | identity 32
+//! magic "kiln-idx" | version u32 | 0 u32 | entries u64 | tar bytes u64 | diff_id 32 | identity 32
 //! entries x 96-byte records, in canonical order of their paths
 //! heap: paths, link targets, xattrs
 //! BLAKE3 of everything before, 32
@@ -27,8 +27,6 @@ const HEADER: usize = 96;
 const RECORD: usize = 96;
 const CHECKSUM: usize = 32;
 
-/// Layer flag: the tar was written canonically, so that it can be made again from these entries and their content.
-const CANONICAL: u32 = 1;
 /// Record flag: the directory has no entry of its own in the tar, something below it has.
 const IMPLIED: u8 = 1;
 /// Record flag: the directory hides what the layers below hold in it.
@@ -301,11 +299,11 @@ impl IndexBuilder {
     }
 
     /// Ends the list: computes the identity and gives the whole index.
-    pub(crate) fn finish(self, diff_id: [u8; 32], tar_size: u64, canonical: bool) -> Index {
+    pub(crate) fn finish(self, diff_id: [u8; 32], tar_size: u64) -> Index {
         let mut bytes = Vec::with_capacity(HEADER + self.records.len() + self.heap.len() + CHECKSUM);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&(if canonical { CANONICAL } else { 0 }).to_le_bytes());
+        bytes.extend_from_slice(&0u32.to_le_bytes());
         bytes.extend_from_slice(&(self.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&tar_size.to_le_bytes());
         bytes.extend_from_slice(&diff_id);
@@ -387,21 +385,6 @@ impl Index {
     /// Content identity, hex.
     pub(crate) fn identity(&self) -> String {
         super::hash::hex(&self.bytes[64..96])
-    }
-
-    /// Bytes of the tar.
-    pub(crate) fn tar_size(&self) -> u64 {
-        u64_at(&self.bytes, 24)
-    }
-
-    /// Whether the tar can be written again from the entries.
-    pub(crate) fn is_canonical(&self) -> bool {
-        u32_at(&self.bytes, 12) & CANONICAL != 0
-    }
-
-    /// Entries.
-    pub(crate) fn len(&self) -> usize {
-        self.count
     }
 
     fn record(&self, at: usize) -> &[u8] {

@@ -2,18 +2,23 @@
 //!
 //! Several threads of one process take turns per layer; several processes each do the work and the store keeps one result.
 
-use super::decode::Source;
+use super::Compression;
+use super::decode::{Decoded, Source};
 use super::extract::ExtractOptions;
 use super::index::io_error;
-use super::tasks::{self, ExtractRequest};
+use super::compress::{BlockCompressor, encoder};
+use super::rewrite::rewrite;
+use super::tasks::{self, CaptureRequest, Captured, ExtractRequest, SerialiseRequest};
 use super::unpack::index_blob;
 use super::writer::Written;
 use crate::Error;
-use crate::snapshot::LayerFiles;
+use crate::snapshot::{LayerFiles, Snapshot};
 use crate::space::Space;
-use oci_spec::image::{Descriptor, Digest};
-use std::path::PathBuf;
-use store::{LayerBlob, LayerMeta, StagedLayer, Store};
+use oci_spec::image::{Descriptor, Digest, MediaType};
+use sha2::{Digest as _, Sha256};
+use std::io::{BufRead as _, Write};
+use std::path::{Path, PathBuf};
+use store::{LayerBlob, LayerMeta, Scratch, StagedLayer, Store};
 
 /// The encoder's name for blobs that came from elsewhere.
 pub(crate) const PULLED: &str = "pulled";
@@ -112,6 +117,210 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
         let index = store.layer_index(diff_id).is_none().then_some(request.index);
         store.put_layer(&meta_of(&written), StagedLayer { tar: None, tree: Some(dest), index })?;
         store.layer_tree(diff_id).ok_or_else(|| missing(diff_id))
+    })
+}
+
+/// See [`super::capture`].
+pub(crate) fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
+    let store = space.store();
+    let below = below.layers.iter().map(|layer| absolute_files(readable(space, layer)?));
+    let below = below.collect::<Result<Vec<_>, Error>>()?;
+    let scratch = store.scratch()?;
+    let folder = scratch.path().join("tree");
+    std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
+    let upper = std::path::absolute(upper).map_err(|e| io_error("find", upper, e))?;
+    let (dest, index) = (folder.join("root"), scratch.path().join("index"));
+    let request = CaptureRequest { upper, below, single_id: space.has_single_id()?, index, dest: dest.clone() };
+    let Captured { written, notes }: Captured = space.task(tasks::CAPTURE, &request)?;
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    // Early cutoff: the same content was a layer before, with other times at most.
+    if let Some(known) = store.layer_by_identity(&written.identity)?.filter(|known| *known != written.diff_id)
+        && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
+    {
+        space.remove_tree(&folder).map_err(|e| io_error("remove", &folder, e))?;
+        let size = store.layer(&known)?.and_then(|meta| meta.size).unwrap_or(written.size);
+        return Ok(Written { diff_id: known, size, identity: written.identity });
+    }
+    let staged = StagedLayer { tar: None, tree: Some(dest), index: Some(request.index) };
+    store.put_layer(&meta_of(&written), staged)?;
+    Ok(written)
+}
+
+/// See [`super::content`].
+pub(crate) fn content(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Error> {
+    let files = readable(space, diff_id)?;
+    if files.tar.is_some() || space.is_root() {
+        return Ok(files);
+    }
+    plain(space, diff_id)?;
+    readable(space, diff_id)
+}
+
+/// See [`super::blob`].
+pub(crate) fn blob(
+    space: &Space,
+    diff_id: &Digest,
+    compression: Compression,
+    force: bool,
+) -> Result<Descriptor, Error> {
+    let store = space.store();
+    let (Some(encoder), Some(media_type)) = (encoder(compression), media_type(compression)) else {
+        let size = plain(space, diff_id)?;
+        return Ok(Descriptor::new(MediaType::ImageLayer, size, diff_id.clone()));
+    };
+    let find = || -> Result<Option<Descriptor>, Error> {
+        let blobs = store.layer(diff_id)?.map(|meta| meta.blobs).unwrap_or_default();
+        let family = if matches!(compression, Compression::Gzip(_)) { "gzip" } else { "zstd" };
+        let fits = |blob: &LayerBlob| {
+            let pulled = blob.encoder == PULLED && blob.descriptor.media_type().to_string().ends_with(family);
+            (blob.encoder == encoder || (pulled && !force)) && store.blob_size(blob.descriptor.digest()).is_some()
+        };
+        let found = blobs.iter().filter(|blob| fits(blob)).map(|blob| &blob.descriptor).next_back();
+        Ok(found.map(|found| Descriptor::new(media_type.clone(), found.size(), found.digest().clone())))
+    };
+    if let Some(found) = find()? {
+        return Ok(found);
+    }
+    space.in_turn(format!("blob {diff_id} {encoder}"), || {
+        if let Some(found) = find()? {
+            return Ok(found);
+        }
+        let writer = compressed(space, diff_id, compression)?;
+        let (digest, size) = writer.commit(None)?;
+        let descriptor = Descriptor::new(media_type.clone(), size, digest);
+        let blobs = vec![LayerBlob { descriptor: descriptor.clone(), encoder: encoder.clone() }];
+        let meta = LayerMeta { diff_id: diff_id.clone(), identity: None, size: None, blobs };
+        store.put_layer(&meta, StagedLayer::default())?;
+        Ok(descriptor)
+    })
+}
+
+fn media_type(compression: Compression) -> Option<MediaType> {
+    match compression {
+        Compression::Uncompressed => None,
+        Compression::Gzip(_) => Some(MediaType::ImageLayerGzip),
+        Compression::Zstd(_) => Some(MediaType::ImageLayerZstd),
+    }
+}
+
+/// Compresses a layer's tar, wherever it can be had, into a new blob.
+fn compressed(space: &Space, diff_id: &Digest, compression: Compression) -> Result<store::BlobWriter, Error> {
+    let store = space.store();
+    let failed = |e| io_error("write the blob of layer", Path::new(diff_id.as_ref()), e);
+    let mut sink = BlockCompressor::new(store.blob_writer()?, compression, None).map_err(failed)?;
+    if let Some(source) = source(store, diff_id)? {
+        copy_tar(&source, space, &mut sink, &failed)?;
+    } else if space.is_root() {
+        let files = files(store, diff_id).ok_or_else(|| missing(diff_id))?;
+        let (written, _) = rewrite(&files, None, &mut sink)?;
+        same_again(diff_id, &written)?;
+    } else {
+        let (_scratch, tar, _) = serialised(space, diff_id, None)?;
+        let source = Source { path: tar, digest: None, diff_id: diff_id.clone() };
+        copy_tar(&source, space, &mut sink, &failed)?;
+    }
+    sink.finish().map_err(failed)
+}
+
+fn copy_tar(
+    source: &Source,
+    space: &Space,
+    sink: &mut impl Write,
+    failed: &dyn Fn(std::io::Error) -> Error,
+) -> Result<(), Error> {
+    let mut tar = Decoded::open(source, space.limits().tar, None)?;
+    loop {
+        let read = match tar.fill_buf() {
+            Ok([]) => break,
+            Ok(bytes) => {
+                sink.write_all(bytes).map_err(failed)?;
+                bytes.len()
+            }
+            Err(error) => return Err(in_store(tar.error(error), source)),
+        };
+        tar.consume(read);
+    }
+    tar.finish().map(drop).map_err(|e| in_store(e, source))
+}
+
+fn same_again(diff_id: &Digest, written: &Written) -> Result<(), Error> {
+    if written.diff_id == *diff_id {
+        return Ok(());
+    }
+    let reason = format!("its unpacked tree has changed in the store: it gives {} now", written.diff_id);
+    Err(Error::Layer { layer: diff_id.to_string(), reason })
+}
+
+/// Makes sure that the plain tar is in the store; its size.
+fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
+    let store = space.store();
+    if let Some(size) = store.blob_size(diff_id) {
+        return Ok(size);
+    }
+    space.in_turn(format!("plain {diff_id}"), || {
+        if let Some(size) = store.blob_size(diff_id) {
+            return Ok(size);
+        }
+        let (scratch, tar, written) = match source(store, diff_id)? {
+            Some(source) => {
+                let scratch = store.scratch()?;
+                let (tar, index) = (scratch.path().join("tar"), scratch.path().join("index"));
+                let written = index_blob(&source, &space.limits(), Some(&tar), &index);
+                (scratch, tar, written.map_err(|e| in_store(e, &source))?)
+            }
+            None => serialised(space, diff_id, None)?,
+        };
+        same_again(diff_id, &written)?;
+        let index = store.layer_index(diff_id).is_none().then(|| scratch.path().join("index"));
+        store.put_layer(&meta_of(&written), StagedLayer { tar: Some(tar), tree: None, index })?;
+        store.blob_size(diff_id).ok_or_else(|| missing(diff_id))
+    })
+}
+
+/// Writes an unpacked layer's tar (and index) to a scratch folder.
+fn serialised(space: &Space, diff_id: &Digest, epoch: Option<i64>) -> Result<(Scratch, PathBuf, Written), Error> {
+    let scratch = space.store().scratch()?;
+    let (tar, index) = (scratch.path().join("tar"), scratch.path().join("index"));
+    let files = absolute_files(readable(space, diff_id)?)?;
+    let from_tree = files.tar.is_none();
+    let request = SerialiseRequest { files, epoch, tar: tar.clone(), index };
+    let written = if from_tree { space.task(tasks::SERIALISE, &request)? } else { tasks::serialise(request)? };
+    Ok((scratch, tar, written))
+}
+
+/// See [`super::clamp_times`].
+pub(crate) fn clamp_times(space: &Space, diff_id: &Digest, epoch: i64) -> Result<Digest, Error> {
+    let store = space.store();
+    let key: [u8; 32] = Sha256::digest(format!("kiln clamped times 1\n{diff_id}\n{epoch}\n")).into();
+    if let Some(known) = store.record(&key)?.and_then(|known| Digest::try_from(String::from_utf8(known).ok()?).ok())
+        && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
+    {
+        return Ok(known);
+    }
+    let files = readable(space, diff_id)?;
+    let index = super::index::Index::load(&files.index)?;
+    let changes = index.nodes().any(|node| node.mtime > epoch);
+    let clamped = if changes {
+        let (scratch, tar, written) = serialised(space, diff_id, Some(epoch))?;
+        let index = Some(scratch.path().join("index"));
+        store.put_layer(&meta_of(&written), StagedLayer { tar: Some(tar), tree: None, index })?;
+        written.diff_id
+    } else {
+        diff_id.clone()
+    };
+    store.put_record(&key, clamped.as_ref().as_bytes(), &[diff_id.clone(), clamped.clone()])?;
+    Ok(clamped)
+}
+
+fn absolute_files(files: LayerFiles) -> Result<LayerFiles, Error> {
+    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|e| io_error("find", &path, e));
+    Ok(LayerFiles {
+        diff_id: files.diff_id,
+        index: absolute(files.index)?,
+        tree: files.tree.map(absolute).transpose()?,
+        tar: files.tar.map(absolute).transpose()?,
     })
 }
 

@@ -1,6 +1,8 @@
 //! Layers: canonical tar writing, indexes, capture of a RUN's upper directory, extraction, compression.
 
+mod capture;
 mod collect;
+mod compress;
 mod decode;
 mod extract;
 mod hash;
@@ -8,15 +10,18 @@ mod header;
 pub(crate) mod index;
 mod materialise;
 pub(crate) mod order;
+mod rewrite;
 pub(crate) mod tar_reader;
 pub(crate) mod tasks;
 mod unpack;
 mod writer;
 
 pub use collect::Limits;
+pub use compress::BlockCompressor;
 pub use decode::Source;
 pub use extract::ExtractOptions;
 pub(crate) use extract::open_beneath;
+pub(crate) use hash::digest_of;
 pub use order::{compare, sort};
 pub use unpack::{extract_blob, index_blob};
 pub use writer::{LayerWriter, Written};
@@ -40,11 +45,12 @@ pub enum Compression {
 
 /// Turns a captured upper directory into a layer of the store: the tree is renamed in place, the tar only hashed.
 /// `below` is the root file system it lay over (opaque directories become explicit whiteouts of what it holds).
+/// When the store knows a layer of the same identity, that one is the result and the directory is removed.
 ///
 /// # Errors
 /// Names that no layer can hold; I/O.
-pub fn capture(_space: &Space, _upper: &Path, _below: &Snapshot) -> Result<Written, Error> {
-    todo!()
+pub fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
+    materialise::capture(space, upper, below)
 }
 
 /// Registers a compressed or plain layer blob that is already in the store (pulled or copied in): links diff_id to it without unpacking.
@@ -63,6 +69,15 @@ pub fn readable(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Error> {
     materialise::readable(space, diff_id)
 }
 
+/// As [`readable`], and every file's content can be read by this very process: where an unpacked tree holds files of
+/// other ids, the layer's tar is written out.
+///
+/// # Errors
+/// Corrupt or hostile layers.
+pub fn content(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Error> {
+    materialise::content(space, diff_id)
+}
+
 /// Makes sure that the layer is unpacked as an overlay lower; returns the folder.
 ///
 /// # Errors
@@ -76,14 +91,14 @@ pub fn tree(space: &Space, diff_id: &Digest) -> Result<std::path::PathBuf, Error
 ///
 /// # Errors
 /// I/O, corrupt blobs.
-pub fn blob(_space: &Space, _diff_id: &Digest, _compression: Compression, _force: bool) -> Result<Descriptor, Error> {
-    todo!()
+pub fn blob(space: &Space, diff_id: &Digest, compression: Compression, force: bool) -> Result<Descriptor, Error> {
+    materialise::blob(space, diff_id, compression, force)
 }
 
 /// The layer with every mtime above `epoch` (seconds) set to it, as another layer of the store (remembered). The same diff_id when nothing changes.
 ///
 /// # Errors
 /// I/O.
-pub fn clamp_times(_space: &Space, _diff_id: &Digest, _epoch: i64) -> Result<Digest, Error> {
-    todo!()
+pub fn clamp_times(space: &Space, diff_id: &Digest, epoch: i64) -> Result<Digest, Error> {
+    materialise::clamp_times(space, diff_id, epoch)
 }

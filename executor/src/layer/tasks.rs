@@ -1,9 +1,11 @@
 //! The pieces of layer work that touch files of container ids: requests, and what is done for them. They run in this
 //! process for root, inside the user namespace otherwise (see [`crate::space`]).
 
+pub(crate) use super::capture::{CaptureRequest, Captured, capture};
 use super::collect::Limits;
 use super::decode::Source;
 use super::extract::ExtractOptions;
+pub(crate) use super::rewrite::{SerialiseRequest, serialise};
 use super::unpack::extract_blob;
 use super::writer::Written;
 use crate::Error;
@@ -12,6 +14,11 @@ use std::path::PathBuf;
 
 /// Unpacks a blob.
 pub(crate) const EXTRACT: &str = "extract-layer";
+
+/// Makes a layer of an upper directory.
+pub(crate) const CAPTURE: &str = "capture-layer";
+/// Writes the tar of an unpacked layer.
+pub(crate) const SERIALISE: &str = "serialise-layer";
 
 /// Request of [`EXTRACT`].
 #[derive(Debug, Serialize, Deserialize)]

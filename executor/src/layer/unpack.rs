@@ -57,7 +57,7 @@ fn run(
     if let Some(extractor) = extractor {
         extractor.finish()?;
     }
-    let built = collector.finish().finish(found.diff_id, found.size, false);
+    let built = collector.finish().finish(found.diff_id, found.size);
     built.save(index)?;
     Ok(Written { diff_id: digest_of(&found.diff_id), size: found.size, identity: built.identity() })
 }

@@ -246,7 +246,7 @@ impl<W: Write> LayerWriter<W> {
         write_out(&mut self.out, self.chunk.filled())?;
         self.out.flush().map_err(write_error)?;
         let diff_id = self.hasher.finish(self.chunk.filled());
-        let index = self.index.finish(diff_id, self.size, true);
+        let index = self.index.finish(diff_id, self.size);
         check_links(&index)?;
         let written = Written { diff_id: digest_of(&diff_id), size: self.size, identity: index.identity() };
         Ok((written, index))

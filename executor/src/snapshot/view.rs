@@ -6,7 +6,7 @@
 use super::LayerFiles;
 use crate::Error;
 use crate::layer::index::{Index, What, io_error};
-use crate::layer::open_beneath;
+use crate::layer::{digest_of, open_beneath};
 use crate::layer::order::{join, show};
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use rustix::fd::{AsFd as _, OwnedFd};
@@ -56,6 +56,10 @@ impl View {
     pub fn load(layers: &[LayerFiles]) -> Result<Self, Error> {
         let load = |files: &LayerFiles| {
             let index = Index::load(&files.index)?;
+            if digest_of(&index.diff_id()) != files.diff_id {
+                let reason = format!("{} is the index of another layer", files.index.display());
+                return Err(Error::Layer { layer: files.diff_id.to_string(), reason });
+            }
             Ok(Layer { files: files.clone(), index, tar: OnceLock::new(), tree: OnceLock::new() })
         };
         Ok(Self { layers: layers.iter().rev().map(load).collect::<Result<_, Error>>()? })

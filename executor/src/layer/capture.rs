@@ -1,0 +1,360 @@
+//! Turns the upper directory of an overlay (mounted with `userxattr`) into layer entries.
+//!
+//! The tar is hashed, not kept: the directory itself becomes the layer's tree. For that its overlay xattrs are
+//! removed, except `user.overlay.opaque` on directories, which means the same in a lower: `origin`, `impure` and the like
+//! only speak to the mount that made them, and what a container set itself (the kernel stores it as
+//! `user.overlay.overlay.*`) is in no layer. Whiteout devices stay as they are.
+//!
+//! A whiteout is recorded only for what the layers below hold, an opaque directory as whiteouts of what they hold in it and
+//! the upper lacks. In a namespace with a single id everything belongs to it; what exists below keeps the owner
+//! it has there, the rest is root's.
+
+use super::collect::keeps_xattr;
+use super::index::io_error;
+use super::order::{join, show};
+use super::writer::{LayerWriter, Written};
+use crate::Error;
+use crate::snapshot::{LayerFiles, View};
+use crate::tree::{Entry, FileTree as _, Kind};
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Sink};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+
+/// Request of the task.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CaptureRequest {
+    /// The upper directory.
+    pub(crate) upper: PathBuf,
+    /// What it lay over, base first.
+    pub(crate) below: Vec<LayerFiles>,
+    /// The namespace has a single id.
+    pub(crate) single_id: bool,
+    /// Index file to be made.
+    pub(crate) index: PathBuf,
+    /// Where the upper directory is moved to in the end.
+    pub(crate) dest: PathBuf,
+}
+
+/// Answer of the task.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Captured {
+    /// The layer.
+    pub(crate) written: Written,
+    /// What was left out.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The task.
+pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
+    let CaptureRequest { upper, below, single_id, index, dest } = request;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rfs::open(&upper, flags, Mode::empty()).map_err(|e| io_error("open", &upper, e.into()))?;
+    let mut walk = Walk {
+        writer: LayerWriter::new(io::sink()),
+        below: View::load(&below)?,
+        links: HashMap::new(),
+        single_id,
+        notes: Vec::new(),
+        upper: upper.clone(),
+    };
+    walk.root(&root)?;
+    let written = walk.writer.finish(&index)?;
+    std::fs::rename(&upper, &dest).map_err(|e| io_error("move", &upper, e))?;
+    Ok(Captured { written, notes: walk.notes })
+}
+
+struct Walk {
+    writer: LayerWriter<Sink>,
+    below: View,
+    /// First path of each file with several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+    single_id: bool,
+    notes: Vec<String>,
+    upper: PathBuf,
+}
+
+/// How a directory of the upper stands to the layers below.
+#[derive(Clone, Copy)]
+struct Over {
+    /// They have it as a directory.
+    directory: bool,
+    /// What they hold in it is hidden.
+    hidden: bool,
+}
+
+/// The xattrs of a file or directory that matter.
+#[derive(Default)]
+struct Xattrs {
+    kept: Vec<(Vec<u8>, Vec<u8>)>,
+    opaque: bool,
+}
+
+impl Walk {
+    fn error(&self, op: &'static str, path: &[u8], errno: Errno) -> Error {
+        io_error(op, &self.upper.join(OsStr::from_bytes(path)), errno.into())
+    }
+
+    fn root(&mut self, root: &OwnedFd) -> Result<(), Error> {
+        let stat = rfs::fstat(root).map_err(|e| self.error("inspect", b"", e))?;
+        let xattrs = self.xattrs(root.as_fd(), b"", true)?;
+        let entry = self.described(&stat, b"", Kind::Directory, xattrs.kept, true)?;
+        let known = self.below.entry(b"")?;
+        // The folder was made with usual attributes; only a change that the command made says something.
+        let usual = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0) && entry.xattrs.is_empty();
+        let same = known.is_some_and(|known| {
+            (known.mode, known.uid, known.gid, known.xattrs) == (entry.mode, entry.uid, entry.gid, entry.xattrs.clone())
+        });
+        if !usual && !same {
+            self.writer.entry(&entry, None)?;
+        }
+        self.directory(root, b"", Over { directory: true, hidden: xattrs.opaque })
+    }
+
+    fn directory(&mut self, dir: &OwnedFd, path: &[u8], over: Over) -> Result<(), Error> {
+        // Names here, and, where they are hidden, names below.
+        let mut names: BTreeMap<Vec<u8>, Option<FileType>> = BTreeMap::new();
+        if over.hidden && over.directory {
+            names.extend(self.below.list(path)?.into_iter().map(|name| (name, None)));
+        }
+        let items = rfs::Dir::read_from(dir).map_err(|e| self.error("list", path, e))?;
+        for item in items {
+            let item = item.map_err(|e| self.error("list", path, e))?;
+            let name = item.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.insert(name.to_vec(), Some(item.file_type()));
+            }
+        }
+        for (name, kind) in names {
+            let path = join(path, &name);
+            match kind {
+                None => self.writer.whiteout(&path)?,
+                Some(kind) => self.item(dir.as_fd(), &name, &path, kind, over)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn item(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        kind: FileType,
+        over: Over,
+    ) -> Result<(), Error> {
+        let os_name = OsStr::from_bytes(name);
+        if matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return self.opened(dir, os_name, path, kind, over);
+        }
+        let stat = rfs::statat(dir, os_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.error("inspect", path, e))?;
+        let device = (rfs::major(stat.st_rdev), rfs::minor(stat.st_rdev));
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::CharacterDevice if device == (0, 0) => {
+                let known = over.directory && self.below.entry(path)?.is_some();
+                return if known { self.writer.whiteout(path) } else { Ok(()) };
+            }
+            FileType::CharacterDevice => Kind::Char { major: device.0, minor: device.1 },
+            FileType::BlockDevice => Kind::Block { major: device.0, minor: device.1 },
+            FileType::Fifo => Kind::Fifo,
+            FileType::Symlink => {
+                let target = rfs::readlinkat(dir, os_name, Vec::new()).map_err(|e| self.error("read", path, e))?;
+                Kind::Symlink { target: target.into_bytes() }
+            }
+            FileType::Socket => {
+                self.notes.push(format!("socket {} is not kept in the layer", show(path)));
+                let hides = over.directory && self.below.entry(path)?.is_some();
+                return if hides { self.writer.whiteout(path) } else { Ok(()) };
+            }
+            // The directory listing did not tell.
+            kind => return self.opened(dir, os_name, path, kind, over),
+        };
+        let kind = self.first_or_link(&stat, path, kind);
+        let entry = self.described(&stat, path, kind, Vec::new(), over.directory)?;
+        self.writer.entry(&entry, None)
+    }
+
+    /// Regular files and directories.
+    fn opened(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &[u8],
+        kind: FileType,
+        over: Over,
+    ) -> Result<(), Error> {
+        let is_dir = kind == FileType::Directory;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let flags = if is_dir { flags | OFlags::DIRECTORY } else { flags };
+        let fd = rfs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.error("open", path, e))?;
+        let stat = rfs::fstat(&fd).map_err(|e| self.error("inspect", path, e))?;
+        let xattrs = self.xattrs(fd.as_fd(), path, is_dir)?;
+        if is_dir {
+            let entry = self.described(&stat, path, Kind::Directory, xattrs.kept, over.directory)?;
+            self.writer.entry(&entry, None)?;
+            let known = if over.directory { self.below.entry(path)? } else { None };
+            let directory = known.is_some_and(|known| known.kind == Kind::Directory);
+            return self.directory(&fd, path, Over { directory, hidden: over.hidden || xattrs.opaque });
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
+        let is_file = matches!(kind, Kind::File { .. });
+        let entry = self.described(&stat, path, kind, xattrs.kept, over.directory)?;
+        if !is_file {
+            return self.writer.entry(&entry, None);
+        }
+        let mut file = File::from(fd);
+        // Fewer blocks than bytes: there are holes, which need no reading.
+        if u64::try_from(stat.st_blocks).unwrap_or_default() * 512 < size {
+            return self.writer.entry(&entry, Some(&mut Sparse { file, at: 0, size, data: 0..0 }));
+        }
+        self.writer.entry(&entry, Some(&mut file))
+    }
+
+    /// The kind itself for the first path of a file, a hard link for its further ones.
+    fn first_or_link(&mut self, stat: &Stat, path: &[u8], kind: Kind) -> Kind {
+        if stat.st_nlink < 2 {
+            return kind;
+        }
+        match self.links.get(&(stat.st_dev, stat.st_ino)) {
+            Some(first) => Kind::Hardlink { target: first.clone() },
+            None => {
+                self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
+                kind
+            }
+        }
+    }
+
+    fn described(
+        &self,
+        stat: &Stat,
+        path: &[u8],
+        kind: Kind,
+        xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+        below: bool,
+    ) -> Result<Entry, Error> {
+        let (mut uid, mut gid) = (stat.st_uid, stat.st_gid);
+        if self.single_id
+            && below
+            && let Some(known) = self.below.entry(path)?
+        {
+            (uid, gid) = (known.uid, known.gid);
+        }
+        Ok(Entry { path: path.to_vec(), kind, mode: stat.st_mode & 0o7777, uid, gid, mtime: stat.st_mtime, xattrs })
+    }
+
+    /// Reads xattrs; removes those of overlayfs that have no meaning in a lower.
+    fn xattrs(&self, fd: BorrowedFd<'_>, path: &[u8], is_dir: bool) -> Result<Xattrs, Error> {
+        let mut found = Xattrs::default();
+        for name in list_xattrs(fd).map_err(|e| self.error("read the extended attributes of", path, e))? {
+            let os_name = OsStr::from_bytes(&name);
+            if name.starts_with(b"user.overlay.") {
+                let opaque = is_dir && name == b"user.overlay.opaque" && read_xattr(fd, os_name).as_deref() == Ok(b"y");
+                found.opaque |= opaque;
+                if !opaque {
+                    let removed = rfs::fremovexattr(fd, os_name);
+                    removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
+                }
+            } else if name == b"trusted.overlay.opaque" {
+                // An overlay mounted without `userxattr`.
+                found.opaque |= is_dir && read_xattr(fd, os_name).as_deref() == Ok(b"y");
+            } else if keeps_xattr(&name) {
+                let value = read_xattr(fd, os_name);
+                let value = value.map_err(|e| self.error("read the extended attributes of", path, e))?;
+                found.kept.push((name, value));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut buffer = [0u8; 1024];
+    let mut large;
+    let list: &[u8] = match rfs::flistxattr(fd, &mut buffer) {
+        Ok(length) => &buffer[..length],
+        Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        Err(Errno::RANGE) => {
+            // The kernel's bound on the whole list.
+            large = vec![0u8; 65536];
+            let length = rfs::flistxattr(fd, large.as_mut_slice())?;
+            large.truncate(length);
+            &large
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(list.split(|&b| b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn read_xattr(fd: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Vec<u8>> {
+    let mut buffer = [0u8; 256];
+    match rfs::fgetxattr(fd, name, &mut buffer) {
+        Ok(length) => Ok(buffer[..length].to_vec()),
+        Err(Errno::RANGE) => {
+            let mut large = vec![0u8; 65536];
+            let length = rfs::fgetxattr(fd, name, large.as_mut_slice())?;
+            large.truncate(length);
+            Ok(large)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads a file with holes; zeros come without asking the file system.
+struct Sparse {
+    file: File,
+    at: u64,
+    size: u64,
+    /// The stretch of data at or after `at`.
+    data: std::ops::Range<u64>,
+}
+
+impl Sparse {
+    /// Finds the next stretch of data.
+    fn seek(&mut self) -> io::Result<()> {
+        let start = match rfs::seek(&self.file, SeekFrom::Data(self.at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => self.size,
+            // Without the means everything is data.
+            Err(Errno::INVAL) => self.at,
+            Err(error) => return Err(error.into()),
+        };
+        let end = if start >= self.size {
+            self.size
+        } else {
+            rfs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.size)
+        };
+        self.data = start..end.max(start);
+        Ok(())
+    }
+}
+
+impl Read for Sparse {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.size {
+            // Whether it has grown is the writer's question.
+            return self.file.read_at(out, self.at);
+        }
+        if self.at >= self.data.end {
+            self.seek()?;
+        }
+        let room = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).min(out.len());
+        let got = if self.at < self.data.start {
+            let zeros = room(self.data.start.min(self.size) - self.at);
+            out[..zeros].fill(0);
+            zeros
+        } else {
+            let wanted = room(self.data.end.min(self.size) - self.at);
+            self.file.read_at(&mut out[..wanted], self.at)?
+        };
+        self.at += got as u64;
+        Ok(got)
+    }
+}
