@@ -130,6 +130,8 @@ fn dump(case: &Value) -> Result<(), String> {
 }
 
 /// Values, flags, arguments, original text, lines and comments of every node, and the escape character and warnings.
+///
+/// All from the recorded answers; a case's own `lines` are not used, since one of them differs from the recording.
 fn nodes(case: &Value) -> Result<(), String> {
     let oracle = &case["expected"]["oracle"];
     let found = tree::parse(text(case));

@@ -32,10 +32,10 @@ const TABLES: [(&str, Check); 18] = [
         |table, result| marks(table, result, "error"),
     ),
     ("TestParseHeredocHelpers:notHeredocs", |table, result| {
-        marks(table, result, "none")
+        marks(table, result, "none");
     }),
     ("TestParseHeredocHelpers:validHeredocs", |table, result| {
-        marks(table, result, "EOF")
+        marks(table, result, "EOF");
     }),
     ("TestParseWords:", words),
 ];
