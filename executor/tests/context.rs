@@ -28,13 +28,25 @@ fn everything(context: &Context) -> Vec<String> {
 fn ignored_files_are_not_there() {
     let tree = "f a.txt 644 a\nf b.md 644 b\nf d/c.md 644 c\nf d/keep/d.txt 644 d\nf d/keep/e.md 644 e\nf empty/x.log 644 x\nf n/m/o/p 644 p";
     let cases = [
-        ("", "a.txt b.md d d/c.md d/keep d/keep/d.txt d/keep/e.md empty empty/x.log n n/m n/m/o n/m/o/p"),
-        ("*.md", "a.txt d d/c.md d/keep d/keep/d.txt d/keep/e.md empty empty/x.log n n/m n/m/o n/m/o/p"),
-        ("**/*.md\nn", "a.txt d d/keep d/keep/d.txt empty empty/x.log"),
+        (
+            "",
+            "a.txt b.md d d/c.md d/keep d/keep/d.txt d/keep/e.md empty empty/x.log n n/m n/m/o n/m/o/p",
+        ),
+        (
+            "*.md",
+            "a.txt d d/c.md d/keep d/keep/d.txt d/keep/e.md empty empty/x.log n n/m n/m/o n/m/o/p",
+        ),
+        (
+            "**/*.md\nn",
+            "a.txt d d/keep d/keep/d.txt empty empty/x.log",
+        ),
         ("*\n!d/keep", "d d/keep d/keep/d.txt d/keep/e.md"),
         ("*\n!**/*.md", "b.md d d/c.md d/keep d/keep/e.md"),
         ("**\n!n/m/o", "n n/m n/m/o n/m/o/p"),
-        ("d\n!d/keep/d.txt\nempty/*", "a.txt b.md d d/keep d/keep/d.txt empty n n/m n/m/o n/m/o/p"),
+        (
+            "d\n!d/keep/d.txt\nempty/*",
+            "a.txt b.md d d/keep d/keep/d.txt empty n n/m n/m/o n/m/o/p",
+        ),
         ("*\n!d\nd/keep", "d d/c.md"),
         ("\u{feff}# all\n  *  \n!/a.txt", "a.txt"),
     ];
@@ -43,7 +55,11 @@ fn ignored_files_are_not_there() {
         let context = bench.context("c", tree, rules);
         assert_eq!(everything(&context).join(" "), names, "{rules:?}");
         for path in ["d", "d/keep", "n/m", "empty", "b.md"] {
-            assert_eq!(context.entry(path.as_bytes()).unwrap().is_some(), names.split(' ').any(|name| name == path), "{rules:?} {path}");
+            assert_eq!(
+                context.entry(path.as_bytes()).unwrap().is_some(),
+                names.split(' ').any(|name| name == path),
+                "{rules:?} {path}"
+            );
         }
     }
 }
@@ -53,9 +69,17 @@ fn owners_are_root_and_modes_stay() {
     let bench = Bench::new();
     let context = bench.context("c", "f s 4750 x\nd t 1777\nl l nowhere", "");
     let entry = |path: &[u8]| context.entry(path).unwrap().unwrap();
-    assert_eq!((entry(b"s").mode, entry(b"s").uid, entry(b"s").gid), (0o4750, 0, 0));
+    assert_eq!(
+        (entry(b"s").mode, entry(b"s").uid, entry(b"s").gid),
+        (0o4750, 0, 0)
+    );
     assert_eq!(entry(b"t").mode, 0o1777);
-    assert_eq!(entry(b"l").kind, Kind::Symlink { target: b"nowhere".to_vec() });
+    assert_eq!(
+        entry(b"l").kind,
+        Kind::Symlink {
+            target: b"nowhere".to_vec()
+        }
+    );
     assert!(context.entry(b"none").unwrap().is_none());
     assert!(context.entry(b"s/below").unwrap().is_none());
 }
@@ -77,9 +101,19 @@ fn the_digest_is_of_what_is_read() {
     let dir = bench.folder("c", "f a/x 644 1\nf a/y 644 2\nf b 644 3\nl a/l x");
     let digest = |source: &str| source_digest(&op(source, "/"), &bench.open(&dir, "")).unwrap();
     let (first, read) = digest("a");
-    let names: Vec<String> = read.iter().map(|entry| format!("{} {:o} {:.8}", entry.path, entry.mode, entry.content)).collect();
+    let names: Vec<String> = read
+        .iter()
+        .map(|entry| format!("{} {:o} {:.8}", entry.path, entry.mode, entry.content))
+        .collect();
     let hash = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..8].to_owned();
-    assert_eq!(names, [format!("a/l 120777 x"), format!("a/x 100644 {}", hash("1")), format!("a/y 100644 {}", hash("2"))]);
+    assert_eq!(
+        names,
+        [
+            format!("a/l 120777 x"),
+            format!("a/x 100644 {}", hash("1")),
+            format!("a/y 100644 {}", hash("2"))
+        ]
+    );
     std::fs::write(dir.join("b"), "other").unwrap();
     support::set_time(&dir.join("a/x"), 5);
     assert_eq!(digest("a").0, first, "neither other files nor times matter");
@@ -105,12 +139,26 @@ fn the_stat_cache_is_used_and_never_wrong() {
     wait();
     let first = digest();
     assert_eq!(digest(), first);
-    assert_eq!(bench.space.store().stat_cache(&dir.canonicalize().unwrap()).unwrap().loaded(), 2);
+    assert_eq!(
+        bench
+            .space
+            .store()
+            .stat_cache(&dir.canonicalize().unwrap())
+            .unwrap()
+            .loaded(),
+        2
+    );
     for round in 0..20 {
         // Same size, same mtime: only the ctime tells.
         std::fs::write(dir.join("x"), format!("{round:03}")).unwrap();
         support::set_time(&dir.join("x"), 1_000_000_000);
-        assert_eq!(source_digest(&op("x", "/"), &bench.open(&dir, "")).unwrap().1[0].content, blake3::hash(format!("{round:03}").as_bytes()).to_string());
+        assert_eq!(
+            source_digest(&op("x", "/"), &bench.open(&dir, ""))
+                .unwrap()
+                .1[0]
+                .content,
+            blake3::hash(format!("{round:03}").as_bytes()).to_string()
+        );
     }
 }
 
@@ -118,7 +166,14 @@ fn the_stat_cache_is_used_and_never_wrong() {
 fn extended_attributes_are_kept_with_the_cache() {
     let bench = Bench::new();
     let dir = bench.folder("c", "f x 644 one");
-    if rustix::fs::setxattr(dir.join("x"), "user.note", b"hello", rustix::fs::XattrFlags::empty()).is_err() {
+    if rustix::fs::setxattr(
+        dir.join("x"),
+        "user.note",
+        b"hello",
+        rustix::fs::XattrFlags::empty(),
+    )
+    .is_err()
+    {
         eprintln!("SKIPPED: no user attributes on this file system");
         return;
     }
@@ -138,16 +193,29 @@ fn many_files_are_read_by_several_threads_in_order() {
     let mut lines = String::new();
     for directory in 0..60 {
         for file in 0..20 {
-            lines.push_str(&format!("f d{directory:02}/e/f{file:02} 644 {directory}-{file}\n"));
+            lines.push_str(&format!(
+                "f d{directory:02}/e/f{file:02} 644 {directory}-{file}\n"
+            ));
         }
     }
     let context = bench.context("c", &lines, "d07\n**/f13\n!d09/e/f13");
     let (_, read) = source_digest(&op(".", "/"), &context).unwrap();
-    let files: Vec<_> = read.iter().filter(|entry| !entry.content.is_empty()).collect();
+    let files: Vec<_> = read
+        .iter()
+        .filter(|entry| !entry.content.is_empty())
+        .collect();
     assert_eq!(files.len(), 59 * 19 + 1);
     for entry in files {
-        let (directory, file) = (entry.path[1..3].parse::<u32>().unwrap(), entry.path[7..].parse::<u32>().unwrap());
-        assert_eq!(entry.content, blake3::hash(format!("{directory}-{file}").as_bytes()).to_string(), "{}", entry.path);
+        let (directory, file) = (
+            entry.path[1..3].parse::<u32>().unwrap(),
+            entry.path[7..].parse::<u32>().unwrap(),
+        );
+        assert_eq!(
+            entry.content,
+            blake3::hash(format!("{directory}-{file}").as_bytes()).to_string(),
+            "{}",
+            entry.path
+        );
     }
 }
 
@@ -169,7 +237,12 @@ fn unreadable_files_matter_only_when_they_are_needed() {
     let context = bench.context("c", "f secret 000 x\nf open 644 y", "");
     source_digest(&op("open", "/"), &context).unwrap();
     let error = message(&source_digest(&op(".", "/"), &context).unwrap_err());
-    assert!(error.contains("could not read") && error.contains("/secret") && error.contains("ermission denied"), "{error}");
+    assert!(
+        error.contains("could not read")
+            && error.contains("/secret")
+            && error.contains("ermission denied"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -179,11 +252,25 @@ fn a_file_that_changes_is_an_error() {
     let context = bench.open(&dir, "");
     source_digest(&op(".", "/"), &context).unwrap();
     std::fs::write(dir.join("x"), "longer than before").unwrap();
-    let error = message(&bench.run(&op(".", "/"), &bench.base(""), &context).unwrap_err());
-    assert!(error.contains("/x") && error.contains("changed while it was being read"), "{error}");
+    let error = message(
+        &bench
+            .run(&op(".", "/"), &bench.base(""), &context)
+            .unwrap_err(),
+    );
+    assert!(
+        error.contains("/x") && error.contains("changed while it was being read"),
+        "{error}"
+    );
     std::fs::remove_file(dir.join("y")).unwrap();
-    let error = message(&bench.run(&op("y", "/"), &bench.base(""), &context).unwrap_err());
-    assert!(error.contains("/y") && error.contains("changed while it was being read"), "{error}");
+    let error = message(
+        &bench
+            .run(&op("y", "/"), &bench.base(""), &context)
+            .unwrap_err(),
+    );
+    assert!(
+        error.contains("/y") && error.contains("changed while it was being read"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -214,7 +301,10 @@ fn a_replaced_directory_never_leads_outside() {
                     Ok(None) => {}
                     Err(error) => {
                         let error = message(&error);
-                        assert!(error.contains("not found") || error.contains("could not"), "{error}");
+                        assert!(
+                            error.contains("not found") || error.contains("could not"),
+                            "{error}"
+                        );
                         refused += 1;
                     }
                 }
@@ -229,13 +319,19 @@ fn a_replaced_directory_never_leads_outside() {
 fn links_to_outside_stay_inside() {
     let bench = Bench::new();
     bench.folder("outside", "f f 644 secret");
-    let dir = bench.folder("c", "l abs /etc\nl up ../outside\nl file ../outside/f\nf x 644 x");
+    let dir = bench.folder(
+        "c",
+        "l abs /etc\nl up ../outside\nl file ../outside/f\nf x 644 x",
+    );
     let context = bench.open(&dir, "");
     for source in ["abs/passwd", "up/f", "file", "up", "abs"] {
         let error = message(&source_digest(&op(source, "/"), &context).unwrap_err());
         assert!(error.contains("not found"), "{source}: {error}");
     }
-    let written = bench.run(&op(".", "/y/"), &bench.base(""), &context).unwrap().unwrap();
+    let written = bench
+        .run(&op(".", "/y/"), &bench.base(""), &context)
+        .unwrap()
+        .unwrap();
     let layer = "d y 755 0:0\nl y/abs 0:0 -> /etc\nl y/file 0:0 -> ../outside/f\nl y/up 0:0 -> ../outside\nf y/x 644 0:0 x";
     assert_eq!(bench.entries(&written), expected(layer));
 }
@@ -245,7 +341,12 @@ fn what_is_no_folder_is_refused() {
     let bench = Bench::new();
     let dir = bench.folder("c", "f x 644 x");
     for path in [dir.join("x"), dir.join("none")] {
-        let opened = Context::open(&path, executor::context::IgnoreRules::default(), None, bench.space.store());
+        let opened = Context::open(
+            &path,
+            executor::context::IgnoreRules::default(),
+            None,
+            bench.space.store(),
+        );
         assert!(message(&opened.unwrap_err()).starts_with("could not open the context"));
     }
 }

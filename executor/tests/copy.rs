@@ -13,8 +13,20 @@ struct Case {
     layer: &'static str,
 }
 
-fn case(name: &'static str, op: CopyOp, source: &'static str, base: &'static str, layer: &'static str) -> Case {
-    Case { name, source, base, op, layer }
+fn case(
+    name: &'static str,
+    op: CopyOp,
+    source: &'static str,
+    base: &'static str,
+    layer: &'static str,
+) -> Case {
+    Case {
+        name,
+        source,
+        base,
+        op,
+        layer,
+    }
 }
 
 fn check(cases: Vec<Case>) {
@@ -29,7 +41,11 @@ fn check(cases: Vec<Case>) {
             Err(error) => vec![format!("error: {}", message(&error))],
         };
         if found != expected(case.layer) {
-            failures.push(format!("{}:\n  expected {:#?}\n  found {found:#?}", case.name, expected(case.layer)));
+            failures.push(format!(
+                "{}:\n  expected {:#?}\n  found {found:#?}",
+                case.name,
+                expected(case.layer)
+            ));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
@@ -49,12 +65,48 @@ const TREE: &str = "
 #[test]
 fn places() {
     check(vec![
-        case("file to a name", op("a.txt", "/x/y"), TREE, "", "d x 755 0:0\nf x/y 644 0:0 alpha"),
-        case("file into a directory by slash", op("a.txt", "/x/"), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha"),
-        case("file into a directory by dot", op("a.txt", "/x/."), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha"),
-        case("file into the root", op("a.txt", "/"), TREE, "", "f a.txt 644 0:0 alpha"),
-        case("file into a directory that is there", op("a.txt", "/x"), TREE, "d x 700", "d x 700 0:0\nf x/a.txt 644 0:0 alpha"),
-        case("file over a file", op("a.txt", "/x"), TREE, "f x 600 old", "f x 644 0:0 alpha"),
+        case(
+            "file to a name",
+            op("a.txt", "/x/y"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/y 644 0:0 alpha",
+        ),
+        case(
+            "file into a directory by slash",
+            op("a.txt", "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "file into a directory by dot",
+            op("a.txt", "/x/."),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "file into the root",
+            op("a.txt", "/"),
+            TREE,
+            "",
+            "f a.txt 644 0:0 alpha",
+        ),
+        case(
+            "file into a directory that is there",
+            op("a.txt", "/x"),
+            TREE,
+            "d x 700",
+            "d x 700 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "file over a file",
+            op("a.txt", "/x"),
+            TREE,
+            "f x 600 old",
+            "f x 644 0:0 alpha",
+        ),
         case(
             "contents of a directory",
             op("d", "/x"),
@@ -69,33 +121,153 @@ fn places() {
             "d x 711\nd x/sub 777\nf x/sub/old 644 o\nf x/one.txt 755 old",
             "d x 711 0:0\nf x/one.txt 600 0:0 1\nd x/sub 700 0:0\nf x/sub/three.txt 644 0:0 3\nf x/two.md 640 0:0 2",
         ),
-        case("empty directory", op("empty", "/x/"), TREE, "", "d x 755 0:0"),
-        case("empty directory over a directory", op("empty", "/x/"), TREE, "d x 700", "no layer"),
-        case("leading slash and dots", op("/../x/../a.txt", "/y"), TREE, "", "f y 644 0:0 alpha"),
-        case("parents of the base keep their attributes", op("a.txt", "/p/q/r"), TREE, "d p 711\nd p/q 700", "d p 711 0:0\nd p/q 700 0:0\nf p/q/r 644 0:0 alpha"),
-        case("several", ops(&["a.txt", "d", "b.sh"], "/x/"), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha\nf x/b.sh 755 0:0 beta\nf x/one.txt 600 0:0 1\nd x/sub 700 0:0\nf x/sub/three.txt 644 0:0 3\nf x/two.md 640 0:0 2"),
-        case("wildcards", ops(&["*.txt", "d/t*"], "/x/"), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha\nf x/two.md 640 0:0 2"),
-        case("a wildcard gives a directory's contents", op("*/sub", "/x/"), TREE, "", "d x 755 0:0\nf x/three.txt 644 0:0 3"),
-        case("no match", ops(&["*.none", "a.txt"], "/x/"), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha"),
+        case(
+            "empty directory",
+            op("empty", "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0",
+        ),
+        case(
+            "empty directory over a directory",
+            op("empty", "/x/"),
+            TREE,
+            "d x 700",
+            "no layer",
+        ),
+        case(
+            "leading slash and dots",
+            op("/../x/../a.txt", "/y"),
+            TREE,
+            "",
+            "f y 644 0:0 alpha",
+        ),
+        case(
+            "parents of the base keep their attributes",
+            op("a.txt", "/p/q/r"),
+            TREE,
+            "d p 711\nd p/q 700",
+            "d p 711 0:0\nd p/q 700 0:0\nf p/q/r 644 0:0 alpha",
+        ),
+        case(
+            "several",
+            ops(&["a.txt", "d", "b.sh"], "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha\nf x/b.sh 755 0:0 beta\nf x/one.txt 600 0:0 1\nd x/sub 700 0:0\nf x/sub/three.txt 644 0:0 3\nf x/two.md 640 0:0 2",
+        ),
+        case(
+            "wildcards",
+            ops(&["*.txt", "d/t*"], "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha\nf x/two.md 640 0:0 2",
+        ),
+        case(
+            "a wildcard gives a directory's contents",
+            op("*/sub", "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/three.txt 644 0:0 3",
+        ),
+        case(
+            "no match",
+            ops(&["*.none", "a.txt"], "/x/"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
         case("nothing at all", op("*.none", "/x/"), TREE, "", "no layer"),
-        case("a class in brackets", op("[[]x].txt", "/"), "f [x].txt 644 b\nf x.txt 644 n", "", "f [x].txt 644 0:0 b"),
-        case("odd names", op(".", "/"), "f -n 644 1\nf \u{fc}n\u{ef} 644 2\nf .hidden 644 3\nf a\\b 644 4", "", "f -n 644 0:0 1\nf .hidden 644 0:0 3\nf a\\b 644 0:0 4\nf \u{fc}n\u{ef} 644 0:0 2"),
+        case(
+            "a class in brackets",
+            op("[[]x].txt", "/"),
+            "f [x].txt 644 b\nf x.txt 644 n",
+            "",
+            "f [x].txt 644 0:0 b",
+        ),
+        case(
+            "odd names",
+            op(".", "/"),
+            "f -n 644 1\nf \u{fc}n\u{ef} 644 2\nf .hidden 644 3\nf a\\b 644 4",
+            "",
+            "f -n 644 0:0 1\nf .hidden 644 0:0 3\nf a\\b 644 0:0 4\nf \u{fc}n\u{ef} 644 0:0 2",
+        ),
     ]);
 }
 
 #[test]
 fn conflicts() {
     check(vec![
-        case("missing", op("nope", "/"), TREE, "", r#"error: "/nope": not found"#),
-        case("missing, a near name", op("a.text", "/"), TREE, "", r#"error: "/a.text": not found (did you mean "/a.txt"?)"#),
-        case("missing below", op("d/sup/three.txt", "/"), TREE, "", r#"error: "/d/sup/three.txt": not found (did you mean "/d/sub"?)"#),
-        case("below a file", op("a.txt/x", "/"), TREE, "", r#"error: "/a.txt/x": not found"#),
-        case("directory over a file", op("d", "/x"), TREE, "f x 644 o", "error: cannot copy to non-directory: /x"),
-        case("directory over a file below", op("d", "/x/"), TREE, "f x/sub 644 o", "error: cannot copy to non-directory: /x/sub"),
-        case("directory over a link below", op("d", "/x/"), TREE, "l x/sub /tmp\nd tmp 755", "error: cannot copy to non-directory: /x/sub"),
-        case("file over a directory below", op("d", "/x/"), TREE, "d x/one.txt 755", "error: cannot replace to directory /x/one.txt with file"),
-        case("file into a directory of its name", op("a.txt", "/x/"), TREE, "d x/a.txt 755", "error: cannot replace to directory /x/a.txt with file"),
-        case("a file on the way", op("a.txt", "/x/y/z"), TREE, "f x 644 o", "error: mkdir /x: not a directory"),
+        case(
+            "missing",
+            op("nope", "/"),
+            TREE,
+            "",
+            r#"error: "/nope": not found"#,
+        ),
+        case(
+            "missing, a near name",
+            op("a.text", "/"),
+            TREE,
+            "",
+            r#"error: "/a.text": not found (did you mean "/a.txt"?)"#,
+        ),
+        case(
+            "missing below",
+            op("d/sup/three.txt", "/"),
+            TREE,
+            "",
+            r#"error: "/d/sup/three.txt": not found (did you mean "/d/sub"?)"#,
+        ),
+        case(
+            "below a file",
+            op("a.txt/x", "/"),
+            TREE,
+            "",
+            r#"error: "/a.txt/x": not found"#,
+        ),
+        case(
+            "directory over a file",
+            op("d", "/x"),
+            TREE,
+            "f x 644 o",
+            "error: cannot copy to non-directory: /x",
+        ),
+        case(
+            "directory over a file below",
+            op("d", "/x/"),
+            TREE,
+            "f x/sub 644 o",
+            "error: cannot copy to non-directory: /x/sub",
+        ),
+        case(
+            "directory over a link below",
+            op("d", "/x/"),
+            TREE,
+            "l x/sub /tmp\nd tmp 755",
+            "error: cannot copy to non-directory: /x/sub",
+        ),
+        case(
+            "file over a directory below",
+            op("d", "/x/"),
+            TREE,
+            "d x/one.txt 755",
+            "error: cannot replace to directory /x/one.txt with file",
+        ),
+        case(
+            "file into a directory of its name",
+            op("a.txt", "/x/"),
+            TREE,
+            "d x/a.txt 755",
+            "error: cannot replace to directory /x/a.txt with file",
+        ),
+        case(
+            "a file on the way",
+            op("a.txt", "/x/y/z"),
+            TREE,
+            "f x 644 o",
+            "error: mkdir /x: not a directory",
+        ),
     ]);
 }
 
@@ -114,30 +286,138 @@ fn links() {
         f etc/passwd 644 ours
     ";
     check(vec![
-        case("a named link is followed, its name kept", op("file-link", "/x/"), tree, "", "d x 755 0:0\nf x/file-link 644 0:0 alpha"),
-        case("a link to a directory", op("dir-link", "/x/"), tree, "", "d x 755 0:0\nf x/f 644 0:0 f\nl x/up 0:0 -> ../a.txt"),
-        case("through links", op("far-link", "/x"), tree, "", "f x 644 0:0 f"),
-        case("through a directory link", op("dir-link/up", "/x"), tree, "", "f x 644 0:0 alpha"),
-        case("absolute links stay inside", op("out", "/x"), tree, "", "f x 644 0:0 ours"),
-        case("dots stay inside", op("dots", "/x"), tree, "", "f x 644 0:0 ours"),
-        case("wildcards follow too", op("file-l*", "/x/"), tree, "", "d x 755 0:0\nf x/file-link 644 0:0 alpha"),
-        case("a loop", op("loop", "/x"), tree, "", "error: too many links in /loop"),
-        case("destination link to a directory", op("a.txt", "/to/"), tree, "l to real/dir\nd real 700", "d real 700 0:0\nd real/dir 755 0:0\nf real/dir/a.txt 644 0:0 alpha"),
-        case("destination link without a slash", op("a.txt", "/to"), tree, "l to real\nd real 755", "d real 755 0:0\nf real/a.txt 644 0:0 alpha"),
-        case("destination link to a file", op("a.txt", "/to"), tree, "l to real/f\nf real/f 600 o", "d real 755 0:0\nf real/f 644 0:0 alpha"),
-        case("absolute destination link", op("a.txt", "/to/x"), tree, "l to /../../real\nd real 755", "d real 755 0:0\nf real/x 644 0:0 alpha"),
-        case("a link below the destination is replaced", op("d", "/x/"), tree, "l x/f /real\nf real 644 o", "d x 755 0:0\nf x/f 644 0:0 f\nl x/up 0:0 -> ../a.txt"),
+        case(
+            "a named link is followed, its name kept",
+            op("file-link", "/x/"),
+            tree,
+            "",
+            "d x 755 0:0\nf x/file-link 644 0:0 alpha",
+        ),
+        case(
+            "a link to a directory",
+            op("dir-link", "/x/"),
+            tree,
+            "",
+            "d x 755 0:0\nf x/f 644 0:0 f\nl x/up 0:0 -> ../a.txt",
+        ),
+        case(
+            "through links",
+            op("far-link", "/x"),
+            tree,
+            "",
+            "f x 644 0:0 f",
+        ),
+        case(
+            "through a directory link",
+            op("dir-link/up", "/x"),
+            tree,
+            "",
+            "f x 644 0:0 alpha",
+        ),
+        case(
+            "absolute links stay inside",
+            op("out", "/x"),
+            tree,
+            "",
+            "f x 644 0:0 ours",
+        ),
+        case(
+            "dots stay inside",
+            op("dots", "/x"),
+            tree,
+            "",
+            "f x 644 0:0 ours",
+        ),
+        case(
+            "wildcards follow too",
+            op("file-l*", "/x/"),
+            tree,
+            "",
+            "d x 755 0:0\nf x/file-link 644 0:0 alpha",
+        ),
+        case(
+            "a loop",
+            op("loop", "/x"),
+            tree,
+            "",
+            "error: too many links in /loop",
+        ),
+        case(
+            "destination link to a directory",
+            op("a.txt", "/to/"),
+            tree,
+            "l to real/dir\nd real 700",
+            "d real 700 0:0\nd real/dir 755 0:0\nf real/dir/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "destination link without a slash",
+            op("a.txt", "/to"),
+            tree,
+            "l to real\nd real 755",
+            "d real 755 0:0\nf real/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "destination link to a file",
+            op("a.txt", "/to"),
+            tree,
+            "l to real/f\nf real/f 600 o",
+            "d real 755 0:0\nf real/f 644 0:0 alpha",
+        ),
+        case(
+            "absolute destination link",
+            op("a.txt", "/to/x"),
+            tree,
+            "l to /../../real\nd real 755",
+            "d real 755 0:0\nf real/x 644 0:0 alpha",
+        ),
+        case(
+            "a link below the destination is replaced",
+            op("d", "/x/"),
+            tree,
+            "l x/f /real\nf real 644 o",
+            "d x 755 0:0\nf x/f 644 0:0 f\nl x/up 0:0 -> ../a.txt",
+        ),
     ]);
 }
 
 #[test]
 fn hard_links_and_special_files() {
     check(vec![
-        case("hard links stay", op(".", "/x/"), "f b 644 one\nh a b\nh z/c b\nd z 755", "", "d x 755 0:0\nf x/a 644 0:0 one\nh x/b => x/a\nd x/z 755 0:0\nh x/z/c => x/a"),
-        case("hard links of different sources are files", ops(&["a", "b"], "/x/"), "f b 644 one\nh a b", "", "d x 755 0:0\nf x/a 644 0:0 one\nf x/b 644 0:0 one"),
-        case("part of the links", op("d", "/x/"), "f b 644 one\nh d/c b\nd d 755", "", "d x 755 0:0\nf x/c 644 0:0 one"),
-        case("a fifo", op(".", "/x/"), "p f", "", "d x 755 0:0\np x/f 644 0:0"),
-        case("set-id and sticky bits", op(".", "/x/"), "f s 4755 x\nd t 1777\nd g 2755", "", "d x 755 0:0\nd x/g 2755 0:0\nf x/s 4755 0:0 x\nd x/t 1777 0:0"),
+        case(
+            "hard links stay",
+            op(".", "/x/"),
+            "f b 644 one\nh a b\nh z/c b\nd z 755",
+            "",
+            "d x 755 0:0\nf x/a 644 0:0 one\nh x/b => x/a\nd x/z 755 0:0\nh x/z/c => x/a",
+        ),
+        case(
+            "hard links of different sources are files",
+            ops(&["a", "b"], "/x/"),
+            "f b 644 one\nh a b",
+            "",
+            "d x 755 0:0\nf x/a 644 0:0 one\nf x/b 644 0:0 one",
+        ),
+        case(
+            "part of the links",
+            op("d", "/x/"),
+            "f b 644 one\nh d/c b\nd d 755",
+            "",
+            "d x 755 0:0\nf x/c 644 0:0 one",
+        ),
+        case(
+            "a fifo",
+            op(".", "/x/"),
+            "p f",
+            "",
+            "d x 755 0:0\np x/f 644 0:0",
+        ),
+        case(
+            "set-id and sticky bits",
+            op(".", "/x/"),
+            "f s 4755 x\nd t 1777\nd g 2755",
+            "",
+            "d x 755 0:0\nd x/g 2755 0:0\nf x/s 4755 0:0 x\nd x/t 1777 0:0",
+        ),
     ]);
 }
 
@@ -149,25 +429,119 @@ fn chown_and_chmod() {
         op
     };
     check(vec![
-        case("numbers", with(op("d", "/x/"), "5:6", ""), TREE, "", "d x 755 5:6\nf x/one.txt 600 5:6 1\nd x/sub 700 5:6\nf x/sub/three.txt 644 5:6 3\nf x/two.md 640 5:6 2"),
-        case("uid is gid too", with(op("a.txt", "/x/y"), "5", ""), TREE, "", "d x 755 5:5\nf x/y 644 5:5 alpha"),
-        case("existing parents keep theirs", with(op("a.txt", "/x/y/z"), "5", ""), TREE, "d x 700", "d x 700 0:0\nd x/y 755 5:5\nf x/y/z 644 5:5 alpha"),
-        case("no such user", with(op("a.txt", "/"), "nope", ""), TREE, ACCOUNTS, "error: unable to find user nope: no matching entries in passwd file (names are looked up in /etc/passwd of the image that is built; a number needs no entry)"),
-        case("a name", with(op("a.txt", "/"), "app", ""), TREE, ACCOUNTS, "f a.txt 644 7:8 alpha"),
-        case("a name and a group", with(op("a.txt", "/"), "app:staff", ""), TREE, ACCOUNTS, "f a.txt 644 7:50 alpha"),
-        case("a number and a group", with(op("a.txt", "/"), "7:staff", ""), TREE, ACCOUNTS, "f a.txt 644 7:50 alpha"),
-        case("a name and a number", with(op("a.txt", "/"), "app:9", ""), TREE, ACCOUNTS, "f a.txt 644 7:9 alpha"),
-        case("names of the base with --link", CopyOp { link: true, ..with(op("a.txt", "/"), "app", "") }, TREE, ACCOUNTS, "f a.txt 644 7:8 alpha"),
-        case("an unknown group leaves the gid", with(op("a.txt", "/"), "5:nope", ""), TREE, "", "f a.txt 644 5:5 alpha"),
-        case("octal", with(op("d", "/x/"), "", "0604"), TREE, "", "d x 604 0:0\nf x/one.txt 604 0:0 1\nd x/sub 604 0:0\nf x/sub/three.txt 604 0:0 3\nf x/two.md 604 0:0 2"),
-        case("octal with set-id", with(op("empty", "/x/y/"), "", "4750"), TREE, "", "d x 750 0:0\nd x/y 750 0:0"),
-        case("symbolic", with(op("d", "/x/"), "", "u=rwX,go=rX"), TREE, "", "d x 755 0:0\nf x/one.txt 644 0:0 1\nd x/sub 755 0:0\nf x/sub/three.txt 644 0:0 3\nf x/two.md 644 0:0 2"),
-        case("links have no mode", with(op(".", "/x/"), "", "600"), "l a b", "d x 755", "d x 755 0:0\nl x/a 0:0 -> b"),
-        case("a bad mode", with(op("a.txt", "/"), "", "888"), TREE, "", "error: invalid chmod parameter: '888'. it should be octal string and between 0 and 07777 (symbolic modes such as u=rwX,go=rX are fine too)"),
+        case(
+            "numbers",
+            with(op("d", "/x/"), "5:6", ""),
+            TREE,
+            "",
+            "d x 755 5:6\nf x/one.txt 600 5:6 1\nd x/sub 700 5:6\nf x/sub/three.txt 644 5:6 3\nf x/two.md 640 5:6 2",
+        ),
+        case(
+            "uid is gid too",
+            with(op("a.txt", "/x/y"), "5", ""),
+            TREE,
+            "",
+            "d x 755 5:5\nf x/y 644 5:5 alpha",
+        ),
+        case(
+            "existing parents keep theirs",
+            with(op("a.txt", "/x/y/z"), "5", ""),
+            TREE,
+            "d x 700",
+            "d x 700 0:0\nd x/y 755 5:5\nf x/y/z 644 5:5 alpha",
+        ),
+        case(
+            "no such user",
+            with(op("a.txt", "/"), "nope", ""),
+            TREE,
+            ACCOUNTS,
+            "error: unable to find user nope: no matching entries in passwd file (names are looked up in /etc/passwd of the image that is built; a number needs no entry)",
+        ),
+        case(
+            "a name",
+            with(op("a.txt", "/"), "app", ""),
+            TREE,
+            ACCOUNTS,
+            "f a.txt 644 7:8 alpha",
+        ),
+        case(
+            "a name and a group",
+            with(op("a.txt", "/"), "app:staff", ""),
+            TREE,
+            ACCOUNTS,
+            "f a.txt 644 7:50 alpha",
+        ),
+        case(
+            "a number and a group",
+            with(op("a.txt", "/"), "7:staff", ""),
+            TREE,
+            ACCOUNTS,
+            "f a.txt 644 7:50 alpha",
+        ),
+        case(
+            "a name and a number",
+            with(op("a.txt", "/"), "app:9", ""),
+            TREE,
+            ACCOUNTS,
+            "f a.txt 644 7:9 alpha",
+        ),
+        case(
+            "names of the base with --link",
+            CopyOp {
+                link: true,
+                ..with(op("a.txt", "/"), "app", "")
+            },
+            TREE,
+            ACCOUNTS,
+            "f a.txt 644 7:8 alpha",
+        ),
+        case(
+            "an unknown group leaves the gid",
+            with(op("a.txt", "/"), "5:nope", ""),
+            TREE,
+            "",
+            "f a.txt 644 5:5 alpha",
+        ),
+        case(
+            "octal",
+            with(op("d", "/x/"), "", "0604"),
+            TREE,
+            "",
+            "d x 604 0:0\nf x/one.txt 604 0:0 1\nd x/sub 604 0:0\nf x/sub/three.txt 604 0:0 3\nf x/two.md 604 0:0 2",
+        ),
+        case(
+            "octal with set-id",
+            with(op("empty", "/x/y/"), "", "4750"),
+            TREE,
+            "",
+            "d x 750 0:0\nd x/y 750 0:0",
+        ),
+        case(
+            "symbolic",
+            with(op("d", "/x/"), "", "u=rwX,go=rX"),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/one.txt 644 0:0 1\nd x/sub 755 0:0\nf x/sub/three.txt 644 0:0 3\nf x/two.md 644 0:0 2",
+        ),
+        case(
+            "links have no mode",
+            with(op(".", "/x/"), "", "600"),
+            "l a b",
+            "d x 755",
+            "d x 755 0:0\nl x/a 0:0 -> b",
+        ),
+        case(
+            "a bad mode",
+            with(op("a.txt", "/"), "", "888"),
+            TREE,
+            "",
+            "error: invalid chmod parameter: '888'. it should be octal string and between 0 and 07777 (symbolic modes such as u=rwX,go=rX are fine too)",
+        ),
     ]);
 }
 
-const ACCOUNTS: &str = "f etc/passwd 644 root:x:0:0::/root:/bin/sh\\napp:x:7:8::/home/app:/bin/sh\\n
+const ACCOUNTS: &str =
+    "f etc/passwd 644 root:x:0:0::/root:/bin/sh\\napp:x:7:8::/home/app:/bin/sh\\n
     f etc/group 644 root:x:0:\\nstaff:x:50:app,root\\nwheel:x:10:root\\n";
 
 #[test]
@@ -177,49 +551,173 @@ fn exclusions() {
         op
     };
     check(vec![
-        case("by name", with(op("d", "/x/"), &["*.md", "sub"]), TREE, "", "d x 755 0:0\nf x/one.txt 600 0:0 1"),
-        case("any depth", with(op(".", "/x/"), &["**/*.txt", "b.sh"]), TREE, "", "d x 755 0:0\nd x/d 750 0:0\nd x/d/sub 700 0:0\nf x/d/two.md 640 0:0 2\nd x/empty 711 0:0"),
-        case("an exception", with(op(".", "/x/"), &["d", "!d/sub/three.txt", "*.*", "empty"]), TREE, "", "d x 755 0:0\nd x/d 750 0:0\nd x/d/sub 700 0:0\nf x/d/sub/three.txt 644 0:0 3"),
-        case("a named file is not excluded", with(op("a.txt", "/x/"), &["*.txt"]), TREE, "", "d x 755 0:0\nf x/a.txt 644 0:0 alpha"),
-        case("a bad pattern", with(op("a.txt", "/"), &["["]), TREE, "", "error: invalid exclude patterns: \"[\": syntax error in pattern"),
+        case(
+            "by name",
+            with(op("d", "/x/"), &["*.md", "sub"]),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/one.txt 600 0:0 1",
+        ),
+        case(
+            "any depth",
+            with(op(".", "/x/"), &["**/*.txt", "b.sh"]),
+            TREE,
+            "",
+            "d x 755 0:0\nd x/d 750 0:0\nd x/d/sub 700 0:0\nf x/d/two.md 640 0:0 2\nd x/empty 711 0:0",
+        ),
+        case(
+            "an exception",
+            with(op(".", "/x/"), &["d", "!d/sub/three.txt", "*.*", "empty"]),
+            TREE,
+            "",
+            "d x 755 0:0\nd x/d 750 0:0\nd x/d/sub 700 0:0\nf x/d/sub/three.txt 644 0:0 3",
+        ),
+        case(
+            "a named file is not excluded",
+            with(op("a.txt", "/x/"), &["*.txt"]),
+            TREE,
+            "",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "a bad pattern",
+            with(op("a.txt", "/"), &["["]),
+            TREE,
+            "",
+            "error: invalid exclude patterns: \"[\": syntax error in pattern",
+        ),
     ]);
 }
 
 #[test]
 fn parents() {
     const DEEP: &str = "f a/b/c/f 644 1\nf a/b/g 644 2\nf a/b2/c/f 644 3\nf z 644 4\nd a/b 700\nd a 711\nl a/link b";
-    let with = |sources: &[&str], dest: &str| CopyOp { parents: true, ..ops(sources, dest) };
+    let with = |sources: &[&str], dest: &str| CopyOp {
+        parents: true,
+        ..ops(sources, dest)
+    };
     check(vec![
-        case("a file with its parents", with(&["a/b/g"], "/x/"), DEEP, "", "d x 755 0:0\nd x/a 711 0:0\nd x/a/b 700 0:0\nf x/a/b/g 644 0:0 2"),
-        case("a directory", with(&["./a/b/"], "/x/"), DEEP, "", "d x 755 0:0\nd x/a 711 0:0\nd x/a/b 700 0:0\nd x/a/b/c 755 0:0\nf x/a/b/c/f 644 0:0 1\nf x/a/b/g 644 0:0 2"),
-        case("a pivot", with(&["a/b/./c"], "/x/"), DEEP, "", "d x 755 0:0\nd x/c 755 0:0\nf x/c/f 644 0:0 1"),
-        case("any depth", with(&["a/**/f", "z"], "/"), DEEP, "", "d a 711 0:0\nd a/b 700 0:0\nd a/b/c 755 0:0\nf a/b/c/f 644 0:0 1\nd a/b2 755 0:0\nd a/b2/c 755 0:0\nf a/b2/c/f 644 0:0 3\nf z 644 0:0 4"),
-        case("a wildcard before the pivot", with(&["a/b*/./c"], "/x/"), DEEP, "", "d x 755 0:0\nd x/c 755 0:0\nf x/c/f 644 0:0 3"),
-        case("missing", with(&["a/nope"], "/"), DEEP, "", r#"error: "/a/nope": not found"#),
-        case("parents that are there take the mode", with(&["a/b/g"], "/"), DEEP, "d a 777", "d a 711 0:0\nd a/b 700 0:0\nf a/b/g 644 0:0 2"),
+        case(
+            "a file with its parents",
+            with(&["a/b/g"], "/x/"),
+            DEEP,
+            "",
+            "d x 755 0:0\nd x/a 711 0:0\nd x/a/b 700 0:0\nf x/a/b/g 644 0:0 2",
+        ),
+        case(
+            "a directory",
+            with(&["./a/b/"], "/x/"),
+            DEEP,
+            "",
+            "d x 755 0:0\nd x/a 711 0:0\nd x/a/b 700 0:0\nd x/a/b/c 755 0:0\nf x/a/b/c/f 644 0:0 1\nf x/a/b/g 644 0:0 2",
+        ),
+        case(
+            "a pivot",
+            with(&["a/b/./c"], "/x/"),
+            DEEP,
+            "",
+            "d x 755 0:0\nd x/c 755 0:0\nf x/c/f 644 0:0 1",
+        ),
+        case(
+            "any depth",
+            with(&["a/**/f", "z"], "/"),
+            DEEP,
+            "",
+            "d a 711 0:0\nd a/b 700 0:0\nd a/b/c 755 0:0\nf a/b/c/f 644 0:0 1\nd a/b2 755 0:0\nd a/b2/c 755 0:0\nf a/b2/c/f 644 0:0 3\nf z 644 0:0 4",
+        ),
+        case(
+            "a wildcard before the pivot",
+            with(&["a/b*/./c"], "/x/"),
+            DEEP,
+            "",
+            "d x 755 0:0\nd x/c 755 0:0\nf x/c/f 644 0:0 3",
+        ),
+        case(
+            "missing",
+            with(&["a/nope"], "/"),
+            DEEP,
+            "",
+            r#"error: "/a/nope": not found"#,
+        ),
+        case(
+            "parents that are there take the mode",
+            with(&["a/b/g"], "/"),
+            DEEP,
+            "d a 777",
+            "d a 711 0:0\nd a/b 700 0:0\nf a/b/g 644 0:0 2",
+        ),
     ]);
 }
 
 #[test]
 fn independent_layers() {
-    let with = |source: &str, dest: &str| CopyOp { link: true, ..op(source, dest) };
+    let with = |source: &str, dest: &str| CopyOp {
+        link: true,
+        ..op(source, dest)
+    };
     check(vec![
-        case("parents are made anew", with("a.txt", "/x/y/z"), TREE, "d x 700", "d x 755 0:0\nd x/y 755 0:0\nf x/y/z 644 0:0 alpha"),
-        case("links of the base are not followed", with("a.txt", "/to/"), TREE, "l to real\nd real 755", "d to 755 0:0\nf to/a.txt 644 0:0 alpha"),
-        case("a file of the base does not matter", with("d/sub", "/x"), TREE, "f x 644 o", "d x 755 0:0\nf x/three.txt 644 0:0 3"),
+        case(
+            "parents are made anew",
+            with("a.txt", "/x/y/z"),
+            TREE,
+            "d x 700",
+            "d x 755 0:0\nd x/y 755 0:0\nf x/y/z 644 0:0 alpha",
+        ),
+        case(
+            "links of the base are not followed",
+            with("a.txt", "/to/"),
+            TREE,
+            "l to real\nd real 755",
+            "d to 755 0:0\nf to/a.txt 644 0:0 alpha",
+        ),
+        case(
+            "a file of the base does not matter",
+            with("d/sub", "/x"),
+            TREE,
+            "f x 644 o",
+            "d x 755 0:0\nf x/three.txt 644 0:0 3",
+        ),
     ]);
 }
 
 #[test]
 fn heredocs() {
     let with = |files: &[(&str, &str)], dest: &str| {
-        let sources = files.iter().map(|(name, data)| CopySource::Inline { name: (*name).to_owned(), data: (*data).to_owned() });
-        CopyOp { sources: sources.collect(), ..op(".", dest) }
+        let sources = files.iter().map(|(name, data)| CopySource::Inline {
+            name: (*name).to_owned(),
+            data: (*data).to_owned(),
+        });
+        CopyOp {
+            sources: sources.collect(),
+            ..op(".", dest)
+        }
     };
     check(vec![
-        case("to a name", with(&[("EOF", "hi")], "/x/y"), "", "", "d x 755 0:0\nf x/y 644 0:0 hi"),
-        case("into a directory", with(&[("one", "1"), ("two", "2")], "/x/"), "", "", "d x 755 0:0\nf x/one 644 0:0 1\nf x/two 644 0:0 2"),
-        case("with a mode", CopyOp { chmod: Some("700".into()), chown: Some("3".into()), ..with(&[("f", "1")], "/f") }, "", "", "f f 700 3:3 1"),
+        case(
+            "to a name",
+            with(&[("EOF", "hi")], "/x/y"),
+            "",
+            "",
+            "d x 755 0:0\nf x/y 644 0:0 hi",
+        ),
+        case(
+            "into a directory",
+            with(&[("one", "1"), ("two", "2")], "/x/"),
+            "",
+            "",
+            "d x 755 0:0\nf x/one 644 0:0 1\nf x/two 644 0:0 2",
+        ),
+        case(
+            "with a mode",
+            CopyOp {
+                chmod: Some("700".into()),
+                chown: Some("3".into()),
+                ..with(&[("f", "1")], "/f")
+            },
+            "",
+            "",
+            "f f 700 3:3 1",
+        ),
     ]);
 }
 
@@ -236,15 +734,25 @@ fn users_of_processes() {
         ("app:99", Ok((7, 99, &[], "/home/app"))),
         ("99", Ok((99, 0, &[], "/"))),
         ("99:98", Ok((99, 98, &[], "/"))),
-        ("nobody", Err("unable to find user nobody: no matching entries in passwd file")),
-        ("app:nobody", Err("unable to find group nobody: no matching entries in group file")),
+        (
+            "nobody",
+            Err("unable to find user nobody: no matching entries in passwd file"),
+        ),
+        (
+            "app:nobody",
+            Err("unable to find group nobody: no matching entries in group file"),
+        ),
     ];
     for (text, expected) in cases {
         let found = executor::copy::resolve_user(text, &view);
         match expected {
             Ok((uid, gid, groups, home)) => {
                 let found = found.unwrap();
-                assert_eq!((found.uid, found.gid, &found.groups[..], &found.home[..]), (*uid, *gid, *groups, *home), "{text}");
+                assert_eq!(
+                    (found.uid, found.gid, &found.groups[..], &found.home[..]),
+                    (*uid, *gid, *groups, *home),
+                    "{text}"
+                );
             }
             Err(expected) => assert_eq!(message(&found.unwrap_err()), *expected),
         }
@@ -258,7 +766,12 @@ fn working_directories() {
         ("d a 700", "/a/b/", "", "d a 700 0:0\nd a/b 755 0:0"),
         ("d a/b 700", "/a/b", "5", "no layer"),
         ("", "/", "", "no layer"),
-        ("d a 755", "/a/b/c", "5:6", "d a 755 0:0\nd a/b 755 5:6\nd a/b/c 755 5:6"),
+        (
+            "d a 755",
+            "/a/b/c",
+            "5:6",
+            "d a 755 0:0\nd a/b 755 5:6\nd a/b/c 755 5:6",
+        ),
         ("l to real", "/to/x", "", "d real 755 0:0\nd real/x 755 0:0"),
         ("d real 755\nl to real", "/to", "", "no layer"),
         (ACCOUNTS, "/w", "app:staff", "d w 755 7:50"),
@@ -268,7 +781,11 @@ fn working_directories() {
     for &(base, path, user, layer) in cases {
         let bench = Bench::new();
         let base = bench.base(base);
-        let op = planner::plan::MkdirOp { base: Some(0), path: path.to_owned(), user: user.to_owned() };
+        let op = planner::plan::MkdirOp {
+            base: Some(0),
+            path: path.to_owned(),
+            user: user.to_owned(),
+        };
         let found = match executor::copy::mkdir(&bench.space, &op, &base) {
             Ok(Some(written)) => bench.entries(&written),
             Ok(None) => vec!["no layer".to_owned()],
@@ -284,23 +801,40 @@ fn from_another_root() {
     let stage = bench.base("f etc/x 4755 set @3:4\nf top 644 t\nd etc 711\nl abs /etc/x\nf gone 644 g\nh etc/again top");
     let run = |op: &CopyOp| {
         let source = executor::copy::CopySourceTree::Snapshot(&stage);
-        executor::copy::copy(&bench.space, op, &bench.base(""), source).map(|written| bench.entries(&written.unwrap()))
+        executor::copy::copy(&bench.space, op, &bench.base(""), source)
+            .map(|written| bench.entries(&written.unwrap()))
     };
     assert_eq!(run(&op("/etc/x", "/")).unwrap(), ["f x 4755 3:4 set"]);
     assert_eq!(run(&op("/abs", "/y")).unwrap(), ["f y 4755 3:4 set"]);
     let all = "l abs 0:0 -> /etc/x\nd etc 755 3:4\nf etc/again 644 0:0 t\nf etc/x 4755 3:4 set\nf gone 644 0:0 g\nh top => etc/again";
     assert_eq!(run(&op("/", "/")).unwrap(), expected(all));
-    let owned = CopyOp { chown: Some("9".into()), chmod: Some("400".into()), ..op("/etc", "/e/") };
-    assert_eq!(run(&owned).unwrap(), ["d e 400 9:9", "f e/again 400 9:9 t", "f e/x 400 9:9 set"]);
-    assert_eq!(message(&run(&op("/nope", "/")).unwrap_err()), r#""/nope": not found"#);
+    let owned = CopyOp {
+        chown: Some("9".into()),
+        chmod: Some("400".into()),
+        ..op("/etc", "/e/")
+    };
+    assert_eq!(
+        run(&owned).unwrap(),
+        ["d e 400 9:9", "f e/again 400 9:9 t", "f e/x 400 9:9 set"]
+    );
+    assert_eq!(
+        message(&run(&op("/nope", "/")).unwrap_err()),
+        r#""/nope": not found"#
+    );
 }
 
 #[test]
 fn times_are_kept() {
     let bench = Bench::new();
     let context = bench.context("source", TREE, "");
-    let written = bench.run(&op("d", "/x"), &bench.base(""), &context).unwrap().unwrap();
-    let tar = executor::layer::readable(&bench.space, &written.diff_id).unwrap().tar.unwrap();
+    let written = bench
+        .run(&op("d", "/x"), &bench.base(""), &context)
+        .unwrap()
+        .unwrap();
+    let tar = executor::layer::readable(&bench.space, &written.diff_id)
+        .unwrap()
+        .tar
+        .unwrap();
     let mut archive = tar::Archive::new(std::fs::File::open(tar).unwrap());
     for entry in archive.entries().unwrap() {
         assert_eq!(entry.unwrap().header().mtime().unwrap(), 1_000_000_000);

@@ -43,7 +43,11 @@ fn archive(members: &[Member<'_>]) -> Vec<u8> {
 }
 
 fn add(dest: &str) -> CopyOp {
-    CopyOp { add: true, unpack: Some(true), ..op("a", dest) }
+    CopyOp {
+        add: true,
+        unpack: Some(true),
+        ..op("a", dest)
+    }
 }
 
 /// The layer of an ADD of these bytes, named `a`.
@@ -95,7 +99,11 @@ fn every_compression_is_told_by_content() {
     ];
     for (name, bytes) in forms {
         let bench = Bench::new();
-        assert_eq!(layer(&bench, &bytes, &add("/x"), "").unwrap(), expected(LAYER), "{name}");
+        assert_eq!(
+            layer(&bench, &bytes, &add("/x"), "").unwrap(),
+            expected(LAYER),
+            "{name}"
+        );
     }
 }
 
@@ -122,11 +130,21 @@ fn what_is_no_archive_is_a_file() {
         let bench = Bench::new();
         let dir = bench.folder("context", "");
         std::fs::write(dir.join("a"), bytes).unwrap();
-        let written = bench.run(&add("/x"), &bench.base(""), &bench.open(&dir, "")).unwrap().unwrap();
-        let tar = executor::layer::readable(&bench.space, &written.diff_id).unwrap().tar.unwrap();
+        let written = bench
+            .run(&add("/x"), &bench.base(""), &bench.open(&dir, ""))
+            .unwrap()
+            .unwrap();
+        let tar = executor::layer::readable(&bench.space, &written.diff_id)
+            .unwrap()
+            .tar
+            .unwrap();
         let mut found = tar::Archive::new(std::fs::File::open(tar).unwrap());
         let entry = found.entries().unwrap().next().unwrap().unwrap();
-        assert_eq!((entry.path().unwrap().to_str().unwrap(), entry.size()), ("x", bytes.len() as u64), "{name}");
+        assert_eq!(
+            (entry.path().unwrap().to_str().unwrap(), entry.size()),
+            ("x", bytes.len() as u64),
+            "{name}"
+        );
     }
 }
 
@@ -136,64 +154,176 @@ fn not_unpacked_when_not_asked_for() {
     let bytes = archive(&[("f", FILE, 0o644, "x")]);
     let dir = bench.folder("context", "");
     std::fs::write(dir.join("a"), &bytes).unwrap();
-    for op in [op("a", "/"), CopyOp { unpack: Some(false), ..add("/") }] {
-        let written = bench.run(&op, &bench.base(""), &bench.open(&dir, "")).unwrap().unwrap();
+    for op in [
+        op("a", "/"),
+        CopyOp {
+            unpack: Some(false),
+            ..add("/")
+        },
+    ] {
+        let written = bench
+            .run(&op, &bench.base(""), &bench.open(&dir, ""))
+            .unwrap()
+            .unwrap();
         let files = executor::layer::readable(&bench.space, &written.diff_id).unwrap();
         let mut tar = tar::Archive::new(std::fs::File::open(files.tar.unwrap()).unwrap());
-        assert_eq!(tar.entries().unwrap().next().unwrap().unwrap().size(), bytes.len() as u64);
+        assert_eq!(
+            tar.entries().unwrap().next().unwrap().unwrap().size(),
+            bytes.len() as u64
+        );
     }
 }
 
 #[test]
 fn over_what_is_there() {
     let cases: &[(&str, &[Member<'_>], &str, &str)] = &[
-        ("directories merge", &[("d/", DIR, 0o700, ""), ("d/n", FILE, 0o644, "n")], "d x/d 755\nf x/d/o 644 o", "d x 755 0:0\nd x/d 700 7:8\nf x/d/n 644 7:8 n"),
-        ("a file replaces a link", &[("l", FILE, 0o644, "new")], "l x/l /etc\nd etc 755", "d x 755 0:0\nf x/l 644 7:8 new"),
-        ("a file replaces a directory", &[("d", FILE, 0o644, "new")], "f x/d/a 644 a", "d x 755 0:0\nf x/d 644 7:8 new"),
-        ("a directory replaces a file", &[("d/", DIR, 0o755, ""), ("d/f", FILE, 0o644, "f")], "f x/d 644 old", "d x 755 0:0\nd x/d 755 7:8\nf x/d/f 644 7:8 f"),
+        (
+            "directories merge",
+            &[("d/", DIR, 0o700, ""), ("d/n", FILE, 0o644, "n")],
+            "d x/d 755\nf x/d/o 644 o",
+            "d x 755 0:0\nd x/d 700 7:8\nf x/d/n 644 7:8 n",
+        ),
+        (
+            "a file replaces a link",
+            &[("l", FILE, 0o644, "new")],
+            "l x/l /etc\nd etc 755",
+            "d x 755 0:0\nf x/l 644 7:8 new",
+        ),
+        (
+            "a file replaces a directory",
+            &[("d", FILE, 0o644, "new")],
+            "f x/d/a 644 a",
+            "d x 755 0:0\nf x/d 644 7:8 new",
+        ),
+        (
+            "a directory replaces a file",
+            &[("d/", DIR, 0o755, ""), ("d/f", FILE, 0o644, "f")],
+            "f x/d 644 old",
+            "d x 755 0:0\nd x/d 755 7:8\nf x/d/f 644 7:8 f",
+        ),
         (
             "a directory that went and came hides what was in it",
-            &[("d", FILE, 0o644, "x"), ("d", DIR, 0o755, ""), ("d/new", FILE, 0o644, "n")],
+            &[
+                ("d", FILE, 0o644, "x"),
+                ("d", DIR, 0o755, ""),
+                ("d/new", FILE, 0o644, "n"),
+            ],
             "f x/d/old 644 o\nf x/d/e/older 644 o",
             "d x 755 0:0\nd x/d 755 7:8\nf x/d/.wh.e 0 0:0\nf x/d/new 644 7:8 n\nf x/d/.wh.old 0 0:0",
         ),
-        ("the last of a name wins", &[("f", FILE, 0o644, "1"), ("f", FILE, 0o600, "2")], "", "d x 755 0:0\nf x/f 600 7:8 2"),
-        ("a hard link to the base", &[("h", HARD, 0o644, "d/o")], "f x/d/o 600 o", "d x 755 0:0\nd x/d 755 0:0\nf x/d/o 600 0:0 o\nh x/h => x/d/o"),
+        (
+            "the last of a name wins",
+            &[("f", FILE, 0o644, "1"), ("f", FILE, 0o600, "2")],
+            "",
+            "d x 755 0:0\nf x/f 600 7:8 2",
+        ),
+        (
+            "a hard link to the base",
+            &[("h", HARD, 0o644, "d/o")],
+            "f x/d/o 600 o",
+            "d x 755 0:0\nd x/d 755 0:0\nf x/d/o 600 0:0 o\nh x/h => x/d/o",
+        ),
     ];
     for (name, members, base, layers) in cases {
         let bench = Bench::new();
         let found = layer(&bench, &archive(members), &add("/x/"), base);
-        let found: Vec<String> = found.unwrap().into_iter().map(|line| whiteout(&line)).collect();
-        let wanted: Vec<String> = expected(layers).into_iter().map(|line| whiteout(&line)).collect();
+        let found: Vec<String> = found
+            .unwrap()
+            .into_iter()
+            .map(|line| whiteout(&line))
+            .collect();
+        let wanted: Vec<String> = expected(layers)
+            .into_iter()
+            .map(|line| whiteout(&line))
+            .collect();
         assert_eq!(found, wanted, "{name}");
     }
 }
 
 /// Whiteouts have no attributes that matter.
 fn whiteout(line: &str) -> String {
-    if line.contains("/.wh.") { line.split(' ').nth(1).unwrap().to_owned() } else { line.to_owned() }
+    if line.contains("/.wh.") {
+        line.split(' ').nth(1).unwrap().to_owned()
+    } else {
+        line.to_owned()
+    }
 }
 
 #[test]
 fn owners_can_be_overridden() {
     let bench = Bench::new();
-    let op = CopyOp { chown: Some("1:2".into()), ..add("/x/") };
+    let op = CopyOp {
+        chown: Some("1:2".into()),
+        ..add("/x/")
+    };
     let members: &[Member<'_>] = &[("n/f", FILE, 0o644, "x")];
-    assert_eq!(layer(&bench, &archive(members), &op, "").unwrap(), expected("d x 755 1:2\nd x/n 755 1:2\nf x/n/f 644 1:2 x"));
+    assert_eq!(
+        layer(&bench, &archive(members), &op, "").unwrap(),
+        expected("d x 755 1:2\nd x/n 755 1:2\nf x/n/f 644 1:2 x")
+    );
 }
 
 #[test]
 fn hostile_archives() {
     let cases: &[(&str, &[Member<'_>], &str, Result<&str, &str>)] = &[
-        ("dots", &[("../../f", FILE, 0o644, "x")], "", Ok("d x 755 0:0\nf x/f 644 7:8 x")),
-        ("absolute", &[("/etc/f", FILE, 0o644, "x")], "", Ok("d x 755 0:0\nd x/etc 755 0:0\nf x/etc/f 644 7:8 x")),
-        ("through its own link", &[("l", LINK, 0o777, "/../../out"), ("l/f", FILE, 0o644, "x")], "", Ok("d out 755 0:0\nf out/f 644 7:8 x\nd x 755 0:0\nl x/l 7:8 -> /../../out")),
-        ("through a link of the base", &[("l/f", FILE, 0o644, "x")], "l x/l /etc\nd etc 755", Ok("d etc 755 0:0\nf etc/f 644 7:8 x")),
-        ("a hard link to outside", &[("h", HARD, 0o644, "../../../etc/passwd")], "", Err("/a: /x/h is a hard link to /etc/passwd, which is not there")),
-        ("a hard link to a directory", &[("d/", DIR, 0o755, ""), ("h", HARD, 0o644, "d")], "", Err("/a: /x/h is a hard link to /d, which is not there")),
-        ("a whiteout's name", &[("d/.wh.f", FILE, 0o644, "")], "", Err("")),
-        ("a link loop", &[("a", LINK, 0o777, "b"), ("b", LINK, 0o777, "a"), ("a/f", FILE, 0o644, "x")], "", Err("too many links in /x/a")),
-        ("below a file", &[("f", FILE, 0o644, "x"), ("f/g", FILE, 0o644, "y")], "", Err("mkdir /x/f: not a directory")),
+        (
+            "dots",
+            &[("../../f", FILE, 0o644, "x")],
+            "",
+            Ok("d x 755 0:0\nf x/f 644 7:8 x"),
+        ),
+        (
+            "absolute",
+            &[("/etc/f", FILE, 0o644, "x")],
+            "",
+            Ok("d x 755 0:0\nd x/etc 755 0:0\nf x/etc/f 644 7:8 x"),
+        ),
+        (
+            "through its own link",
+            &[("l", LINK, 0o777, "/../../out"), ("l/f", FILE, 0o644, "x")],
+            "",
+            Ok("d out 755 0:0\nf out/f 644 7:8 x\nd x 755 0:0\nl x/l 7:8 -> /../../out"),
+        ),
+        (
+            "through a link of the base",
+            &[("l/f", FILE, 0o644, "x")],
+            "l x/l /etc\nd etc 755",
+            Ok("d etc 755 0:0\nf etc/f 644 7:8 x"),
+        ),
+        (
+            "a hard link to outside",
+            &[("h", HARD, 0o644, "../../../etc/passwd")],
+            "",
+            Err("/a: /x/h is a hard link to /etc/passwd, which is not there"),
+        ),
+        (
+            "a hard link to a directory",
+            &[("d/", DIR, 0o755, ""), ("h", HARD, 0o644, "d")],
+            "",
+            Err("/a: /x/h is a hard link to /d, which is not there"),
+        ),
+        (
+            "a whiteout's name",
+            &[("d/.wh.f", FILE, 0o644, "")],
+            "",
+            Err(""),
+        ),
+        (
+            "a link loop",
+            &[
+                ("a", LINK, 0o777, "b"),
+                ("b", LINK, 0o777, "a"),
+                ("a/f", FILE, 0o644, "x"),
+            ],
+            "",
+            Err("too many links in /x/a"),
+        ),
+        (
+            "below a file",
+            &[("f", FILE, 0o644, "x"), ("f/g", FILE, 0o644, "y")],
+            "",
+            Err("mkdir /x/f: not a directory"),
+        ),
     ];
     for (name, members, base, outcome) in cases {
         let bench = Bench::new();
@@ -207,7 +337,9 @@ fn hostile_archives() {
 
 #[test]
 fn damaged_archives_are_errors() {
-    let noise: String = (0..3000_u32).map(|at| char::from(b'a' + (at.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
+    let noise: String = (0..3000_u32)
+        .map(|at| char::from(b'a' + (at.wrapping_mul(2_654_435_761) >> 27) as u8 % 26))
+        .collect();
     let whole = archive(&[("a", FILE, 0o644, "first"), ("b", FILE, 0o644, &noise)]);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(&whole).unwrap();

@@ -53,10 +53,15 @@ impl Glob {
     /// Whether a single character of the pattern could match a slash (only classes can).
     #[must_use]
     pub fn may_cross_directories(&self) -> bool {
-        self.chunks.iter().flat_map(|chunk| &chunk.tokens).any(|token| match token {
-            Token::Class { negated, ranges } => ranges.iter().any(|&(low, high)| low <= '/' && '/' <= high) != *negated,
-            Token::Byte(_) | Token::AnyRune => false,
-        })
+        self.chunks
+            .iter()
+            .flat_map(|chunk| &chunk.tokens)
+            .any(|token| match token {
+                Token::Class { negated, ranges } => {
+                    ranges.iter().any(|&(low, high)| low <= '/' && '/' <= high) != *negated
+                }
+                Token::Byte(_) | Token::AnyRune => false,
+            })
     }
 
     /// Whether the whole name matches.

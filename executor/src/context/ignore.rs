@@ -70,12 +70,17 @@ impl IgnoreRules {
         self.set.is_empty()
     }
 
-    /// The decision while walking: see [`PatternSet::matches_in`].
+    /// The decision about a directory while walking: see [`PatternSet::matches_in`].
     pub(crate) fn ignored_in(&self, path: &[u8], parent: &ParentMatch) -> (bool, ParentMatch) {
         if self.set.is_empty() {
             return (false, ParentMatch::default());
         }
         self.set.matches_in(path, parent)
+    }
+
+    /// The decision about anything else.
+    pub(crate) fn ignored_leaf_in(&self, path: &[u8], parent: &ParentMatch) -> bool {
+        !self.set.is_empty() && self.set.matches_leaf_in(path, parent)
     }
 
     /// Whether an ignored directory can still hold something that is not.

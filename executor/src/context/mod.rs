@@ -3,6 +3,7 @@
 //! A context is read lazily, each directory at most once, and never outside its folder (see [`walk`]). What the rules hide is
 //! not there. Where sources are found and what a COPY makes of them is [`crate::copy`]'s job.
 
+mod automaton;
 pub mod glob;
 mod hash;
 pub mod ignore;

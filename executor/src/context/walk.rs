@@ -8,7 +8,7 @@ use super::ignore::IgnoreRules;
 use super::pattern::ParentMatch;
 use crate::Error;
 use crate::tree::{Entry, FileDigest, Kind};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
@@ -104,8 +104,15 @@ pub(super) fn read_listing(
             continue;
         }
         let full = join(path, name.to_bytes());
-        let (ignored, below) = rules.ignored_in(&full, parent);
-        if ignored && !rules.may_reinclude_below(&full) {
+        // Only directories need to know what they matched. A file system that does not tell types makes all of them one.
+        let may_be_directory =
+            matches!(record.file_type(), FileType::Directory | FileType::Unknown);
+        let (ignored, below) = if may_be_directory {
+            rules.ignored_in(&full, parent)
+        } else {
+            (rules.ignored_leaf_in(&full, parent), ParentMatch::default())
+        };
+        if ignored && !(may_be_directory && rules.may_reinclude_below(&full)) {
             continue;
         }
         let Some(mut node) = node(root, dir.as_fd(), name, full)? else {
@@ -114,10 +121,15 @@ pub(super) fn read_listing(
         if ignored && !node.is_directory() {
             continue;
         }
-        node.ignored = ignored;
         if node.is_directory() {
-            node.below = below;
+            // A directory that was something else a moment ago.
+            node.below = if may_be_directory {
+                below
+            } else {
+                rules.ignored_in(&node.entry.path, parent).1
+            };
         }
+        node.ignored = ignored;
         nodes.push(node);
     }
     nodes.sort_unstable_by(|a, b| a.name().cmp(b.name()));
@@ -260,7 +272,11 @@ impl Root {
         };
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // A file may turn out to be a terminal or a FIFO; `openat2` takes neither flag together with `PATH`.
-        let flags = if flags.contains(OFlags::PATH) { flags } else { flags | OFlags::NOCTTY | OFlags::NONBLOCK };
+        let flags = if flags.contains(OFlags::PATH) {
+            flags
+        } else {
+            flags | OFlags::NOCTTY | OFlags::NONBLOCK
+        };
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         match rustix::fs::openat2(&self.fd, path, flags, Mode::empty(), resolve) {

@@ -28,7 +28,10 @@ impl Copier<'_, '_> {
         spool: &mut archive::Spool,
     ) -> Result<(), Error> {
         for (number, group) in selection.groups.iter().enumerate() {
-            if self.op.unpack.unwrap_or(self.op.add) && group.inline.is_none() && self.unpack(number, group, tree, spool)? {
+            if self.op.unpack.unwrap_or(self.op.add)
+                && group.inline.is_none()
+                && self.unpack(number, group, tree, spool)?
+            {
                 continue;
             }
             self.group(number, group)?;
@@ -44,16 +47,27 @@ impl Copier<'_, '_> {
         tree: &dyn FileTree,
         spool: &mut archive::Spool,
     ) -> Result<bool, Error> {
-        let [item] = &group.items[..] else { return Ok(false) };
-        let Kind::File { size, .. } = item.entry.kind else { return Ok(false) };
+        let [item] = &group.items[..] else {
+            return Ok(false);
+        };
+        let Kind::File { size, .. } = item.entry.kind else {
+            return Ok(false);
+        };
         let path = &item.entry.path;
         if size == 0 {
             return Ok(false);
         }
-        let Some(archive) = archive::open(tree.open(path)?, spool)? else { return Ok(false) };
+        let Some(archive) = archive::open(tree.open(path)?, spool)? else {
+            return Ok(false);
+        };
         let directory = self.target.resolve(self.op.dest.as_bytes())?;
         self.target.make_directories(&directory, 0o755)?;
-        let unpacking = archive::Unpacking { target: self.target, owner: self.owner, directory, number };
+        let unpacking = archive::Unpacking {
+            target: self.target,
+            owner: self.owner,
+            directory,
+            number,
+        };
         unpacking.run(&show(path), archive, spool)?;
         Ok(true)
     }
@@ -62,18 +76,29 @@ impl Copier<'_, '_> {
         let made = self.chmod.as_ref().map_or(0o755, Chmod::made_directories);
         let dest = self.op.dest.as_bytes();
         let (above, last) = split(dest);
-        let ensure = if last.is_empty() || last == b"." { dest } else { above };
+        let ensure = if last.is_empty() || last == b"." {
+            dest
+        } else {
+            above
+        };
         let ensure = self.target.resolve(ensure)?;
         self.target.make_directories(&ensure, made)?;
 
         let mut place = self.target.resolve(&clean(dest))?;
-        let (root, below) = group.items.split_first().expect("BUG: a group has its root");
+        let (root, below) = group
+            .items
+            .split_first()
+            .expect("BUG: a group has its root");
         let there = self.target.found(&place)?;
         let directory = root.entry.kind == Kind::Directory;
         if !directory && there == Found::Directory {
             place = join(&place, &group.name);
         }
-        let needed = if directory && there == Found::Nothing { place.as_slice() } else { split(&place).0 };
+        let needed = if directory && there == Found::Nothing {
+            place.as_slice()
+        } else {
+            split(&place).0
+        };
         self.target.make_directories(&needed.to_vec(), made)?;
 
         if !directory {
@@ -92,7 +117,8 @@ impl Copier<'_, '_> {
         }
         // The destination keeps its own attributes, but its time becomes the source's.
         if there == Found::Nothing || !below.is_empty() {
-            self.target.update(&place, |entry| entry.mtime = root.entry.mtime)?;
+            self.target
+                .update(&place, |entry| entry.mtime = root.entry.mtime)?;
         }
         Ok(())
     }
@@ -101,17 +127,32 @@ impl Copier<'_, '_> {
         match self.target.found(&path)? {
             Found::Other => Err(not_a_directory(&path)),
             // A parent that is only there for what is below it takes the mode alone.
-            Found::Directory if item.parent_only => self.target.update(&path, |entry| entry.mode = item.entry.mode),
+            Found::Directory if item.parent_only => self
+                .target
+                .update(&path, |entry| entry.mode = item.entry.mode),
             Found::Directory | Found::Nothing => {
                 let entry = self.attributes(&item.entry, path);
-                self.target.put(Change { entry, data: Data::None, link: None })
+                self.target.put(Change {
+                    entry,
+                    data: Data::None,
+                    link: None,
+                })
             }
         }
     }
 
-    fn file(&mut self, number: usize, group: &Group, item: &Item, path: Vec<u8>) -> Result<(), Error> {
+    fn file(
+        &mut self,
+        number: usize,
+        group: &Group,
+        item: &Item,
+        path: Vec<u8>,
+    ) -> Result<(), Error> {
         if self.target.found(&path)? == Found::Directory {
-            return Err(refuse(format!("cannot replace to directory {} with file", show(&path))));
+            return Err(refuse(format!(
+                "cannot replace to directory {} with file",
+                show(&path)
+            )));
         }
         let data = match (&item.entry.kind, group.inline) {
             (Kind::File { .. }, Some(index)) => Data::Inline(index),
@@ -125,7 +166,10 @@ impl Copier<'_, '_> {
 
     /// The copy of an entry.
     fn attributes(&self, source: &Entry, path: Vec<u8>) -> Entry {
-        let mut entry = Entry { path, ..source.clone() };
+        let mut entry = Entry {
+            path,
+            ..source.clone()
+        };
         if let Some(Owner { uid, gid }) = self.owner {
             (entry.uid, entry.gid) = (uid, gid);
         }

@@ -29,16 +29,29 @@ pub(super) struct Spool {
 impl Spool {
     /// At a path where it may be made when it is needed.
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, file: None, size: 0 }
+        Self {
+            path,
+            file: None,
+            size: 0,
+        }
     }
 
     fn error(&self, op: &'static str, source: io::Error) -> Error {
-        Error::Io { op, path: self.path.clone(), source }
+        Error::Io {
+            op,
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn file(&mut self) -> Result<&mut File, Error> {
         if self.file.is_none() {
-            let file = File::options().read(true).write(true).create(true).truncate(true).open(&self.path);
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&self.path);
             self.file = Some(file.map_err(|source| self.error("create", source))?);
         }
         Ok(self.file.as_mut().expect("BUG: it was made just now"))
@@ -46,9 +59,14 @@ impl Spool {
 
     /// Where content starts; reads it from there.
     pub(super) fn read_at(&self, offset: u64, size: u64) -> Result<impl Read + use<>, Error> {
-        let Some(file) = &self.file else { return Err(self.error("read", io::ErrorKind::NotFound.into())) };
-        let mut file = file.try_clone().map_err(|source| self.error("read", source))?;
-        file.seek(SeekFrom::Start(offset)).map_err(|source| self.error("read", source))?;
+        let Some(file) = &self.file else {
+            return Err(self.error("read", io::ErrorKind::NotFound.into()));
+        };
+        let mut file = file
+            .try_clone()
+            .map_err(|source| self.error("read", source))?;
+        file.seek(SeekFrom::Start(offset))
+            .map_err(|source| self.error("read", source))?;
         Ok(file.take(size))
     }
 }
@@ -60,8 +78,13 @@ pub(super) struct Opened<'r> {
 }
 
 /// Tells whether content is a tar archive, compressed or not.
-pub(super) fn open<'r>(content: impl Read + 'r, spool: &Spool) -> Result<Option<Opened<'r>>, Error> {
-    let Some(stream) = decompress(content, spool)? else { return Ok(None) };
+pub(super) fn open<'r>(
+    content: impl Read + 'r,
+    spool: &Spool,
+) -> Result<Option<Opened<'r>>, Error> {
+    let Some(stream) = decompress(content, spool)? else {
+        return Ok(None);
+    };
     let mut reader = TarReader::new(BufReader::with_capacity(BUFFER, stream));
     Ok(match reader.next_entry() {
         Ok(Some(first)) => Some(Opened { reader, first }),
@@ -70,11 +93,18 @@ pub(super) fn open<'r>(content: impl Read + 'r, spool: &Spool) -> Result<Option<
 }
 
 /// The stream without its compression; `None` when it begins like a compressed one and is not.
-fn decompress<'r>(content: impl Read + 'r, spool: &Spool) -> Result<Option<Box<dyn Read + 'r>>, Error> {
+fn decompress<'r>(
+    content: impl Read + 'r,
+    spool: &Spool,
+) -> Result<Option<Box<dyn Read + 'r>>, Error> {
     let mut content = BufReader::with_capacity(BUFFER, content);
-    let Ok(start) = content.fill_buf() else { return Ok(None) };
+    let Ok(start) = content.fill_buf() else {
+        return Ok(None);
+    };
     if start.starts_with(&[0x1f, 0x8b, 8]) {
-        return Ok(Some(Box::new(flate2::bufread::MultiGzDecoder::new(content))));
+        return Ok(Some(Box::new(flate2::bufread::MultiGzDecoder::new(
+            content,
+        ))));
     }
     if start.starts_with(b"BZh") {
         return Ok(Some(Box::new(bzip2::bufread::MultiBzDecoder::new(content))));
@@ -92,10 +122,27 @@ fn decompress<'r>(content: impl Read + 'r, spool: &Spool) -> Result<Option<Box<d
 /// The xz decoder writes where the others are read: its result goes into a file beside the spool.
 fn unxz(mut content: impl BufRead, spool: &Spool) -> Result<Option<File>, Error> {
     let path = spool.path.with_extension("xz");
-    let error = |op, source| Error::Io { op, path: path.clone(), source };
-    let mut plain = File::options().read(true).write(true).create(true).truncate(true).open(&path);
-    let plain = plain.as_mut().map_err(|source| error("create", std::mem::replace(source, io::ErrorKind::Other.into())))?;
-    let mut out = Checked { out: plain, failed: None };
+    let error = |op, source| Error::Io {
+        op,
+        path: path.clone(),
+        source,
+    };
+    let mut plain = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path);
+    let plain = plain.as_mut().map_err(|source| {
+        error(
+            "create",
+            std::mem::replace(source, io::ErrorKind::Other.into()),
+        )
+    })?;
+    let mut out = Checked {
+        out: plain,
+        failed: None,
+    };
     let decoded = lzma_rs::xz_decompress(&mut content, &mut out);
     if let Some(source) = out.failed.take() {
         return Err(error("write", source));
@@ -104,7 +151,9 @@ fn unxz(mut content: impl BufRead, spool: &Spool) -> Result<Option<File>, Error>
         return Ok(None);
     }
     let mut plain = plain.try_clone().map_err(|source| error("read", source))?;
-    plain.seek(SeekFrom::Start(0)).map_err(|source| error("read", source))?;
+    plain
+        .seek(SeekFrom::Start(0))
+        .map_err(|source| error("read", source))?;
     Ok(Some(plain))
 }
 
@@ -142,17 +191,29 @@ pub(super) struct Unpacking<'a, 't> {
 
 impl Unpacking<'_, '_> {
     /// Unpacks; `name` is the archive for messages.
-    pub(super) fn run(mut self, name: &str, archive: Opened<'_>, spool: &mut Spool) -> Result<(), Error> {
+    pub(super) fn run(
+        mut self,
+        name: &str,
+        archive: Opened<'_>,
+        spool: &mut Spool,
+    ) -> Result<(), Error> {
         let Opened { mut reader, first } = archive;
         let mut next = Some(first);
         let mut inode = 0;
         while let Some(raw) = next {
             if let Some(path) = self.place(&raw)? {
                 inode += 1;
-                let place = Place { path, kind: kind(name, &raw)?, inode, archive: name };
+                let place = Place {
+                    path,
+                    kind: kind(name, &raw)?,
+                    inode,
+                    archive: name,
+                };
                 self.put(&mut reader, &raw, place, spool)?;
             }
-            next = reader.next_entry().map_err(|problem| failed(name, problem))?;
+            next = reader
+                .next_entry()
+                .map_err(|problem| failed(name, problem))?;
         }
         Ok(())
     }
@@ -176,15 +237,43 @@ impl Unpacking<'_, '_> {
         place: Place<'_>,
         spool: &mut Spool,
     ) -> Result<(), Error> {
-        let Place { path, kind, inode, archive } = place;
+        let Place {
+            path,
+            kind,
+            inode,
+            archive,
+        } = place;
         let (number, start) = (self.number, spool.size);
-        let Owner { uid, gid } = self.owner.unwrap_or(Owner { uid: raw.uid, gid: raw.gid });
-        let kept = |name: &[u8]| name == b"security.capability" || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.");
-        let mut xattrs: Vec<_> = raw.xattrs.iter().filter(|(name, _)| kept(name)).cloned().collect();
+        let Owner { uid, gid } = self.owner.unwrap_or(Owner {
+            uid: raw.uid,
+            gid: raw.gid,
+        });
+        let kept = |name: &[u8]| {
+            name == b"security.capability"
+                || name.starts_with(b"user.") && !name.starts_with(b"user.overlay.")
+        };
+        let mut xattrs: Vec<_> = raw
+            .xattrs
+            .iter()
+            .filter(|(name, _)| kept(name))
+            .cloned()
+            .collect();
         xattrs.sort();
-        let mode = if matches!(kind, Kind::Symlink { .. }) { 0o777 } else { raw.mode };
+        let mode = if matches!(kind, Kind::Symlink { .. }) {
+            0o777
+        } else {
+            raw.mode
+        };
         let mut change = Change {
-            entry: Entry { path, kind, mode, uid, gid, mtime: raw.mtime, xattrs },
+            entry: Entry {
+                path,
+                kind,
+                mode,
+                uid,
+                gid,
+                mtime: raw.mtime,
+                xattrs,
+            },
             data: Data::None,
             link: None,
         };
@@ -200,7 +289,9 @@ impl Unpacking<'_, '_> {
             }
             Kind::Directory if self.target.found(&change.entry.path)? == Found::Directory => {
                 let entry = change.entry;
-                return self.target.update(&entry.path.clone(), |known| *known = entry);
+                return self
+                    .target
+                    .update(&entry.path.clone(), |known| *known = entry);
             }
             _ => {}
         }
@@ -213,7 +304,9 @@ impl Unpacking<'_, '_> {
         let found = join(&self.target.resolve(&join(&self.directory, parents))?, last);
         let Some(linked) = self.target.linked(&found, path)? else {
             let (path, target) = (show(path), show(target));
-            return Err(refuse(format!("{archive}: {path} is a hard link to {target}, which is not there")));
+            return Err(refuse(format!(
+                "{archive}: {path} is a hard link to {target}, which is not there"
+            )));
         };
         self.target.put(linked)
     }
@@ -222,16 +315,26 @@ impl Unpacking<'_, '_> {
 fn kind(archive: &str, raw: &RawEntry) -> Result<Kind, Error> {
     let (major, minor) = raw.device;
     Ok(match raw.flag {
-        0 | b'0' | b'7' => Kind::File { size: raw.size, digest: None },
-        b'1' => Kind::Hardlink { target: clean(&raw.link) },
-        b'2' => Kind::Symlink { target: raw.link.clone() },
+        0 | b'0' | b'7' => Kind::File {
+            size: raw.size,
+            digest: None,
+        },
+        b'1' => Kind::Hardlink {
+            target: clean(&raw.link),
+        },
+        b'2' => Kind::Symlink {
+            target: raw.link.clone(),
+        },
         b'3' => Kind::Char { major, minor },
         b'4' => Kind::Block { major, minor },
         b'5' => Kind::Directory,
         b'6' => Kind::Fifo,
         flag => {
             let entry = String::from_utf8_lossy(&raw.name);
-            return Err(refuse(format!("{archive}: {entry}: unknown tar entry type {:?}", char::from(flag))));
+            return Err(refuse(format!(
+                "{archive}: {entry}: unknown tar entry type {:?}",
+                char::from(flag)
+            )));
         }
     })
 }
@@ -243,7 +346,11 @@ struct Place<'a> {
     archive: &'a str,
 }
 
-fn store_content(reader: &mut TarReader<impl BufRead>, name: &str, spool: &mut Spool) -> Result<[u8; 32], Error> {
+fn store_content(
+    reader: &mut TarReader<impl BufRead>,
+    name: &str,
+    spool: &mut Spool,
+) -> Result<[u8; 32], Error> {
     let mut hasher = blake3::Hasher::new();
     loop {
         let content = reader.content().map_err(|problem| failed(name, problem))?;

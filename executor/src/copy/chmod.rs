@@ -28,7 +28,12 @@ enum Op {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Bits {
-    Named { rwx: u32, conditional_x: bool, set_id: bool, sticky: bool },
+    Named {
+        rwx: u32,
+        conditional_x: bool,
+        set_id: bool,
+        sticky: bool,
+    },
     /// The bits that user (6), group (3) or other (0) have: the shift.
     CopyOf(u32),
 }
@@ -37,7 +42,10 @@ impl Chmod {
     /// Parses; `None` when it is neither an octal number up to 07777 nor a symbolic mode.
     pub(super) fn parse(text: &str) -> Option<Self> {
         if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777).map(Self::Exact);
+            return u32::from_str_radix(text, 8)
+                .ok()
+                .filter(|mode| *mode <= 0o7777)
+                .map(Self::Exact);
         }
         let mut changes = Vec::new();
         for clause in text.split(',') {
@@ -58,7 +66,9 @@ impl Chmod {
     pub(super) fn apply(&self, mode: u32, directory: bool) -> u32 {
         match self {
             Self::Exact(exact) => *exact,
-            Self::Changes(changes) => changes.iter().fold(mode, |mode, change| change.apply(mode, directory)),
+            Self::Changes(changes) => changes
+                .iter()
+                .fold(mode, |mode, change| change.apply(mode, directory)),
         }
     }
 }
@@ -74,10 +84,22 @@ fn parse_clause(clause: &str, changes: &mut Vec<Change>) -> Option<()> {
             b'=' => Op::Set,
             _ => return None,
         };
-        let end = rest[1..].find(['+', '-', '=']).map_or(rest.len(), |end| end + 1);
+        let end = rest[1..]
+            .find(['+', '-', '='])
+            .map_or(rest.len(), |end| end + 1);
         let bits = parse_bits(&rest[1..end])?;
-        let (user, group, other) = (all || who.contains('u'), all || who.contains('g'), all || who.contains('o'));
-        changes.push(Change { user, group, other, op, bits });
+        let (user, group, other) = (
+            all || who.contains('u'),
+            all || who.contains('g'),
+            all || who.contains('o'),
+        );
+        changes.push(Change {
+            user,
+            group,
+            other,
+            op,
+            bits,
+        });
         rest = &rest[end..];
     }
     Some(())
@@ -102,21 +124,35 @@ fn parse_bits(text: &str) -> Option<Bits> {
             _ => return None,
         }
     }
-    Some(Bits::Named { rwx, conditional_x, set_id, sticky })
+    Some(Bits::Named {
+        rwx,
+        conditional_x,
+        set_id,
+        sticky,
+    })
 }
 
 impl Change {
     fn apply(self, mode: u32, directory: bool) -> u32 {
         let (rwx, set_id, sticky) = match self.bits {
             Bits::CopyOf(shift) => (mode >> shift & 7, false, false),
-            Bits::Named { rwx, conditional_x, set_id, sticky } => {
+            Bits::Named {
+                rwx,
+                conditional_x,
+                set_id,
+                sticky,
+            } => {
                 let x = u32::from(conditional_x && (directory || mode & 0o111 != 0));
                 (rwx | x, set_id, sticky)
             }
         };
         let mut given = 0;
         let mut reach = 0;
-        for (concerned, shift, special) in [(self.user, 6, 0o4000), (self.group, 3, 0o2000), (self.other, 0, 0)] {
+        for (concerned, shift, special) in [
+            (self.user, 6, 0o4000),
+            (self.group, 3, 0o2000),
+            (self.other, 0, 0),
+        ] {
             if concerned {
                 given |= rwx << shift | if set_id { special } else { 0 };
                 reach |= 7 << shift | special;
@@ -171,7 +207,9 @@ mod tests {
 
     #[test]
     fn bad_modes() {
-        for text in ["", "8", "07778", "10000", "u", "u+q", "z+x", "u+x,", "+x,,+r", "rwx", "u=ug", "-1"] {
+        for text in [
+            "", "8", "07778", "10000", "u", "u+q", "z+x", "u+x,", "+x,,+r", "rwx", "u=ug", "-1",
+        ] {
             let parsed = Chmod::parse(text);
             assert!(parsed.is_none(), "{text}: {parsed:?}");
         }

@@ -1,34 +1,54 @@
 //! What a COPY reads, as a digest for keys and as a list for people. Both come from one walk over the selection.
 
 use super::ReadEntry;
-use super::paths::show;
 use super::select::{Item, Selection};
 use crate::context::walk::libc_mode;
 use crate::tree::{Entry, Kind};
 use std::collections::HashMap;
-use std::fmt::Write;
 
+/// Bytes hashed at once.
+const FLUSH: usize = 32 * 1024;
 /// Changes when the encoding does.
 const DOMAIN: &[u8] = b"kiln copy source 1";
 
 /// Encodes fields with their lengths, so that no two selections read alike.
-struct Encoder(blake3::Hasher);
+struct Encoder {
+    hasher: blake3::Hasher,
+    /// Fields not hashed yet: they are short, and hashing pays for long input.
+    fields: Vec<u8>,
+}
 
 impl Encoder {
+    fn new() -> Self {
+        Self {
+            hasher: blake3::Hasher::new(),
+            fields: Vec::with_capacity(2 * FLUSH),
+        }
+    }
+
     fn number(&mut self, number: u64) {
-        self.0.update(&number.to_le_bytes());
+        self.fields.extend_from_slice(&number.to_le_bytes());
+        if self.fields.len() >= FLUSH {
+            self.hasher.update(&self.fields);
+            self.fields.clear();
+        }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.number(bytes.len() as u64);
-        self.0.update(bytes);
+        self.fields.extend_from_slice(bytes);
+    }
+
+    fn finish(mut self) -> [u8; 32] {
+        *self.hasher.update(&self.fields).finalize().as_bytes()
     }
 }
 
 pub(super) fn digest(selection: &Selection) -> ([u8; 32], Vec<ReadEntry>) {
-    let mut encoder = Encoder(blake3::Hasher::new());
+    let mut encoder = Encoder::new();
     encoder.bytes(DOMAIN);
-    let mut entries = Vec::with_capacity(selection.groups.iter().map(|group| group.items.len()).sum());
+    let mut entries =
+        Vec::with_capacity(selection.groups.iter().map(|group| group.items.len()).sum());
     for group in &selection.groups {
         encoder.number(group.items.len() as u64);
         encoder.bytes(&group.name);
@@ -48,7 +68,7 @@ pub(super) fn digest(selection: &Selection) -> ([u8; 32], Vec<ReadEntry>) {
             }
         }
     }
-    (*encoder.0.finalize().as_bytes(), entries)
+    (encoder.finish(), entries)
 }
 
 fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
@@ -83,19 +103,25 @@ fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
 fn read_entry(entry: &Entry) -> ReadEntry {
     let content = match &entry.kind {
         Kind::File { digest, .. } => hex(&digest.expect("BUG: a selection is complete")),
-        Kind::Symlink { target } | Kind::Hardlink { target } => String::from_utf8_lossy(target).into_owned(),
+        Kind::Symlink { target } | Kind::Hardlink { target } => {
+            String::from_utf8_lossy(target).into_owned()
+        }
         Kind::Char { major, minor } | Kind::Block { major, minor } => format!("{major}:{minor}"),
         Kind::Directory | Kind::Fifo | Kind::Socket => String::new(),
     };
-    ReadEntry { path: show(&entry.path).split_off(1), mode: type_bits(&entry.kind) | entry.mode, content }
+    ReadEntry {
+        path: String::from_utf8_lossy(&entry.path).into_owned(),
+        mode: type_bits(&entry.kind) | entry.mode,
+        content,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        write!(text, "{byte:02x}").expect("BUG: writing to a string cannot fail");
-    }
-    text
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes
+        .iter()
+        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
+        .collect()
 }
 
 /// The type bits of `st_mode`.

@@ -58,7 +58,10 @@ pub struct ReadEntry {
 ///
 /// # Errors
 /// A source that is not there, with BuildKit's wording and, when an ignore rule hid it, the rule's file and line.
-pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Vec<ReadEntry>), Error> {
+pub fn source_digest(
+    op: &CopyOp,
+    source: &dyn FileTree,
+) -> Result<([u8; 32], Vec<ReadEntry>), Error> {
     Ok(digest::digest(&select::select(op, source)?))
 }
 
@@ -66,9 +69,18 @@ pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Ve
 ///
 /// # Errors
 /// BuildKit's messages for missing sources, files in the way of directories, unknown users, bad modes.
-pub fn copy(space: &Space, op: &CopyOp, base: &Snapshot, source: CopySourceTree<'_>) -> Result<Option<Written>, Error> {
+pub fn copy(
+    space: &Space,
+    op: &CopyOp,
+    base: &Snapshot,
+    source: CopySourceTree<'_>,
+) -> Result<Option<Written>, Error> {
     let scratch = space.store().scratch()?;
-    let base = if op.link && !names_owner(op) { Vec::new() } else { readable(space, base)? };
+    let base = if op.link && !names_owner(op) {
+        Vec::new()
+    } else {
+        readable(space, base)?
+    };
     let layers = match source {
         CopySourceTree::Snapshot(snapshot) => readable(space, snapshot)?,
         CopySourceTree::Context(_) | CopySourceTree::Empty => Vec::new(),
@@ -76,22 +88,38 @@ pub fn copy(space: &Space, op: &CopyOp, base: &Snapshot, source: CopySourceTree<
     let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
     // The base's own files matter only for names of owners, and for archives that link to them.
     let reads_base = names_owner(op) || op.add;
-    let written = if !space.is_root() && (layers.iter().any(foreign) || reads_base && base.iter().any(foreign)) {
+    let written = if !space.is_root()
+        && (layers.iter().any(foreign) || reads_base && base.iter().any(foreign))
+    {
         let source = match source {
             CopySourceTree::Snapshot(_) => JobSource::Layers(layers),
             CopySourceTree::Context(context) => job_context(context)?,
             CopySourceTree::Empty => JobSource::Empty,
         };
-        let job = CopyJob { op: op.clone(), base, source, out: absolute(scratch.path())? };
+        let job = CopyJob {
+            op: op.clone(),
+            base,
+            source,
+            out: absolute(scratch.path())?,
+        };
         space.task(COPY_TASK, &job)?
     } else {
         match source {
-            CopySourceTree::Snapshot(_) => run(op, &base, CopySourceFiles::View(&View::load(&layers)?), scratch.path())?,
-            CopySourceTree::Context(context) => run(op, &base, CopySourceFiles::Context(context), scratch.path())?,
+            CopySourceTree::Snapshot(_) => run(
+                op,
+                &base,
+                CopySourceFiles::View(&View::load(&layers)?),
+                scratch.path(),
+            )?,
+            CopySourceTree::Context(context) => {
+                run(op, &base, CopySourceFiles::Context(context), scratch.path())?
+            }
             CopySourceTree::Empty => run(op, &base, CopySourceFiles::Empty, scratch.path())?,
         }
     };
-    written.map(|written| keep(space, written, scratch.path())).transpose()
+    written
+        .map(|written| keep(space, written, scratch.path()))
+        .transpose()
 }
 
 /// Carries a WORKDIR out: `Ok(None)` when the directory is there.
@@ -108,9 +136,16 @@ pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Option<Writ
     let path = target.resolve(op.path.as_bytes())?;
     target.make_directories(&path, 0o755)?;
     let scratch = space.store().scratch()?;
-    let contents = write::Contents { op: None, source: CopySourceFiles::Empty, base: Some(&view), spool: None };
+    let contents = write::Contents {
+        op: None,
+        source: CopySourceFiles::Empty,
+        base: Some(&view),
+        spool: None,
+    };
     let written = finish(target, contents, scratch.path())?;
-    written.map(|written| keep(space, written, scratch.path())).transpose()
+    written
+        .map(|written| keep(space, written, scratch.path()))
+        .transpose()
 }
 
 /// Ids of a `USER` or `--chown` text in a root file system: uid, gid, supplementary groups (only when no group is given).
@@ -147,7 +182,12 @@ pub struct CopyJob {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum JobSource {
     Layers(Vec<LayerFiles>),
-    Context { dir: PathBuf, patterns: Vec<String>, lines: Vec<u32>, ignore_file: Option<PathBuf> },
+    Context {
+        dir: PathBuf,
+        patterns: Vec<String>,
+        lines: Vec<u32>,
+        ignore_file: Option<PathBuf>,
+    },
     Empty,
 }
 
@@ -157,11 +197,26 @@ enum JobSource {
 /// As [`copy`].
 pub fn copy_task(job: CopyJob) -> Result<Option<Written>, Error> {
     match job.source {
-        JobSource::Layers(layers) => run(&job.op, &job.base, CopySourceFiles::View(&View::load(&layers)?), &job.out),
-        JobSource::Context { dir, patterns, lines, ignore_file } => {
+        JobSource::Layers(layers) => run(
+            &job.op,
+            &job.base,
+            CopySourceFiles::View(&View::load(&layers)?),
+            &job.out,
+        ),
+        JobSource::Context {
+            dir,
+            patterns,
+            lines,
+            ignore_file,
+        } => {
             let rules = IgnoreRules::from_parts(patterns, lines)?;
             let context = Context::open_uncached(&dir, rules, ignore_file)?;
-            run(&job.op, &job.base, CopySourceFiles::Context(&context), &job.out)
+            run(
+                &job.op,
+                &job.base,
+                CopySourceFiles::Context(&context),
+                &job.out,
+            )
         }
         JobSource::Empty => run(&job.op, &job.base, CopySourceFiles::Empty, &job.out),
     }
@@ -224,19 +279,34 @@ fn job_context(context: &Context) -> Result<JobSource, Error> {
 }
 
 fn names_owner(op: &CopyOp) -> bool {
-    op.chown.as_deref().is_some_and(|owner| owner.split(':').any(|part| part.parse::<u32>().is_err()))
+    op.chown
+        .as_deref()
+        .is_some_and(|owner| owner.split(':').any(|part| part.parse::<u32>().is_err()))
 }
 
 fn readable(space: &Space, snapshot: &Snapshot) -> Result<Vec<LayerFiles>, Error> {
-    snapshot.layers.iter().map(|layer| layer::readable(space, layer)).collect()
+    snapshot
+        .layers
+        .iter()
+        .map(|layer| layer::readable(space, layer))
+        .collect()
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|source| Error::Io { op: "find", path: path.to_path_buf(), source })
+    std::path::absolute(path).map_err(|source| Error::Io {
+        op: "find",
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 /// The copy itself: selection, placement, writing into `out`.
-fn run(op: &CopyOp, base: &[LayerFiles], source: CopySourceFiles<'_>, out: &Path) -> Result<Option<Written>, Error> {
+fn run(
+    op: &CopyOp,
+    base: &[LayerFiles],
+    source: CopySourceFiles<'_>,
+    out: &Path,
+) -> Result<Option<Written>, Error> {
     let base = View::load(base)?;
     let owner = match op.chown.as_deref() {
         None | Some("") => None,
@@ -251,24 +321,52 @@ fn run(op: &CopyOp, base: &[LayerFiles], source: CopySourceFiles<'_>, out: &Path
     let below = (!op.link).then_some(&base);
     let mut target = target::Target::new(below, owner);
     let mut spool = archive::Spool::new(out.join(SPOOL));
-    apply::Copier { op, target: &mut target, chmod, owner }.run(&selection, source.tree(), &mut spool)?;
+    apply::Copier {
+        op,
+        target: &mut target,
+        chmod,
+        owner,
+    }
+    .run(&selection, source.tree(), &mut spool)?;
     drop(selection);
-    finish(target, write::Contents { op: Some(op), source, base: below, spool: Some(&spool) }, out)
+    finish(
+        target,
+        write::Contents {
+            op: Some(op),
+            source,
+            base: below,
+            spool: Some(&spool),
+        },
+        out,
+    )
 }
 
 fn bad_mode(text: &str) -> Error {
     Error::Copy {
-        message: format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"),
+        message: format!(
+            "invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777"
+        ),
         help: Some("symbolic modes such as u=rwX,go=rX are fine too".to_owned()),
     }
 }
 
-fn finish(target: target::Target<'_>, contents: write::Contents<'_>, out: &Path) -> Result<Option<Written>, Error> {
+fn finish(
+    target: target::Target<'_>,
+    contents: write::Contents<'_>,
+    out: &Path,
+) -> Result<Option<Written>, Error> {
     let (changes, whiteouts) = target.finish()?;
     if changes.is_empty() {
         return Ok(None);
     }
-    write::write(&changes, &whiteouts, contents, &out.join(TAR), &out.join(INDEX)).map(Some)
+    write::write(
+        &changes,
+        &whiteouts,
+        contents,
+        &out.join(TAR),
+        &out.join(INDEX),
+    )
+    .map(Some)
 }
 
 /// Puts the layer into the store, or takes the one of equal content that it has.
@@ -279,7 +377,11 @@ fn keep(space: &Space, written: Written, staged: &Path) -> Result<Written, Error
         && let Some(meta) = store.layer(&known)?
         && let Some(size) = meta.size
     {
-        return Ok(Written { diff_id: known, size, identity: written.identity });
+        return Ok(Written {
+            diff_id: known,
+            size,
+            identity: written.identity,
+        });
     }
     let meta = LayerMeta {
         diff_id: written.diff_id.clone(),
@@ -287,7 +389,11 @@ fn keep(space: &Space, written: Written, staged: &Path) -> Result<Written, Error
         size: Some(written.size),
         blobs: Vec::new(),
     };
-    let files = StagedLayer { tar: Some(staged.join(TAR)), tree: None, index: Some(staged.join(INDEX)) };
+    let files = StagedLayer {
+        tar: Some(staged.join(TAR)),
+        tree: None,
+        index: Some(staged.join(INDEX)),
+    };
     store.put_layer(&meta, files)?;
     Ok(written)
 }
@@ -295,5 +401,7 @@ fn keep(space: &Space, written: Written, staged: &Path) -> Result<Written, Error
 /// Whether an op reads any path at all.
 #[must_use]
 pub fn reads_paths(op: &CopyOp) -> bool {
-    op.sources.iter().any(|source| matches!(source, CopySource::Path(_)))
+    op.sources
+        .iter()
+        .any(|source| matches!(source, CopySource::Path(_)))
 }

@@ -8,7 +8,10 @@ use crate::tree::{Entry, FileTree, Kind};
 const MAX_LINKS: usize = 255;
 
 pub(super) fn refuse(message: impl Into<String>) -> Error {
-    Error::Copy { message: message.into(), help: None }
+    Error::Copy {
+        message: message.into(),
+        help: None,
+    }
 }
 
 /// A path as people write it.
@@ -50,9 +53,16 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
 }
 
 /// Follows links inside the root as chroot would, the last component's too. The result need not exist.
-pub(super) fn resolve(path: &[u8], lookup: &dyn Fn(&[u8]) -> Result<Option<Entry>, Error>) -> Result<Vec<u8>, Error> {
+pub(super) fn resolve(
+    path: &[u8],
+    lookup: &dyn Fn(&[u8]) -> Result<Option<Entry>, Error>,
+) -> Result<Vec<u8>, Error> {
     let mut done: Vec<u8> = Vec::new();
-    let mut todo: Vec<Vec<u8>> = path.split(|&byte| byte == b'/').rev().map(<[u8]>::to_vec).collect();
+    let mut todo: Vec<Vec<u8>> = path
+        .split(|&byte| byte == b'/')
+        .rev()
+        .map(<[u8]>::to_vec)
+        .collect();
     let mut links = 0;
     while let Some(part) = todo.pop() {
         match part.as_slice() {
@@ -64,7 +74,11 @@ pub(super) fn resolve(path: &[u8], lookup: &dyn Fn(&[u8]) -> Result<Option<Entry
             _ => {}
         }
         let next = join(&done, &part);
-        let Some(Entry { kind: Kind::Symlink { target }, .. }) = lookup(&next)? else {
+        let Some(Entry {
+            kind: Kind::Symlink { target },
+            ..
+        }) = lookup(&next)?
+        else {
             done = next;
             continue;
         };
@@ -108,20 +122,34 @@ pub(super) fn expand(tree: &dyn FileTree, text: &[u8]) -> Result<Vec<Match>, Err
     let parts: Vec<&[u8]> = source.split(|&byte| byte == b'/').collect();
     let plain = parts.iter().take_while(|part| !has_wildcard(part)).count();
     let base = parts[..plain].join(&b'/');
-    let Some(start) = found(tree, &base)? else { return Err(missing(tree, &base)) };
+    let Some(start) = found(tree, &base)? else {
+        return Err(missing(tree, &base));
+    };
     if start.entry.kind != Kind::Directory {
         return Ok(Vec::new());
     }
     let pattern = parts[plain..].join(&b'/');
-    let bad = |_| refuse(format!("{:?}: syntax error in pattern", String::from_utf8_lossy(&pattern)));
+    let bad = |_| {
+        refuse(format!(
+            "{:?}: syntax error in pattern",
+            String::from_utf8_lossy(&pattern)
+        ))
+    };
     let glob = Glob::new(&pattern).map_err(bad)?;
     let levels: Option<Vec<Glob>> = if glob.may_cross_directories() {
         None
     } else {
-        parts[plain..].iter().map(|part| Glob::new(part).ok()).collect()
+        parts[plain..]
+            .iter()
+            .map(|part| Glob::new(part).ok())
+            .collect()
     };
     let mut matches = Vec::new();
-    let walk = Walk { tree, glob: &glob, levels: levels.as_deref() };
+    let walk = Walk {
+        tree,
+        glob: &glob,
+        levels: levels.as_deref(),
+    };
     walk.directory(&start.path, b"", 0, &mut |path| {
         if let Some(found) = found(tree, path)? {
             matches.push(found);
@@ -163,7 +191,11 @@ impl Walk<'_> {
             if self.levels.is_some_and(|levels| depth + 1 >= levels.len()) {
                 continue;
             }
-            if self.tree.entry(&path)?.is_some_and(|entry| entry.kind == Kind::Directory) {
+            if self
+                .tree
+                .entry(&path)?
+                .is_some_and(|entry| entry.kind == Kind::Directory)
+            {
                 self.directory(base, &relative, depth + 1, found)?;
             }
         }
@@ -175,14 +207,22 @@ impl Walk<'_> {
 pub(super) fn found(tree: &dyn FileTree, named: &[u8]) -> Result<Option<Match>, Error> {
     let path = resolve(named, &|path| tree.entry(path))?;
     let entry = tree.entry(&path)?;
-    Ok(entry.map(|entry| Match { named: named.to_vec(), path, entry }))
+    Ok(entry.map(|entry| Match {
+        named: named.to_vec(),
+        path,
+        entry,
+    }))
 }
 
 fn unescape(path: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(path.len());
     let mut bytes = path.iter();
     while let Some(&byte) = bytes.next() {
-        plain.push(if byte == b'\\' { bytes.next().copied().unwrap_or(byte) } else { byte });
+        plain.push(if byte == b'\\' {
+            bytes.next().copied().unwrap_or(byte)
+        } else {
+            byte
+        });
     }
     plain
 }
@@ -190,16 +230,27 @@ fn unescape(path: &[u8]) -> Vec<u8> {
 /// The error for a source that is not there, with what may help.
 pub(super) fn missing(tree: &dyn FileTree, path: &[u8]) -> Error {
     let message = format!("{:?}: not found", show(path));
-    Error::Copy { message, help: help(tree, path) }
+    Error::Copy {
+        message,
+        help: help(tree, path),
+    }
 }
 
 fn help(tree: &dyn FileTree, path: &[u8]) -> Option<String> {
     if let Some(rule) = tree.hidden_by(path) {
-        return Some(format!("{} is excluded from the build context by {rule}", show(path)));
+        return Some(format!(
+            "{} is excluded from the build context by {rule}",
+            show(path)
+        ));
     }
     // The first component that is not there, and the names beside it.
     let mut known: &[u8] = b"";
-    for (end, _) in path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').chain([(path.len(), &b'/')]) {
+    for (end, _) in path
+        .iter()
+        .enumerate()
+        .filter(|&(_, &byte)| byte == b'/')
+        .chain([(path.len(), &b'/')])
+    {
         if tree.entry(&path[..end]).ok().flatten().is_none() {
             let wanted = &path[if known.is_empty() { 0 } else { known.len() + 1 }..end];
             let near = nearest(wanted, &tree.list(known).ok()?)?;
@@ -217,7 +268,16 @@ fn nearest(wanted: &[u8], names: &[Vec<u8>]) -> Option<Vec<u8>> {
     names
         .iter()
         .take(2000)
-        .map(|name| (if name.to_ascii_lowercase() == lower { 0 } else { distance(wanted, name) }, name))
+        .map(|name| {
+            (
+                if name.to_ascii_lowercase() == lower {
+                    0
+                } else {
+                    distance(wanted, name)
+                },
+                name,
+            )
+        })
         .filter(|(distance, _)| *distance <= limit)
         .min()
         .map(|(_, name)| name.clone())

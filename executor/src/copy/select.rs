@@ -54,23 +54,40 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
             }
             CopySource::Path(text) => {
                 for root in expand(tree, text.as_bytes())? {
-                    selection.groups.push(Walker { tree, include: None, exclude: &exclude }.group(root)?);
+                    selection.groups.push(
+                        Walker {
+                            tree,
+                            include: None,
+                            exclude: &exclude,
+                        }
+                        .group(root)?,
+                    );
                 }
             }
             CopySource::Inline { name, data } => selection.groups.push(inline(index, name, data)),
         }
     }
-    let mut files: Vec<&mut Entry> =
-        selection.groups.iter_mut().flat_map(|group| &mut group.items).map(|item| &mut item.entry).collect();
+    let mut files: Vec<&mut Entry> = selection
+        .groups
+        .iter_mut()
+        .flat_map(|group| &mut group.items)
+        .map(|item| &mut item.entry)
+        .collect();
     tree.complete(&mut files)?;
     Ok(selection)
 }
 
 fn patterns(texts: &[String], what: &str) -> Result<PatternSet, Error> {
-    PatternSet::new(texts.iter().map(String::as_str)).map_err(|error| refuse(format!("invalid {what} patterns: {error}")))
+    PatternSet::new(texts.iter().map(String::as_str))
+        .map_err(|error| refuse(format!("invalid {what} patterns: {error}")))
 }
 
-fn with_parents(tree: &dyn FileTree, text: &str, exclude: &PatternSet, selection: &mut Selection) -> Result<(), Error> {
+fn with_parents(
+    tree: &dyn FileTree,
+    text: &str,
+    exclude: &PatternSet,
+    selection: &mut Selection,
+) -> Result<(), Error> {
     let (base, pattern) = text.split_once("/./").unwrap_or(("", text));
     let pattern = clean(pattern.as_bytes());
     let include = match std::str::from_utf8(&pattern) {
@@ -85,7 +102,14 @@ fn with_parents(tree: &dyn FileTree, text: &str, exclude: &PatternSet, selection
                 return Err(missing(tree, &wanted));
             }
         }
-        selection.groups.push(Walker { tree, include: include.as_ref(), exclude }.group(root)?);
+        selection.groups.push(
+            Walker {
+                tree,
+                include: include.as_ref(),
+                exclude,
+            }
+            .group(root)?,
+        );
     }
     Ok(())
 }
@@ -93,9 +117,29 @@ fn with_parents(tree: &dyn FileTree, text: &str, exclude: &PatternSet, selection
 fn inline(index: usize, name: &str, data: &str) -> Group {
     let name = split(&clean(name.as_bytes())).1.to_vec();
     let digest = Some(*blake3::hash(data.as_bytes()).as_bytes());
-    let kind = Kind::File { size: data.len() as u64, digest };
-    let entry = Entry { path: name.clone(), kind, mode: 0o644, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() };
-    Group { strip: name.len(), name, items: vec![Item { entry, parent_only: false, link: None }], inline: Some(index) }
+    let kind = Kind::File {
+        size: data.len() as u64,
+        digest,
+    };
+    let entry = Entry {
+        path: name.clone(),
+        kind,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+        xattrs: Vec::new(),
+    };
+    Group {
+        strip: name.len(),
+        name,
+        items: vec![Item {
+            entry,
+            parent_only: false,
+            link: None,
+        }],
+        inline: Some(index),
+    }
 }
 
 struct Walker<'a> {
@@ -113,7 +157,11 @@ struct Above {
 
 impl Walker<'_> {
     fn group(&self, root: Match) -> Result<Group, Error> {
-        let strip = if root.path.is_empty() { 0 } else { root.path.len() + 1 };
+        let strip = if root.path.is_empty() {
+            0
+        } else {
+            root.path.len() + 1
+        };
         let name = split(&root.named).1.to_vec();
         let mut items = Vec::new();
         let directory = root.entry.kind == Kind::Directory;
@@ -121,17 +169,36 @@ impl Walker<'_> {
         if directory {
             self.below(&root.path, strip, &Above::default(), &mut items)?;
         }
-        Ok(Group { name, strip, items, inline: None })
+        Ok(Group {
+            name,
+            strip,
+            items,
+            inline: None,
+        })
     }
 
     fn push(&self, items: &mut Vec<Item>, entry: Entry, parent_only: bool) {
         let file = matches!(entry.kind, Kind::File { .. });
-        let link = if file { self.tree.link_id(&entry.path) } else { None };
-        items.push(Item { entry, parent_only, link });
+        let link = if file {
+            self.tree.link_id(&entry.path)
+        } else {
+            None
+        };
+        items.push(Item {
+            entry,
+            parent_only,
+            link,
+        });
     }
 
     /// Adds what is selected below a directory.
-    fn below(&self, directory: &[u8], strip: usize, above: &Above, items: &mut Vec<Item>) -> Result<(), Error> {
+    fn below(
+        &self,
+        directory: &[u8],
+        strip: usize,
+        above: &Above,
+        items: &mut Vec<Item>,
+    ) -> Result<(), Error> {
         for entry in self.entries(directory, strip)? {
             let relative = &entry.path[strip..];
             let mut own = Above::default();
@@ -166,7 +233,12 @@ impl Walker<'_> {
     /// The directory's entries that can matter, sorted by name.
     fn entries(&self, directory: &[u8], strip: usize) -> Result<Vec<Entry>, Error> {
         let Some(include) = self.include else {
-            return Ok(self.tree.children(directory)?.into_iter().map(|(_, entry)| entry).collect());
+            return Ok(self
+                .tree
+                .children(directory)?
+                .into_iter()
+                .map(|(_, entry)| entry)
+                .collect());
         };
         let mut entries = Vec::new();
         for name in self.tree.list(directory)? {

@@ -62,7 +62,13 @@ pub(super) struct Target<'a> {
 
 impl<'a> Target<'a> {
     pub(super) fn new(base: Option<&'a View>, owner: Option<Owner>) -> Self {
-        Self { base, changes: HashMap::new(), fresh: HashSet::new(), gone: HashSet::new(), owner }
+        Self {
+            base,
+            changes: HashMap::new(),
+            fresh: HashSet::new(),
+            gone: HashSet::new(),
+            owner,
+        }
     }
 
     /// The entry at a path, links not followed.
@@ -77,15 +83,25 @@ impl<'a> Target<'a> {
         if path.is_empty() {
             return Ok(Found::Directory);
         }
-        let found = |kind: &Kind| if *kind == Kind::Directory { Found::Directory } else { Found::Other };
+        let found = |kind: &Kind| {
+            if *kind == Kind::Directory {
+                Found::Directory
+            } else {
+                Found::Other
+            }
+        };
         if let Some(change) = self.changes.get(path) {
             return Ok(found(&change.entry.kind));
         }
-        Ok(self.base_entry(path)?.map_or(Found::Nothing, |entry| found(&entry.kind)))
+        Ok(self
+            .base_entry(path)?
+            .map_or(Found::Nothing, |entry| found(&entry.kind)))
     }
 
     fn base_entry(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
-        let Some(base) = self.base else { return Ok(None) };
+        let Some(base) = self.base else {
+            return Ok(None);
+        };
         if !path.is_empty() && self.is_fresh_below(split(path).0) {
             return Ok(None);
         }
@@ -124,9 +140,20 @@ impl<'a> Target<'a> {
         }
         self.make_directories(split(path).0, mode)?;
         let Owner { uid, gid } = self.owner.unwrap_or_default();
-        let entry =
-            Entry { path: path.to_vec(), kind: Kind::Directory, mode: mode & 0o777, uid, gid, mtime: 0, xattrs: Vec::new() };
-        self.put(Change { entry, data: Data::None, link: None })
+        let entry = Entry {
+            path: path.to_vec(),
+            kind: Kind::Directory,
+            mode: mode & 0o777,
+            uid,
+            gid,
+            mtime: 0,
+            xattrs: Vec::new(),
+        };
+        self.put(Change {
+            entry,
+            data: Data::None,
+            link: None,
+        })
     }
 
     /// Sets an entry at its path; its parent is a directory. A directory over a directory keeps what is in it.
@@ -153,7 +180,11 @@ impl<'a> Target<'a> {
     }
 
     /// Changes what is there; the entry is part of the layer from now on.
-    pub(super) fn update(&mut self, path: &[u8], change: impl FnOnce(&mut Entry)) -> Result<(), Error> {
+    pub(super) fn update(
+        &mut self,
+        path: &[u8],
+        change: impl FnOnce(&mut Entry),
+    ) -> Result<(), Error> {
         // The root has no entry in a layer.
         if path.is_empty() {
             return Ok(());
@@ -162,12 +193,21 @@ impl<'a> Target<'a> {
             change(&mut known.entry);
             return Ok(());
         }
-        let Some(mut entry) = self.base_entry(path)? else { return Ok(()) };
+        let Some(mut entry) = self.base_entry(path)? else {
+            return Ok(());
+        };
         let before = entry.clone();
         change(&mut entry);
         if entry != before {
             self.keep_parents(path)?;
-            self.changes.insert(path.to_vec(), Change { entry, data: Data::None, link: None });
+            self.changes.insert(
+                path.to_vec(),
+                Change {
+                    entry,
+                    data: Data::None,
+                    link: None,
+                },
+            );
         }
         Ok(())
     }
@@ -183,11 +223,18 @@ impl<'a> Target<'a> {
             change.entry.path = path.to_vec();
             return Ok(Some(change));
         }
-        let Some(entry) = self.base_entry(existing)?.filter(|entry| entry.kind != Kind::Directory) else {
+        let Some(entry) = self
+            .base_entry(existing)?
+            .filter(|entry| entry.kind != Kind::Directory)
+        else {
             return Ok(None);
         };
         let link = Some((usize::MAX, u64::MAX, self.changes.len() as u64));
-        let data = if matches!(entry.kind, Kind::File { .. }) { Data::Base(existing.to_vec()) } else { Data::None };
+        let data = if matches!(entry.kind, Kind::File { .. }) {
+            Data::Base(existing.to_vec())
+        } else {
+            Data::None
+        };
         let mut change = Change { entry, data, link };
         self.put(change.clone())?;
         change.entry.path = path.to_vec();
@@ -200,7 +247,14 @@ impl<'a> Target<'a> {
         while !at.is_empty() && !self.changes.contains_key(at) {
             if let Some(mut entry) = self.base_entry(at)? {
                 entry.path = at.to_vec();
-                self.changes.insert(at.to_vec(), Change { entry, data: Data::None, link: None });
+                self.changes.insert(
+                    at.to_vec(),
+                    Change {
+                        entry,
+                        data: Data::None,
+                        link: None,
+                    },
+                );
             }
             at = split(at).0;
         }
@@ -209,7 +263,9 @@ impl<'a> Target<'a> {
 
     /// A directory stops being one.
     fn remove_below(&mut self, path: &[u8]) {
-        let below = |other: &Vec<u8>| other.len() > path.len() && other.starts_with(path) && other[path.len()] == b'/';
+        let below = |other: &Vec<u8>| {
+            other.len() > path.len() && other.starts_with(path) && other[path.len()] == b'/'
+        };
         self.changes.retain(|other, _| !below(other));
         self.fresh.retain(|other| !below(other) && other != path);
         self.gone.retain(|other| !below(other));
@@ -232,8 +288,15 @@ impl<'a> Target<'a> {
 
     /// A directory that came again at a path must not show what the base has in it.
     fn hide(&self, base: &View, path: &[u8], whiteouts: &mut Vec<Vec<u8>>) -> Result<(), Error> {
-        let again = self.changes.get(path).is_some_and(|change| change.entry.kind == Kind::Directory);
-        if !again || base.entry(path)?.is_none_or(|entry| entry.kind != Kind::Directory) {
+        let again = self
+            .changes
+            .get(path)
+            .is_some_and(|change| change.entry.kind == Kind::Directory);
+        if !again
+            || base
+                .entry(path)?
+                .is_none_or(|entry| entry.kind != Kind::Directory)
+        {
             return Ok(());
         }
         for name in base.list(path)? {
@@ -252,7 +315,9 @@ impl<'a> Target<'a> {
 fn number_links(changes: &mut [Change]) {
     let mut first: HashMap<LinkKey, usize> = HashMap::new();
     for at in 0..changes.len() {
-        let Some(link) = changes[at].link else { continue };
+        let Some(link) = changes[at].link else {
+            continue;
+        };
         match first.get(&link) {
             None => {
                 first.insert(link, at);
@@ -261,7 +326,11 @@ fn number_links(changes: &mut [Change]) {
                 let target = changes[leader].entry.path.clone();
                 let kept = changes[leader].entry.clone();
                 let change = &mut changes[at];
-                change.entry = Entry { path: std::mem::take(&mut change.entry.path), kind: Kind::Hardlink { target }, ..kept };
+                change.entry = Entry {
+                    path: std::mem::take(&mut change.entry.path),
+                    kind: Kind::Hardlink { target },
+                    ..kept
+                };
                 change.data = Data::None;
             }
         }

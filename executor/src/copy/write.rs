@@ -36,17 +36,24 @@ pub(super) struct Contents<'a> {
 
 impl<'a> Contents<'a> {
     fn open(&self, change: &Change) -> Result<Option<Box<dyn Read + Send + 'a>>, Error> {
-        let Kind::File { size, .. } = change.entry.kind else { return Ok(None) };
+        let Kind::File { size, .. } = change.entry.kind else {
+            return Ok(None);
+        };
         Ok(Some(match &change.data {
             Data::Source(path) => self.source.tree().open(path)?,
-            Data::Base(path) => self.base.expect("BUG: content of the base needs a base").open(path)?,
+            Data::Base(path) => self
+                .base
+                .expect("BUG: content of the base needs a base")
+                .open(path)?,
             Data::Inline(index) => match self.op.map(|op| &op.sources[*index]) {
                 Some(CopySource::Inline { data, .. }) => Box::new(data.as_bytes()),
                 _ => Box::new(std::io::empty()),
             },
-            Data::Spool { offset } if size > 0 => {
-                Box::new(self.spool.expect("BUG: spooled content needs a spool").read_at(*offset, size)?)
-            }
+            Data::Spool { offset } if size > 0 => Box::new(
+                self.spool
+                    .expect("BUG: spooled content needs a spool")
+                    .read_at(*offset, size)?,
+            ),
             Data::Spool { .. } | Data::None => Box::new(std::io::empty()),
         }))
     }
@@ -60,12 +67,19 @@ pub(super) fn write(
     tar: &Path,
     index: &Path,
 ) -> Result<Written, Error> {
-    let file = File::create(tar).map_err(|source| Error::Io { op: "create", path: tar.to_path_buf(), source })?;
+    let file = File::create(tar).map_err(|source| Error::Io {
+        op: "create",
+        path: tar.to_path_buf(),
+        source,
+    })?;
     let mut writer = LayerWriter::new(file);
     let mut whiteouts: Vec<&[u8]> = whiteouts.iter().map(Vec::as_slice).collect();
     whiteouts.sort_unstable_by(|a, b| compare(a, b));
     let mut hidden = whiteouts.into_iter().peekable();
-    let ahead: Vec<&Change> = changes.iter().filter(|change| is_read_ahead(change)).collect();
+    let ahead: Vec<&Change> = changes
+        .iter()
+        .filter(|change| is_read_ahead(change))
+        .collect();
     let queue = (ahead.len() >= AHEAD_FROM).then(Queue::default);
     std::thread::scope(|scope| {
         if let Some(queue) = &queue {
@@ -73,7 +87,9 @@ pub(super) fn write(
         }
         let _stop = queue.as_ref().map(StopOnDrop);
         for change in changes {
-            while let Some(path) = hidden.next_if(|path| compare(path, &change.entry.path) == Ordering::Less) {
+            while let Some(path) =
+                hidden.next_if(|path| compare(path, &change.entry.path) == Ordering::Less)
+            {
                 writer.whiteout(path)?;
             }
             match &queue {
@@ -124,7 +140,10 @@ impl Queue {
             let failed = content.is_err();
             let mut state = self.lock();
             while state.bytes >= AHEAD_BYTES && !state.stopped {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
             if state.stopped {
                 return;
@@ -153,7 +172,10 @@ impl Queue {
                 }
                 return Ok(content);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -169,16 +191,30 @@ impl Drop for StopOnDrop<'_> {
 }
 
 fn read(change: &Change, contents: Contents<'_>) -> Result<Vec<u8>, Error> {
-    let Some(mut content) = contents.open(change)? else { return Ok(Vec::new()) };
-    let size = if let Kind::File { size, .. } = change.entry.kind { size } else { 0 };
+    let Some(mut content) = contents.open(change)? else {
+        return Ok(Vec::new());
+    };
+    let size = if let Kind::File { size, .. } = change.entry.kind {
+        size
+    } else {
+        0
+    };
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     // One byte more than expected is enough for the writer to see that the file grew.
-    content.by_ref().take(size + 1).read_to_end(&mut bytes).map_err(|source| {
-        let path = match &change.data {
-            Data::Source(path) | Data::Base(path) => show(path),
-            _ => show(&change.entry.path),
-        };
-        Error::Io { op: "read", path: path.into(), source }
-    })?;
+    content
+        .by_ref()
+        .take(size + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| {
+            let path = match &change.data {
+                Data::Source(path) | Data::Base(path) => show(path),
+                _ => show(&change.entry.path),
+            };
+            Error::Io {
+                op: "read",
+                path: path.into(),
+                source,
+            }
+        })?;
     Ok(bytes)
 }

@@ -23,7 +23,10 @@ impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
-        Self { space: Space::new(store), dir }
+        Self {
+            space: Space::new(store),
+            dir,
+        }
     }
 
     /// A context folder made of lines.
@@ -41,7 +44,13 @@ impl Bench {
 
     pub fn open(&self, folder: &Path, rules: &str) -> Context {
         let rules = IgnoreRules::parse(rules).unwrap();
-        Context::open(folder, rules, Some(folder.join(".dockerignore")), self.space.store()).unwrap()
+        Context::open(
+            folder,
+            rules,
+            Some(folder.join(".dockerignore")),
+            self.space.store(),
+        )
+        .unwrap()
     }
 
     /// A root file system with one layer made of lines, owners included.
@@ -50,33 +59,53 @@ impl Bench {
         if lines.trim().is_empty() {
             return snapshot;
         }
-        let (plain, owned): (Vec<&str>, Vec<&str>) = lines.lines().partition(|line| !line.contains(" @"));
+        let (plain, owned): (Vec<&str>, Vec<&str>) =
+            lines.lines().partition(|line| !line.contains(" @"));
         let context = self.context(&format!("base{}", unique()), &plain.join("\n"), "");
         let all = op(".", "/");
-        snapshot.layers.extend(self.run(&all, &Snapshot::default(), &context).unwrap().map(|w| w.diff_id));
+        snapshot.layers.extend(
+            self.run(&all, &Snapshot::default(), &context)
+                .unwrap()
+                .map(|w| w.diff_id),
+        );
         for line in owned {
             let (line, owner) = line.split_once(" @").unwrap();
             let context = self.context(&format!("base{}", unique()), line, "");
             let mut all = op(".", "/");
             all.chown = Some(owner.to_owned());
-            snapshot.layers.extend(self.run(&all, &snapshot, &context).unwrap().map(|w| w.diff_id));
+            snapshot.layers.extend(
+                self.run(&all, &snapshot, &context)
+                    .unwrap()
+                    .map(|w| w.diff_id),
+            );
         }
         snapshot
     }
 
-    pub fn run(&self, op: &CopyOp, base: &Snapshot, context: &Context) -> Result<Option<Written>, executor::Error> {
+    pub fn run(
+        &self,
+        op: &CopyOp,
+        base: &Snapshot,
+        context: &Context,
+    ) -> Result<Option<Written>, executor::Error> {
         copy::copy(&self.space, op, base, CopySourceTree::Context(context))
     }
 
     pub fn view(&self, snapshot: &Snapshot) -> View {
-        let files: Vec<_> =
-            snapshot.layers.iter().map(|layer| layer::readable(&self.space, layer).unwrap()).collect();
+        let files: Vec<_> = snapshot
+            .layers
+            .iter()
+            .map(|layer| layer::readable(&self.space, layer).unwrap())
+            .collect();
         View::load(&files).unwrap()
     }
 
     /// The entries of a layer's tar.
     pub fn entries(&self, written: &Written) -> Vec<String> {
-        let tar = layer::readable(&self.space, &written.diff_id).unwrap().tar.unwrap();
+        let tar = layer::readable(&self.space, &written.diff_id)
+            .unwrap()
+            .tar
+            .unwrap();
         lines_of_tar(std::fs::File::open(tar).unwrap())
     }
 }
@@ -96,7 +125,10 @@ pub fn ops(sources: &[&str], dest: &str) -> CopyOp {
     CopyOp {
         base: Some(0),
         from: CopyFrom::Context("context".to_owned()),
-        sources: sources.iter().map(|source| CopySource::Path((*source).to_owned())).collect(),
+        sources: sources
+            .iter()
+            .map(|source| CopySource::Path((*source).to_owned()))
+            .collect(),
         dest: dest.to_owned(),
         chown: None,
         chmod: None,
@@ -126,12 +158,15 @@ pub fn make(folder: &Path, lines: &str) {
             }
             "d" => {
                 std::fs::create_dir_all(&path).unwrap();
-                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode(words.next()))).unwrap();
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode(words.next())))
+                    .unwrap();
                 directories.push(path);
             }
             "l" => std::os::unix::fs::symlink(words.next().unwrap(), &path).unwrap(),
             "h" => std::fs::hard_link(folder.join(words.next().unwrap()), &path).unwrap(),
-            "p" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from(0o644)).unwrap(),
+            "p" => {
+                rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from(0o644)).unwrap()
+            }
             other => panic!("no such kind: {other}"),
         }
     }
@@ -142,7 +177,9 @@ pub fn make(folder: &Path, lines: &str) {
 
 pub fn set_time(path: &Path, seconds: i64) {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.unsigned_abs());
-    std::fs::File::open(path).and_then(|file| file.set_modified(time)).unwrap();
+    std::fs::File::open(path)
+        .and_then(|file| file.set_modified(time))
+        .unwrap();
 }
 
 /// `f PATH MODE UID:GID CONTENT`, `d`, `l PATH UID:GID -> TARGET`, `h PATH => TARGET`, `p`, `c`, `b`; whiteouts as files.
@@ -152,11 +189,17 @@ pub fn lines_of_tar(tar: impl Read) -> Vec<String> {
     for entry in archive.entries().unwrap() {
         let mut entry = entry.unwrap();
         let path = entry.path().unwrap().into_owned();
-        let path = String::from_utf8_lossy(path.as_os_str().as_bytes()).trim_end_matches('/').to_owned();
+        let path = String::from_utf8_lossy(path.as_os_str().as_bytes())
+            .trim_end_matches('/')
+            .to_owned();
         let header = entry.header();
         let owner = format!("{}:{}", header.uid().unwrap(), header.gid().unwrap());
         let mode = header.mode().unwrap();
-        let link = entry.link_name().unwrap().map(|link| link.to_string_lossy().into_owned()).unwrap_or_default();
+        let link = entry
+            .link_name()
+            .unwrap()
+            .map(|link| link.to_string_lossy().into_owned())
+            .unwrap_or_default();
         lines.push(match header.entry_type() {
             tar::EntryType::Directory => format!("d {path} {mode:o} {owner}"),
             tar::EntryType::Symlink => format!("l {path} {owner} -> {link}"),
@@ -166,7 +209,9 @@ pub fn lines_of_tar(tar: impl Read) -> Vec<String> {
                 let mut content = Vec::new();
                 entry.read_to_end(&mut content).unwrap();
                 let content = String::from_utf8_lossy(&content);
-                format!("f {path} {mode:o} {owner} {}", content.replace('\n', "\\n")).trim_end().to_owned()
+                format!("f {path} {mode:o} {owner} {}", content.replace('\n', "\\n"))
+                    .trim_end()
+                    .to_owned()
             }
             other => format!("{other:?} {path} {mode:o} {owner}"),
         });
@@ -176,7 +221,10 @@ pub fn lines_of_tar(tar: impl Read) -> Vec<String> {
 
 /// Lines of an expectation.
 pub fn expected(text: &str) -> Vec<String> {
-    text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
+    text.lines()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 /// An error with its causes, and its help.
@@ -187,7 +235,10 @@ pub fn message(error: &executor::Error) -> String {
         text = format!("{text}: {next}");
         cause = next.source();
     }
-    if let executor::Error::Copy { help: Some(help), .. } = error {
+    if let executor::Error::Copy {
+        help: Some(help), ..
+    } = error
+    {
         text = format!("{text} ({help})");
     }
     text
