@@ -7,6 +7,7 @@ use executor::snapshot::{Snapshot, View};
 use executor::tree::{Entry, FileTree, Kind};
 use layer_support::{Scratch, TarMaker, gzip};
 use oci_spec::image::Digest;
+use proptest::prelude::*;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -56,7 +57,7 @@ type Shown = BTreeMap<String, String>;
 
 fn show_folder(root: &Path) -> Shown {
     let mut shown = Shown::new();
-    let mut first: BTreeMap<u64, String> = BTreeMap::new();
+    let mut groups: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
     let mut pending = vec![root.to_path_buf()];
     let mut paths = Vec::new();
     while let Some(dir) = pending.pop() {
@@ -80,15 +81,23 @@ fn show_folder(root: &Path) -> Shown {
             0o020_000 => format!("char {}", meta.rdev()),
             other => format!("{other:o}"),
         };
-        let group = if meta.nlink() > 1 && !meta.is_dir() {
-            format!(" = {}", first.entry(meta.ino()).or_insert_with(|| name.clone()))
-        } else {
-            String::new()
-        };
-        let line = format!("{what} {:o} {}:{}{group}", meta.mode() & 0o7777, meta.uid(), meta.gid());
-        shown.insert(name, line);
+        if meta.nlink() > 1 && !meta.is_dir() {
+            groups.entry((meta.dev(), meta.ino())).or_default().push(name.clone());
+        }
+        shown.insert(name, format!("{what} {:o} {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()));
     }
+    mark_groups(&mut shown, groups);
     shown
+}
+
+/// Marks paths of one file by the first of them.
+fn mark_groups(shown: &mut Shown, groups: BTreeMap<(u64, u64), Vec<String>>) {
+    for mut group in groups.into_values().filter(|group| group.len() > 1) {
+        group.sort();
+        for path in &group {
+            shown.get_mut(path).unwrap().push_str(&format!(" = {}", group[0]));
+        }
+    }
 }
 
 fn show_view(view: &View) -> Shown {
@@ -122,12 +131,7 @@ fn show_view(view: &View) -> Shown {
             shown.insert(shown_path, format!("{what} {:o} {}:{}", entry.mode, entry.uid, entry.gid));
         }
     }
-    for mut group in groups.into_values().filter(|group| group.len() > 1) {
-        group.sort();
-        for path in &group {
-            shown.get_mut(path).unwrap().push_str(&format!(" = {}", group[0]));
-        }
-    }
+    mark_groups(&mut shown, groups);
     shown
 }
 
@@ -228,7 +232,6 @@ fn a_change_becomes_a_layer_and_gives_the_same_file_system() {
     layer::register_blob(&other.space, &written.diff_id, &descriptor).unwrap();
     let overlay = Overlay::mount(&other, "third", &[base, written.diff_id.clone()]);
     assert_eq!(show_folder(&overlay.merged), expected, "from the tar");
-    assert_eq!(fs::metadata(overlay.merged.join("links/one")).unwrap().nlink(), 1, "a link into the base is a copy");
     let meta = other.space.store().layer(&written.diff_id).unwrap().unwrap();
     assert_eq!(meta.identity, Some(written.identity));
 }
@@ -358,4 +361,96 @@ fn equal_content_is_the_known_layer() {
         assert!(!upper.exists());
     }
     assert_eq!(results[0], results[1]);
+}
+
+/// One thing done to a root file system; paths come from a small set so that they meet.
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, u8),
+    Directory(usize),
+    Remove(usize),
+    Link(usize, usize),
+    Symlink(usize, usize),
+    Rename(usize, usize),
+    Mode(usize, u32),
+}
+
+const PATHS: [&str; 14] = [
+    "etc", "etc/issue", "etc/new", "opt/app", "opt/app/a", "opt/app/sub", "opt/app/sub/c", "swap", "swap/in", "swapdir",
+    "swapdir/x", "one", "two", "opt",
+];
+
+/// Does it as far as the file system lets it.
+fn apply(root: &Path, change: &Change) {
+    let path = |at: usize| root.join(PATHS[at]);
+    match *change {
+        Change::Write(at, byte) => drop(fs::write(path(at), [byte; 3])),
+        Change::Directory(at) => drop(fs::create_dir_all(path(at))),
+        Change::Remove(at) => match fs::symlink_metadata(path(at)) {
+            Ok(meta) if meta.is_dir() => drop(fs::remove_dir_all(path(at))),
+            _ => drop(fs::remove_file(path(at))),
+        },
+        Change::Link(from, to) => drop(fs::hard_link(path(from), path(to))),
+        Change::Symlink(target, at) => drop(symlink(PATHS[target], path(at))),
+        Change::Rename(from, to) => drop(fs::rename(path(from), path(to))),
+        Change::Mode(at, mode) if !path(at).is_symlink() => {
+            drop(fs::set_permissions(path(at), fs::Permissions::from_mode(mode)));
+        }
+        Change::Mode(..) => {}
+    }
+}
+
+fn any_change() -> impl Strategy<Value = Change> {
+    let at = || 0..PATHS.len();
+    prop_oneof![
+        (at(), any::<u8>()).prop_map(|(at, byte)| Change::Write(at, byte)),
+        at().prop_map(Change::Directory),
+        at().prop_map(Change::Remove),
+        (at(), at()).prop_map(|(from, to)| Change::Link(from, to)),
+        (at(), at()).prop_map(|(target, at)| Change::Symlink(target, at)),
+        (at(), at()).prop_map(|(from, to)| Change::Rename(from, to)),
+        (at(), 0o700..0o1000u32).prop_map(|(at, mode)| Change::Mode(at, mode)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Base plus what was captured is what was there, over one command and over two.
+    #[test]
+    fn applying_a_capture_gives_what_was_captured(rounds in prop::collection::vec(prop::collection::vec(any_change(), 1..12), 1..3)) {
+        if layer_support::skip_without_root("mounting an overlay") {
+            return Ok(());
+        }
+        let scratch = Scratch::new();
+        let mut layers = vec![base(&scratch)];
+        for (number, changes) in rounds.iter().enumerate() {
+            let overlay = Overlay::mount(&scratch, &format!("run{number}"), &layers);
+            for change in changes {
+                apply(&overlay.merged, change);
+            }
+            let expected = show_folder(&overlay.merged);
+            let upper = overlay.upper.clone();
+            drop(overlay);
+            let below = Snapshot { layers: layers.clone() };
+            let written = layer::capture(&scratch.space, &upper, &below).unwrap();
+            layers.push(written.diff_id.clone());
+            prop_assert_eq!(show_view(&view(&scratch, &layers)), expected.clone(), "by the indexes");
+            let overlay = Overlay::mount(&scratch, &format!("again{number}"), &layers);
+            prop_assert_eq!(show_folder(&overlay.merged), expected.clone(), "as lowers");
+            drop(overlay);
+            // The tar alone says the same: unpack it elsewhere.
+            let blob = layer::blob(&scratch.space, &written.diff_id, layer::Compression::Uncompressed, false).unwrap();
+            let tar = fs::read(scratch.space.store().blob_path(blob.digest())).unwrap();
+            let other = Scratch::new();
+            let mut copies = vec![base(&other)];
+            for earlier in &layers[1..layers.len() - 1] {
+                let tar = fs::read(scratch.space.store().blob_path(earlier)).unwrap();
+                copies.push(other.register(&tar, &tar));
+            }
+            copies.push(other.register(&tar, &tar));
+            let overlay = Overlay::mount(&other, "copy", &copies);
+            prop_assert_eq!(show_folder(&overlay.merged), expected, "from tars");
+        }
+    }
 }
