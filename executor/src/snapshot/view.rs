@@ -151,6 +151,38 @@ impl View {
         implied
     }
 
+    /// Names in a directory, each with where its topmost entry is.
+    fn names(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, (usize, usize))>, Error> {
+        // The topmost layer that says something about a name decides.
+        let mut names: BTreeMap<Vec<u8>, Option<(usize, usize)>> = BTreeMap::new();
+        let mut found = path.is_empty();
+        for (number, layer) in self.layers.iter().enumerate() {
+            let opaque = match layer.says(path) {
+                // The root needs no entry.
+                Says::Nothing if path.is_empty() => false,
+                Says::Nothing => continue,
+                Says::Gone => break,
+                Says::Entry(at) => match layer.index.node(at).what {
+                    What::Directory { opaque } => opaque,
+                    _ if found => break,
+                    _ => return Err(os_error("list", path, ErrorKind::NotADirectory.into())),
+                },
+            };
+            found = true;
+            layer.index.children(path, &mut |at, name| {
+                let visible = layer.index.node(at).what != What::Whiteout;
+                names.entry(name.to_vec()).or_insert(visible.then_some((number, at)));
+            });
+            if opaque {
+                break;
+            }
+        }
+        if !found {
+            return Err(os_error("list", path, ErrorKind::NotFound.into()));
+        }
+        Ok(names.into_iter().filter_map(|(name, place)| Some((name, place?))).collect())
+    }
+
     /// The regular file behind a path.
     fn file(&self, path: &[u8]) -> Result<(&Layer, usize), Error> {
         let missing = || os_error("open", path, ErrorKind::NotFound.into());
@@ -235,34 +267,18 @@ impl FileTree for View {
     }
 
     fn list(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-        // The topmost layer that says something about a name decides.
-        let mut names: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        let mut found = path.is_empty();
-        for layer in &self.layers {
-            let opaque = match layer.says(path) {
-                // The root needs no entry.
-                Says::Nothing if path.is_empty() => false,
-                Says::Nothing => continue,
-                Says::Gone => break,
-                Says::Entry(at) => match layer.index.node(at).what {
-                    What::Directory { opaque } => opaque,
-                    _ if found => break,
-                    _ => return Err(os_error("list", path, ErrorKind::NotADirectory.into())),
-                },
-            };
-            found = true;
-            layer.index.children(path, &mut |at, name| {
-                let visible = layer.index.node(at).what != What::Whiteout;
-                names.entry(name.to_vec()).or_insert(visible);
-            });
-            if opaque {
-                break;
-            }
+        Ok(self.names(path)?.into_iter().map(|(name, _)| name).collect())
+    }
+
+    fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, Error> {
+        let mut children = Vec::new();
+        for (name, (number, at)) in self.names(path)? {
+            let layer = &self.layers[number];
+            // What a directory without an entry of its own is like, the layers below say.
+            let entry = if layer.index.node(at).implied { self.entry(layer.index.path(at))? } else { layer.entry(at) };
+            children.extend(entry.map(|entry| (name, entry)));
         }
-        if !found {
-            return Err(os_error("list", path, ErrorKind::NotFound.into()));
-        }
-        Ok(names.into_iter().filter(|(_, visible)| *visible).map(|(name, _)| name).collect())
+        Ok(children)
     }
 
     fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send + '_>, Error> {
