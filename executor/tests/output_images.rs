@@ -214,6 +214,7 @@ fn folders_are_layouts_that_keep_other_images() {
     }
     let index = parse(&std::fs::read(dest.join("index.json")).unwrap());
     assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
+    testkit::validate_foreign(&dest).unwrap();
     let mut again = place.request("FROM base\n");
     again.named_contexts.insert(
         "base".to_owned(),
@@ -546,4 +547,32 @@ fn images_are_found_by_name_and_id() {
     let listed = images::images(&space).unwrap();
     assert_eq!(listed.len(), 1);
     assert!(listed[0].size > 0);
+}
+
+#[test]
+fn layouts_of_our_own_are_valid_and_load_as_folders() {
+    let place = Place::new();
+    place.file("a", "one").file("dir/b", "two");
+    let mut request = place.request("FROM scratch\nCOPY a /a\nCOPY dir /d\nENV A=b\nCMD [\"a\"]\n");
+    request.platforms = ["linux/amd64", "linux/arm64"]
+        .map(|text| text.parse().unwrap())
+        .to_vec();
+    for compression in ["gzip", "zstd", "uncompressed"] {
+        let dest = place.path(compression);
+        let mut out = output(OutputKind::Oci, &dest);
+        out.tar = false;
+        out.compression = Some(compression.to_owned());
+        request.outputs = vec![out];
+        let result = place.build(&request).unwrap();
+        testkit::validate(&dest).unwrap_or_else(|findings| panic!("{compression}: {findings:#?}"));
+        let other = Place::new();
+        let space = Space::new(other.store.clone());
+        let names = images::load_folder(&space, &dest).unwrap();
+        assert_eq!(names, ["docker.io/library/test:latest"]);
+        let listed = images::images(&space).unwrap();
+        assert_eq!(Some(listed[0].digest.as_str()), result.digest.as_deref());
+        assert_eq!(listed[0].platforms, ["linux/amd64", "linux/arm64"]);
+        std::fs::remove_file(dest.join("oci-layout")).unwrap();
+        assert!(images::load_folder(&space, &dest).is_err());
+    }
 }

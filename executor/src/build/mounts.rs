@@ -18,6 +18,9 @@ use store::{CacheMount, MountSharing};
 /// Name of the task that gives a folder its mode and owner inside the build's user namespace.
 pub(crate) const TASK_OWN_FOLDER: &str = "own-folder";
 
+/// Mode of a cache mount's folder that does not say one.
+const DEFAULT_CACHE_MODE: u32 = 0o755;
+
 /// Largest secret, in bytes (BuildKit's limit).
 const SECRET_LIMIT: u64 = 500 << 10;
 
@@ -254,7 +257,12 @@ fn cache(
     let store = executor.space.store();
     let (target, readonly) = (target.clone(), *readonly);
     let Some(input) = from else {
-        let cache = store.cache_mount(id, sharing)?;
+        // As in BuildKit, one that is to belong to somebody else is another one.
+        let id = match (*mode, *uid, *gid) {
+            (DEFAULT_CACHE_MODE, 0, 0) => id.clone(),
+            (mode, uid, gid) => format!("{id}:{mode:o}:{uid}:{gid}"),
+        };
+        let cache = store.cache_mount(&id, sharing)?;
         let folder = cache.path().to_owned();
         if cache.is_new() {
             own_folder(executor.space, &folder, (*mode, *uid, *gid))?;
