@@ -23,14 +23,14 @@ impl Copier<'_, '_> {
     /// Applies everything. `spool` takes the content of unpacked archives.
     pub(super) fn run(
         &mut self,
-        selection: &Selection,
+        selection: Selection,
         tree: &dyn FileTree,
         spool: &mut archive::Spool,
     ) -> Result<(), Error> {
-        for (number, group) in selection.groups.iter().enumerate() {
+        for (number, group) in selection.groups.into_iter().enumerate() {
             if self.op.unpack.unwrap_or(self.op.add)
                 && group.inline.is_none()
-                && self.unpack(number, group, tree, spool)?
+                && self.unpack(number, &group, tree, spool)?
             {
                 continue;
             }
@@ -72,7 +72,7 @@ impl Copier<'_, '_> {
         Ok(true)
     }
 
-    fn group(&mut self, number: usize, group: &Group) -> Result<(), Error> {
+    fn group(&mut self, number: usize, group: Group) -> Result<(), Error> {
         let made = self.chmod.as_ref().map_or(0o755, Chmod::made_directories);
         let dest = self.op.dest.as_bytes();
         let (above, last) = split(dest);
@@ -85,10 +85,8 @@ impl Copier<'_, '_> {
         self.target.make_directories(&ensure, made)?;
 
         let mut place = self.target.resolve(&clean(dest))?;
-        let (root, below) = group
-            .items
-            .split_first()
-            .expect("BUG: a group has its root");
+        let mut items = group.items.into_iter();
+        let root = items.next().expect("BUG: a group has its root");
         let there = self.target.found(&place)?;
         let directory = root.entry.kind == Kind::Directory;
         if !directory && there == Found::Directory {
@@ -102,28 +100,29 @@ impl Copier<'_, '_> {
         self.target.make_directories(&needed.to_vec(), made)?;
 
         if !directory {
-            return self.file(number, group, root, place);
+            return self.file(number, group.inline, root, place);
         }
         if self.target.found(&place)? != Found::Directory {
             return Err(not_a_directory(&place));
         }
-        for item in below {
-            let path = join(&place, group.relative(item));
+        let anything = items.len() > 0;
+        for item in items {
+            let path = join(&place, &item.entry.path[group.strip..]);
             if item.entry.kind == Kind::Directory {
                 self.directory(item, path)?;
             } else {
-                self.file(number, group, item, path)?;
+                self.file(number, group.inline, item, path)?;
             }
         }
         // The destination keeps its own attributes, but its time becomes the source's.
-        if there == Found::Nothing || !below.is_empty() {
+        if there == Found::Nothing || anything {
             self.target
                 .update(&place, |entry| entry.mtime = root.entry.mtime)?;
         }
         Ok(())
     }
 
-    fn directory(&mut self, item: &Item, path: Vec<u8>) -> Result<(), Error> {
+    fn directory(&mut self, item: Item, path: Vec<u8>) -> Result<(), Error> {
         match self.target.found(&path)? {
             Found::Other => Err(not_a_directory(&path)),
             // A parent that is only there for what is below it takes the mode alone.
@@ -131,12 +130,10 @@ impl Copier<'_, '_> {
                 .target
                 .update(&path, |entry| entry.mode = item.entry.mode),
             Found::Directory | Found::Nothing => {
-                let entry = self.attributes(&item.entry, path);
-                self.target.put(Change {
-                    entry,
-                    data: Data::None,
-                    link: None,
-                })
+                let mut entry = item.entry;
+                entry.path = path;
+                self.set_attributes(&mut entry);
+                self.target.put(Change::new(entry))
             }
         }
     }
@@ -144,8 +141,8 @@ impl Copier<'_, '_> {
     fn file(
         &mut self,
         number: usize,
-        group: &Group,
-        item: &Item,
+        inline: Option<usize>,
+        item: Item,
         path: Vec<u8>,
     ) -> Result<(), Error> {
         if self.target.found(&path)? == Found::Directory {
@@ -154,29 +151,26 @@ impl Copier<'_, '_> {
                 show(&path)
             )));
         }
-        let data = match (&item.entry.kind, group.inline) {
+        let link = item.link.map(|(device, inode)| (number, device, inode));
+        let mut entry = item.entry;
+        let source = std::mem::replace(&mut entry.path, path);
+        self.set_attributes(&mut entry);
+        let data = match (&entry.kind, inline) {
             (Kind::File { .. }, Some(index)) => Data::Inline(index),
-            (Kind::File { .. }, None) => Data::Source(item.entry.path.clone()),
+            (Kind::File { .. }, None) => Data::Source(source),
             _ => Data::None,
         };
-        let link = item.link.map(|(device, inode)| (number, device, inode));
-        let entry = self.attributes(&item.entry, path);
         self.target.put(Change { entry, data, link })
     }
 
-    /// The copy of an entry.
-    fn attributes(&self, source: &Entry, path: Vec<u8>) -> Entry {
-        let mut entry = Entry {
-            path,
-            ..source.clone()
-        };
+    /// Owner and mode as the instruction wants them.
+    fn set_attributes(&self, entry: &mut Entry) {
         if let Some(Owner { uid, gid }) = self.owner {
             (entry.uid, entry.gid) = (uid, gid);
         }
         if let (Some(chmod), false) = (&self.chmod, matches!(entry.kind, Kind::Symlink { .. })) {
             entry.mode = chmod.apply(entry.mode, entry.kind == Kind::Directory);
         }
-        entry
     }
 }
 

@@ -117,11 +117,13 @@ fn read_entry(entry: &Entry) -> ReadEntry {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-    bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect()
+    let mut text = Vec::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            text.push(b"0123456789abcdef"[usize::from(nibble)]);
+        }
+    }
+    String::from_utf8(text).expect("BUG: digits are ASCII")
 }
 
 /// The type bits of `st_mode`.

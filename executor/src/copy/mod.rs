@@ -327,8 +327,7 @@ fn run(
         chmod,
         owner,
     }
-    .run(&selection, source.tree(), &mut spool)?;
-    drop(selection);
+    .run(selection, source.tree(), &mut spool)?;
     finish(
         target,
         write::Contents {

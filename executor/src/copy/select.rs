@@ -233,12 +233,8 @@ impl Walker<'_> {
     /// The directory's entries that can matter, sorted by name.
     fn entries(&self, directory: &[u8], strip: usize) -> Result<Vec<Entry>, Error> {
         let Some(include) = self.include else {
-            return Ok(self
-                .tree
-                .children(directory)?
-                .into_iter()
-                .map(|(_, entry)| entry)
-                .collect());
+            let children = self.tree.children(directory)?;
+            return Ok(children.into_iter().map(|(_, entry)| entry).collect());
         };
         let mut entries = Vec::new();
         for name in self.tree.list(directory)? {

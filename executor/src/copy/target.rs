@@ -39,6 +39,17 @@ pub(super) struct Change {
     pub(super) link: Option<LinkKey>,
 }
 
+impl Change {
+    /// An entry without content.
+    pub(super) fn new(entry: Entry) -> Self {
+        Self {
+            entry,
+            data: Data::None,
+            link: None,
+        }
+    }
+}
+
 /// What a path has now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Found {
@@ -51,6 +62,7 @@ pub(super) enum Found {
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     base: Option<&'a View>,
+    /// By path; the entries' own paths are empty until the end.
     changes: HashMap<Vec<u8>, Change>,
     /// Directories that were not there: the base has nothing below them.
     fresh: HashSet<Vec<u8>>,
@@ -149,33 +161,29 @@ impl<'a> Target<'a> {
             mtime: 0,
             xattrs: Vec::new(),
         };
-        self.put(Change {
-            entry,
-            data: Data::None,
-            link: None,
-        })
+        self.put(Change::new(entry))
     }
 
     /// Sets an entry at its path; its parent is a directory. A directory over a directory keeps what is in it.
-    pub(super) fn put(&mut self, change: Change) -> Result<(), Error> {
-        let path = &change.entry.path;
-        if let Some(known) = self.changes.get_mut(path)
+    pub(super) fn put(&mut self, mut change: Change) -> Result<(), Error> {
+        let path = std::mem::take(&mut change.entry.path);
+        if let Some(known) = self.changes.get_mut(&path)
             && known.entry.kind != Kind::Directory
             && change.entry.kind != Kind::Directory
         {
             *known = change;
             return Ok(());
         }
-        let before = self.found(path)?;
+        let before = self.found(&path)?;
         let directory = change.entry.kind == Kind::Directory;
         if before == Found::Directory && !directory {
-            self.remove_below(path);
+            self.remove_below(&path);
         }
         if before != Found::Directory && directory {
             self.fresh.insert(path.clone());
         }
-        self.keep_parents(path)?;
-        self.changes.insert(change.entry.path.clone(), change);
+        self.keep_parents(&path)?;
+        self.changes.insert(path, change);
         Ok(())
     }
 
@@ -200,14 +208,7 @@ impl<'a> Target<'a> {
         change(&mut entry);
         if entry != before {
             self.keep_parents(path)?;
-            self.changes.insert(
-                path.to_vec(),
-                Change {
-                    entry,
-                    data: Data::None,
-                    link: None,
-                },
-            );
+            self.changes.insert(path.to_vec(), Change::new(entry));
         }
         Ok(())
     }
@@ -245,16 +246,8 @@ impl<'a> Target<'a> {
     fn keep_parents(&mut self, path: &[u8]) -> Result<(), Error> {
         let mut at = split(path).0;
         while !at.is_empty() && !self.changes.contains_key(at) {
-            if let Some(mut entry) = self.base_entry(at)? {
-                entry.path = at.to_vec();
-                self.changes.insert(
-                    at.to_vec(),
-                    Change {
-                        entry,
-                        data: Data::None,
-                        link: None,
-                    },
-                );
+            if let Some(entry) = self.base_entry(at)? {
+                self.changes.insert(at.to_vec(), Change::new(entry));
             }
             at = split(at).0;
         }
@@ -280,7 +273,11 @@ impl<'a> Target<'a> {
                 self.hide(base, path, &mut whiteouts)?;
             }
         }
-        let mut changes: Vec<Change> = self.changes.into_values().collect();
+        let with_path = |(path, mut change): (Vec<u8>, Change)| {
+            change.entry.path = path;
+            change
+        };
+        let mut changes: Vec<Change> = self.changes.into_iter().map(with_path).collect();
         changes.sort_unstable_by(|a, b| crate::layer::compare(&a.entry.path, &b.entry.path));
         number_links(&mut changes);
         Ok((changes, whiteouts))
