@@ -1,5 +1,7 @@
 //! Where base images come from: layouts, registries, platforms; and those that must be refused.
 
+#![allow(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+
 mod build_support;
 
 use build_support::{

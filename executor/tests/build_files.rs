@@ -1,5 +1,7 @@
 //! Builds that copy files only: images, caching, early cutoff, what the store keeps.
 
+#![allow(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+
 mod build_support;
 
 use build_support::{

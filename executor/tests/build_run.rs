@@ -4,6 +4,12 @@
 //! Arguments that are not options filter the tests by name. Where the host has no namespaces it says so and fails
 //! only when `KILN_TEST_NEEDS_SANDBOX` is set.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "tests without the usual harness"
+)]
+
 mod build_support;
 
 use build_support::{NOW, Place, Recorder, failure_text, layout_context, output};

@@ -1,5 +1,7 @@
 //! Builds in stores that are damaged, full, or used by others at the same time.
 
+#![allow(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+
 mod build_support;
 
 use build_support::{Place, Recorder, base, failure_text, output};
@@ -15,9 +17,9 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            files.extend(files_below(&path))
+            files.extend(files_below(&path));
         } else {
-            files.push(path)
+            files.push(path);
         }
     }
     files

@@ -1,5 +1,7 @@
 //! Outputs of builds, and images loaded, saved, listed and inspected.
 
+#![allow(clippy::unwrap_used, clippy::result_large_err, reason = "tests")]
+
 mod build_support;
 
 use build_support::{

@@ -320,7 +320,7 @@ impl Exporter<'_> {
                 out.commit()?;
             }
             (None, Some(OutputDest::Path(path))) => {
-                contents.write_folder(store, path, &progress)?
+                contents.write_folder(store, path, &progress)?;
             }
             (None, _) => {
                 return Err(Error::Request(

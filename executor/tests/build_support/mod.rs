@@ -3,7 +3,9 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test binary uses a part of it"
+    clippy::unwrap_used,
+    clippy::result_large_err,
+    reason = "support of tests, of which each binary uses a part"
 )]
 
 use executor::build::{self, BuildFailure, BuildResult, Ui};
