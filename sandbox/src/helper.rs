@@ -102,8 +102,8 @@ pub(crate) fn close_all_but(kept: &[&OwnedFd]) -> Result<(), Errno> {
     sys::close_range(first, u32::MAX, false)
 }
 
-fn enter(one: SingleThreaded, request: Request) -> Entered {
-    let hello = match request.payload.into_bytes() {
+fn enter(one: SingleThreaded, mut request: Request) -> Entered {
+    let hello = match request.payload.take() {
         Ok(bytes) if request.kind == Kind::Hello => serde_json::from_slice::<Hello>(&bytes).ok(),
         _ => None,
     };

@@ -64,19 +64,16 @@ pub(crate) fn main(start: &Start<'_>, request: Request, reply: &OwnedFd) -> ! {
     sys::exit_now(0)
 }
 
-fn run(start: &Start<'_>, request: Request, reply: &OwnedFd) -> Result<Exit, Failure> {
-    let mut kept: Vec<&OwnedFd> = request.fds.iter().collect();
+fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit, Failure> {
+    let mut kept = request.descriptors();
     kept.extend([reply, start.life]);
-    if let wire::Payload::Memory(fd) = &request.payload {
-        kept.push(fd);
-    }
     close_all_but(&kept).stage("close inherited descriptors")?;
     die_with_parent(start.life)?;
     let _ = rustix::thread::set_name(c"init");
     let [stdout, stderr] = request.fds.as_slice() else {
         return Err(Failure::new("read the request", Errno::BADMSG));
     };
-    let bytes = request.payload.into_bytes().stage("read the request")?;
+    let bytes = request.payload.take().stage("read the request")?;
     let spec: RunSpec = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     set_up(&spec, start.new_network)?;
@@ -87,7 +84,7 @@ fn run(start: &Start<'_>, request: Request, reply: &OwnedFd) -> Result<Exit, Fai
         let output = [stdout.as_fd(), stderr.as_fd()];
         command::main(&spec, start.filter, output, reply)
     };
-    drop(request.fds);
+    drop(request);
     Ok(reap_until(pid))
 }
 

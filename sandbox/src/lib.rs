@@ -1,5 +1,10 @@
 //! Runs one process in namespaces over an overlay root, and file tasks inside the same user namespace.
 //!
+//! [`Sandbox::start`] re-executes the program as a helper, small and with one thread, which enters the build's user and mount
+//! namespace once. Each [`Sandbox::run`] is a child of it in namespaces of its own, whose first process mounts the root, starts
+//! the command, and ends with it. Each [`Sandbox::task`] is a child that runs a registered function. The calling process never
+//! forks, and everything ends when it does.
+//!
 //! A leaf: it knows nothing of images, layers as such, or Dockerfiles. All `unsafe` of the workspace lives here.
 //! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
 
@@ -47,7 +52,11 @@ pub enum Error {
 }
 
 /// A task's code: runs in a child process inside the build's user namespace. Gets the request bytes and the passed
-/// descriptors; its result bytes go back to the caller.
+/// descriptors; its result bytes go back to the caller. It has no environment variables and a umask of 022, stands in the
+/// caller's working folder, and may start threads; its messages go nowhere but into the result. A panic is an error.
+///
+/// As [`IdMapping::Idmapped`] it is root of the stores and a stranger everywhere else: what lies outside of them it reaches
+/// by passed descriptors, or as anybody may.
 pub type TaskFn = fn(request: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<u8>, String>;
 
 /// Must be the first call in `main`, before any thread: a re-executed helper never returns from it.
@@ -82,9 +91,10 @@ pub struct Sandbox {
 /// A root file system: overlay of read-only folders, with or without a writable upper.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overlay {
-    /// Lowers, topmost first.
+    /// Lowers, topmost first. One that comes twice counts where it is topmost, which makes no difference.
     pub lowers: Vec<PathBuf>,
-    /// Upper and work folder (same file system); read-only without.
+    /// Upper and work folder (same file system); read-only without. The work folder is the caller's to remove afterwards,
+    /// inside the namespace; it may be used again.
     pub upper: Option<(PathBuf, PathBuf)>,
 }
 

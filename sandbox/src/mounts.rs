@@ -125,10 +125,19 @@ fn clone_of(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     rustix::mount::open_tree(place, "", flags)
 }
 
+/// Attaches one of the system's own mounts. An image in which `/proc` is a link would have it, and all that is hidden in
+/// it, somewhere else: it is refused, as runc does.
 fn attach_at(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> {
-    let stage = || format!("mount /{path}");
-    let place = resolve::place(root, Path::new(path)).stage_with(stage)?;
-    rootfs::attach(tree, &place).stage_with(stage)
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let place = resolve::open_in(root, Path::new(path), flags).map_err(|errno| {
+        let failure = Failure::new(format!("mount /{path}"), errno);
+        if errno == Errno::NOTDIR {
+            failure.detail("it is not a folder in the image")
+        } else {
+            failure
+        }
+    })?;
+    rootfs::attach(tree, &place).stage_with(|| format!("mount /{path}"))
 }
 
 fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
@@ -152,10 +161,13 @@ fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
     attach_at(root, &dev, "dev")?;
     for name in DEVICES {
         let stage = || format!("make /dev/{name}");
-        let place = resolve::make_file(&dev, OsStr::new(name)).stage_with(stage)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree =
-            rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags).stage_with(stage)?;
+        let tree = match rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags) {
+            // A surrounding container may have fewer.
+            Err(Errno::NOENT) => continue,
+            result => result.stage_with(stage)?,
+        };
+        let place = resolve::make_file(&dev, OsStr::new(name)).stage_with(stage)?;
         rootfs::attach(&tree, &place).stage_with(stage)?;
     }
     for (name, target) in LINKS {

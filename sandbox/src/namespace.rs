@@ -71,53 +71,41 @@ fn is_privileged() -> bool {
 // Root.
 
 fn enter_as_root(one: SingleThreaded, stores: &[PathBuf]) -> Result<Entered, Failure> {
-    let mut notes = Vec::new();
+    let stores = outermost(stores)?;
     unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
     make_private()?;
+    let mut mapping = IdMapping::Idmapped;
+    let mut notes = Vec::new();
     let userns = match idmapped_stores(one, stores) {
         Ok((userns, trees)) => {
             attach_stores(trees)?;
             userns
         }
         Err(failure) => {
-            notes.push(format!(
-                "ids of commands are the host's: id-mapped mounts are not possible here (could not {}: {})",
-                failure.stage,
-                failure.errno()
-            ));
-            make_user_namespace(
-                one,
-                &own_ids("/proc/self/uid_map")?,
-                &own_ids("/proc/self/gid_map")?,
-            )?
+            let (uids, gids) = (
+                own_ids("/proc/self/uid_map")?,
+                own_ids("/proc/self/gid_map")?,
+            );
+            let why = format!("could not {}: {}", failure.stage, failure.errno());
+            if uids == "0 0 1\n" || gids == "0 0 1\n" {
+                mapping = IdMapping::Single;
+                notes.push(single_note(&why));
+            } else {
+                notes.push(format!("ids of commands are the host's, since id-mapped mounts are not possible here: {why}"));
+            }
+            make_user_namespace(one, &uids, &gids)?
         }
     };
     rustix::thread::move_into_link_name_space(userns.as_fd(), Some(LinkNameSpaceType::User))
         .stage("enter the user namespace")?;
-    rustix::thread::set_thread_groups(&[]).stage("drop the groups")?;
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
-        .stage("become group 0 of the user namespace")?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
-        .stage("become user 0 of the user namespace")?;
-    unshare(
-        one,
-        UnshareFlags::NEWNS,
-        "make a mount namespace in the user namespace",
-    )?;
-    make_private()?;
-    Ok(Entered::Ready {
-        mapping: IdMapping::Idmapped,
-        notes,
-    })
+    // Where groups cannot be dropped they mean nothing inside either.
+    let _ = rustix::thread::set_thread_groups(&[]);
+    become_root_of_namespace(one)?;
+    Ok(Entered::Ready { mapping, notes })
 }
 
-/// A user namespace of high ids, and detached id-mapped mounts of the stores.
-fn idmapped_stores(
-    one: SingleThreaded,
-    stores: &[PathBuf],
-) -> Result<(OwnedFd, Vec<(PathBuf, OwnedFd)>), Failure> {
-    let map = format!("0 {FIRST_HOST_ID} {HOST_IDS}");
-    let userns = make_user_namespace(one, &map, &map)?;
+/// The real paths of the stores that are not inside another one.
+fn outermost(stores: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for store in stores {
         let path = std::fs::canonicalize(store)
@@ -125,16 +113,24 @@ fn idmapped_stores(
         paths.push(path);
     }
     paths.sort();
-    paths.dedup();
-    let mut trees: Vec<(PathBuf, OwnedFd)> = Vec::new();
+    let mut outer: Vec<PathBuf> = Vec::new();
     for path in paths {
-        // A folder inside another store is mapped with it.
-        if trees
-            .last()
-            .is_some_and(|(outer, _)| path.starts_with(outer))
-        {
-            continue;
+        if outer.last().is_none_or(|outer| !path.starts_with(outer)) {
+            outer.push(path);
         }
+    }
+    Ok(outer)
+}
+
+/// A user namespace of high ids, and detached id-mapped mounts of the stores.
+fn idmapped_stores(
+    one: SingleThreaded,
+    stores: Vec<PathBuf>,
+) -> Result<(OwnedFd, Vec<(PathBuf, OwnedFd)>), Failure> {
+    let map = format!("0 {FIRST_HOST_ID} {HOST_IDS}");
+    let userns = make_user_namespace(one, &map, &map)?;
+    let mut trees = Vec::new();
+    for path in stores {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = rustix::mount::open_tree(CWD, &path, flags)
             .stage_with(|| format!("clone the mount of {}", path.display()))?;
@@ -347,13 +343,17 @@ fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1")).stage("map the own user id")?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).stage("map the own group id")?;
     become_root_of_namespace(one)?;
-    let note = format!(
-        "only one user id is available, so all files of the build belong to it, `chown`, `USER` and apt's own user do not work: {reason}"
-    );
     Ok(Entered::Ready {
         mapping: IdMapping::Single,
-        notes: vec![note],
+        notes: vec![single_note(reason)],
     })
+}
+
+fn single_note(reason: &str) -> String {
+    format!(
+        "only one user id is available, so all files of the build belong to it; `chown`, `USER`, \
+         groups and apt's own user do not work: {reason}"
+    )
 }
 
 fn become_root_of_namespace(one: SingleThreaded) -> Result<(), Failure> {

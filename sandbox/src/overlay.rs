@@ -4,9 +4,11 @@
 
 use crate::fail::{Failure, Stage};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, UnmountFlags,
+};
 use std::path::Path;
 
 /// A folder to open, or one that is open.
@@ -25,12 +27,19 @@ pub(crate) struct Layers<'a> {
     pub(crate) upper: Option<(BorrowedFd<'a>, BorrowedFd<'a>)>,
 }
 
+/// An empty folder to mount on, by its parent: an open folder itself would not show what is mounted on it.
+#[derive(Debug)]
+pub(crate) struct Spare<'a> {
+    pub(crate) parent: BorrowedFd<'a>,
+    pub(crate) name: String,
+}
+
 /// Options beside the folders. Trusted xattrs are out of reach in a user namespace; redirects of a hostile layer are not
 /// followed; with `volatile` (Linux 5.10) nothing is synced at unmount, whatever else waits to be written on that disk.
 const FLAGS: [(&str, &str); 2] = [("redirect_dir", "nofollow"), ("index", "off")];
 
 /// Mounts an overlay that is not attached anywhere yet, `nodev`. A folder to mount on is needed for old kernels only.
-pub(crate) fn mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+pub(crate) fn mount(layers: &Layers<'_>, spare: &Spare<'_>) -> Result<OwnedFd, Failure> {
     let mounted = match by_new_api(layers) {
         Err(Attempt::Unsupported) => by_mount(layers, spare)?,
         Err(Attempt::Failed(failure)) => return Err(failure),
@@ -146,7 +155,7 @@ fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
 }
 
 /// mount(2) takes all options in one page: with `/proc/self/fd` as working folder a layer costs three or four bytes of it.
-fn by_mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+fn by_mount(layers: &Layers<'_>, spare: &Spare<'_>) -> Result<OwnedFd, Failure> {
     let mut opened = Vec::new();
     let mut names = Vec::new();
     for lower in &layers.lowers {
@@ -177,19 +186,72 @@ fn by_mount(layers: &Layers<'_>, spare: BorrowedFd<'_>) -> Result<OwnedFd, Failu
         flags |= MountFlags::RDONLY;
     }
     let stage = "mount the overlay root";
-    let target = format!("/proc/self/fd/{}", spare.as_raw_fd());
+    let target = format!("/proc/self/fd/{}/{}", spare.parent.as_raw_fd(), spare.name);
     rustix::process::chdir("/proc/self/fd").stage(stage)?;
     let mounted =
         rustix::mount::mount("overlay", &target, "overlay", flags, options.as_c_str()).stage(stage);
     rustix::process::chdir("/").stage(stage)?;
     mounted?;
     // A clone of what is attached now, as the new API would have given it.
-    let clone = rustix::mount::open_tree(
-        CWD,
-        &target,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )
-    .stage(stage)?;
-    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).stage(stage)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let clone = rustix::mount::open_tree(spare.parent, &spare.name, flags).stage(stage)?;
+    rustix::mount::unmount(&target, UnmountFlags::DETACH).stage(stage)?;
     Ok(clone)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::{self, SingleThreaded};
+    use rustix::thread::UnshareFlags;
+
+    /// The way of kernels before 6.8, in a mount namespace of a thread's own. Needs root.
+    #[test]
+    fn mount_2_takes_any_path_and_many_layers() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        std::thread::spawn(|| {
+            // SAFETY: a mount namespace belongs to this thread alone, and nothing is forked here.
+            #[allow(unsafe_code)]
+            let one = unsafe { SingleThreaded::assume() };
+            sys::unshare(one, UnshareFlags::NEWNS).unwrap();
+            let private = rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let make = |name: String| {
+                let path = folder.path().join(name);
+                std::fs::create_dir(&path).unwrap();
+                path
+            };
+            let paths: Vec<_> = (0..300)
+                .map(|index| make(format!("a,b:c\\{index}")))
+                .collect();
+            std::fs::write(paths[299].join("lowest"), "").unwrap();
+            let [upper, work] =
+                ["up:,", "work"].map(|name| open_layer(&make(name.to_owned())).unwrap());
+            let lowers = paths.iter().map(|path| Layer::Path(path)).collect();
+            let layers = Layers {
+                lowers,
+                upper: Some((upper.as_fd(), work.as_fd())),
+            };
+            make("spare".to_owned());
+            let parent = open_layer(folder.path()).unwrap();
+            let spare = Spare {
+                parent: parent.as_fd(),
+                name: "spare".to_owned(),
+            };
+            let mounted = by_mount(&layers, &spare).unwrap();
+            refuse_read_only(&mounted).unwrap();
+            let found = |name: &str| {
+                rustix::fs::statat(&mounted, name, rustix::fs::AtFlags::empty()).is_ok()
+            };
+            assert!(found("lowest") && !found("nothing"));
+            rustix::fs::mkdirat(&mounted, "new", Mode::from_raw_mode(0o755)).unwrap();
+            assert!(folder.path().join("up:,/new").is_dir());
+        })
+        .join()
+        .unwrap();
+    }
 }

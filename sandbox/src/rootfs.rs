@@ -7,7 +7,7 @@
 
 use crate::Overlay;
 use crate::fail::{Failure, Stage};
-use crate::overlay::{self, Layer, Layers};
+use crate::overlay::{self, Layer, Layers, Spare};
 use crate::resolve;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
@@ -16,6 +16,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -28,19 +29,26 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self, Failure> {
-        let stage = "mount a ramfs";
-        let context = rustix::mount::fsopen("ramfs", FsOpenFlags::FSOPEN_CLOEXEC).stage(stage)?;
-        rustix::mount::fsconfig_set_string(&context, "mode", "755").stage(stage)?;
-        rustix::mount::fsconfig_create(&context).stage(stage)?;
-        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
-        let root = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-            .stage(stage)?;
-        rustix::mount::move_mount(&root, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .stage(stage)?;
+        let root = match Self::mount("ramfs") {
+            Err(failure) if failure.errno() == Errno::NODEV => Self::mount("tmpfs")?,
+            result => result?,
+        };
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(&root, "", CWD, "/", flags).stage("mount a ramfs")?;
         Ok(Self {
             root,
             next: Cell::new(0),
         })
+    }
+
+    fn mount(kind: &str) -> Result<OwnedFd, Failure> {
+        let stage = || format!("mount a {kind}");
+        let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).stage_with(stage)?;
+        rustix::mount::fsconfig_set_string(&context, "mode", "755").stage_with(stage)?;
+        rustix::mount::fsconfig_create(&context).stage_with(stage)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+            .stage_with(stage)
     }
 
     fn name(&self) -> String {
@@ -53,6 +61,17 @@ impl Scratch {
     pub(crate) fn folder(&self) -> Result<OwnedFd, Failure> {
         resolve::make_folder(&self.root, OsStr::new(&self.name()), None)
             .stage("create a folder in memory")
+    }
+
+    /// A new empty folder to mount on.
+    fn spare(&self) -> Result<Spare<'_>, Failure> {
+        let name = self.name();
+        resolve::make_folder(&self.root, OsStr::new(&name), None)
+            .stage("create a folder in memory")?;
+        Ok(Spare {
+            parent: self.root.as_fd(),
+            name,
+        })
     }
 
     /// A new empty file, open for writing.
@@ -184,7 +203,13 @@ impl Work {
     ) -> Result<OwnedFd, Failure> {
         let mut lowers: Vec<Layer<'_>> = Vec::new();
         lowers.extend(above.map(|fd| Layer::Open(fd.as_fd())));
-        lowers.extend(overlay.lowers.iter().map(|path| Layer::Path(path)));
+        // A layer that an image has twice: the kernel takes a folder once, and what the lower one did the upper one does again.
+        let mut known = BTreeSet::new();
+        let lowest = overlay
+            .lowers
+            .iter()
+            .filter(|path| known.insert(path.as_path()));
+        lowers.extend(lowest.map(|path| Layer::Path(path)));
         lowers.extend(below.map(|fd| Layer::Open(fd.as_fd())));
         let work = match &self.upper {
             Some(_) => Some(self.folder(name)?),
@@ -202,8 +227,7 @@ impl Work {
                 lowers.push(Layer::Open(self.folder.as_fd()));
             }
         }
-        let spare = scratch.folder()?;
-        overlay::mount(&Layers { lowers, upper }, spare.as_fd())
+        overlay::mount(&Layers { lowers, upper }, &scratch.spare()?)
     }
 }
 

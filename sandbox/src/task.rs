@@ -24,11 +24,8 @@ pub(crate) fn main(
 }
 
 fn prepare(request: &Request, reply: &OwnedFd, life: &OwnedFd) -> Result<(), String> {
-    let mut kept: Vec<&OwnedFd> = request.fds.iter().collect();
+    let mut kept = request.descriptors();
     kept.extend([reply, life]);
-    if let wire::Payload::Memory(fd) = &request.payload {
-        kept.push(fd);
-    }
     close_all_but(&kept)
         .map_err(|errno| format!("could not close inherited descriptors: {errno}"))?;
     die_with_parent(life).map_err(|failure| failure.stage)?;
@@ -36,10 +33,10 @@ fn prepare(request: &Request, reply: &OwnedFd, life: &OwnedFd) -> Result<(), Str
     Ok(())
 }
 
-fn run(tasks: &[(&'static str, TaskFn)], request: Request) -> Result<Vec<u8>, String> {
+fn run(tasks: &[(&'static str, TaskFn)], mut request: Request) -> Result<Vec<u8>, String> {
     let payload = request
         .payload
-        .into_bytes()
+        .take()
         .map_err(|error| format!("could not read the request: {error}"))?;
     let (name, body) = wire::split_task_payload(&payload).ok_or("malformed request")?;
     let (_, function) = tasks
@@ -51,7 +48,7 @@ fn run(tasks: &[(&'static str, TaskFn)], request: Request) -> Result<Vec<u8>, St
     std::panic::set_hook(Box::new(move |info| {
         *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(info.to_string());
     }));
-    let fds = request.fds;
+    let fds = std::mem::take(&mut request.fds);
     std::panic::catch_unwind(AssertUnwindSafe(|| function(body, fds))).unwrap_or_else(|_| {
         let message: Option<String> = panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         Err(format!(

@@ -82,13 +82,34 @@ pub(crate) enum Payload {
     Memory(OwnedFd),
 }
 
-impl Payload {
-    pub(crate) fn into_bytes(self) -> std::io::Result<Vec<u8>> {
-        let fd = match self {
-            Self::Inline(bytes) => return Ok(bytes),
-            Self::Memory(fd) => fd,
+impl Request {
+    /// All its descriptors.
+    pub(crate) fn descriptors(&self) -> Vec<&OwnedFd> {
+        let memory = match &self.payload {
+            Payload::Memory(fd) => Some(fd),
+            Payload::Inline(_) => None,
         };
-        let file = File::from(fd);
+        self.fds.iter().chain(memory).collect()
+    }
+}
+
+impl Drop for Request {
+    /// Requests hold secrets, and the next children get a copy of this memory.
+    fn drop(&mut self) {
+        if let Payload::Inline(bytes) = &mut self.payload {
+            bytes.fill(0);
+            std::hint::black_box(bytes);
+        }
+    }
+}
+
+impl Payload {
+    /// Takes the bytes out.
+    pub(crate) fn take(&mut self) -> std::io::Result<Vec<u8>> {
+        let file = match std::mem::replace(self, Self::Inline(Vec::new())) {
+            Self::Inline(bytes) => return Ok(bytes),
+            Self::Memory(fd) => File::from(fd),
+        };
         let len = usize::try_from(file.metadata()?.len()).map_err(|_| Errno::FBIG)?;
         let mut bytes = vec![0; len];
         file.read_exact_at(&mut bytes, 0)?;
@@ -191,7 +212,6 @@ pub(crate) fn receive_request(
         fds,
         payload,
     };
-    // Requests hold secrets; the next children get a copy of this memory.
     buffer[..received.bytes].fill(0);
     Ok(Some(request))
 }
@@ -267,13 +287,13 @@ mod tests {
                 &payload,
             )
             .unwrap();
-            let request = receive_request(far.as_fd(), &mut buffer).unwrap().unwrap();
+            let mut request = receive_request(far.as_fd(), &mut buffer).unwrap().unwrap();
             assert_eq!(
                 (request.kind, request.flags & NEW_NETWORK, request.fds.len()),
                 (Kind::Task, NEW_NETWORK, 3)
             );
             assert!(
-                request.payload.into_bytes().unwrap() == payload,
+                request.payload.take().unwrap() == payload,
                 "{len} bytes differ"
             );
         }

@@ -1,6 +1,6 @@
 //! Commands that try to get out, or at what is not theirs.
 
-use crate::world::World;
+use crate::world::{World, chain};
 use sandbox::{Exit, IdMapping, Mount, Network};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -16,6 +16,7 @@ pub(crate) const CASES: &[crate::Case] = &[
     ("hostile::masks_stay", masks),
     ("hostile::host_processes_are_out_of_sight", host_processes),
     ("hostile::writes_through_links_stay_inside", links),
+    ("hostile::system_folders_as_links", system_folders_as_links),
     ("hostile::terminal", terminal),
     ("hostile::file_capabilities", file_capabilities),
     #[cfg(target_arch = "x86_64")]
@@ -187,6 +188,24 @@ fn links(world: &World) {
     assert!(!Path::new("/escaped").exists());
 }
 
+/// With such links the masks of `/proc` would land elsewhere.
+fn system_folders_as_links(world: &World) {
+    for entry in [
+        "proc -> /tmp",
+        "proc -> /nowhere/x",
+        "dev -> /proc/self",
+        "sys -> proc",
+        "dev -> /dev",
+        "proc",
+    ] {
+        let mut spec = world.sh("true");
+        spec.root.lowers.insert(0, world.layer(&[entry]));
+        let error = chain(&world.try_run(&spec).unwrap_err());
+        let name = entry.split(' ').next().unwrap();
+        assert!(error.contains(&format!("/{name}")), "{entry}: {error}");
+    }
+}
+
 fn terminal(world: &World) {
     const ENXIO: i32 = 6;
     assert_eq!(
@@ -199,7 +218,8 @@ fn file_capabilities(world: &World) {
     if world.is(IdMapping::Single) {
         return;
     }
-    let mut spec = world.sh("cp /probe /tmp/probe; chmod 755 /tmp/probe; /probe --probe capability");
+    let mut spec =
+        world.sh("cp /probe /tmp/probe; chmod 755 /tmp/probe; /probe --probe capability");
     let upper = spec.root.upper.as_ref().unwrap().0.clone();
     assert_eq!(world.run(&spec).ok(), "Ok(())\n");
     spec = world.spec(&["/tmp/probe", "--probe", "privileges"]);

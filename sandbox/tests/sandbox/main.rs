@@ -12,6 +12,7 @@
 
 mod basics;
 mod hostile;
+mod hosts;
 mod lifecycle;
 mod mounts;
 mod probes;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("--probe") => return probes::main(&args[1..]),
+        Some("--start") => return hosts::start(&args[1..]),
         Some("--victim") => return lifecycle::victim(&args[1..]),
         Some("--list") => {
             println!(
@@ -53,11 +55,13 @@ fn main() -> ExitCode {
         _ => {}
     }
     let as_child = args.iter().any(|arg| arg == "--child");
-    let filters: Vec<&str> = args
+    let value_of = |index: usize| index > 0 && args[index - 1] == "--test-threads";
+    let words = args
         .iter()
-        .map(String::as_str)
-        .filter(|arg| !arg.starts_with("--"))
-        .collect();
+        .enumerate()
+        .filter(|(index, _)| !value_of(*index))
+        .map(|(_, arg)| arg.as_str());
+    let filters: Vec<&str> = words.filter(|arg| !arg.starts_with('-')).collect();
     let mut counts = run_all(&filters);
     if as_child {
         println!(
@@ -89,6 +93,7 @@ fn cases() -> Vec<Case> {
         basics::CASES,
         mounts::CASES,
         hostile::CASES,
+        hosts::CASES,
         lifecycle::CASES,
         tasks::CASES,
     ]

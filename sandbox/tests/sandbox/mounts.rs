@@ -18,6 +18,7 @@ pub(crate) const CASES: &[crate::Case] = &[
     ("mounts::inside_other_mounts", nested),
     ("mounts::empty_root", empty_root),
     ("mounts::many_layers", many_layers),
+    ("mounts::repeated_layers", repeated_layers),
     ("mounts::odd_store_paths", odd_paths),
     ("mounts::inode_numbers_are_of_one_file_system", inodes),
     ("mounts::upper_is_used_again", again),
@@ -426,6 +427,19 @@ fn many_layers(world: &World) {
         spec.root = world.root(&layers[..count]);
         assert_eq!(world.run(&spec).ok(), format!("{count}\n0\n"));
     }
+}
+
+/// Images do have the same layer twice.
+fn repeated_layers(world: &World) {
+    let again = world.layer(&["file", "folder/inner"]);
+    let between = world.layer(&["file", "other"]);
+    std::fs::write(between.join("file"), "between\n").unwrap();
+    let mut spec = world.sh("cat /file; ls /folder /other");
+    spec.root = world.root(&[again.clone(), between, again]);
+    assert_eq!(
+        world.run(&spec).ok(),
+        "from the layer\n/other\n\n/folder:\ninner\n"
+    );
 }
 
 fn odd_paths(world: &World) {

@@ -51,12 +51,13 @@ pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
             &format!("--reuid={}", user.name),
             &format!("--regid={}", user.name),
             "--init-groups",
-            "--reset-env",
         ])
         .arg(&program)
         .arg("--child")
         .args(filters)
         .current_dir("/")
+        .env_remove("HOME")
+        .env_remove("TMPDIR")
         .stderr(Stdio::inherit())
         .output()
         .map_err(|error| format!("setpriv: {error}"))?;
