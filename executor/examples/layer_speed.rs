@@ -27,7 +27,11 @@ fn main() -> Outcome<()> {
         write_layer(&small, &folder.join("small.tar"), "write 50,000 files")?;
     }
     let tar = args.next().unwrap_or_else(|| folder.join("small.tar"));
-    for compression in [Compression::Gzip(6), Compression::Gzip(1), Compression::Zstd(3)] {
+    for compression in [
+        Compression::Gzip(6),
+        Compression::Gzip(1),
+        Compression::Zstd(3),
+    ] {
         compress(&tar, compression)?;
     }
     unpack(&space, &tar)?;
@@ -62,23 +66,38 @@ fn make_files(dir: &Path, count: u32, size: usize) -> Outcome<()> {
 }
 
 fn entry(path: String, kind: Kind) -> Entry {
-    Entry { path: path.into_bytes(), kind, mode: 0o755, uid: 0, gid: 0, mtime: 1, xattrs: Vec::new() }
+    Entry {
+        path: path.into_bytes(),
+        kind,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime: 1,
+        xattrs: Vec::new(),
+    }
 }
 
 fn write_layer(dir: &Path, tar: &Path, what: &str) -> Outcome<()> {
     drop(fs::remove_file(tar));
     let start = Instant::now();
     let mut writer = LayerWriter::new(File::create(tar)?);
-    let mut subs: Vec<PathBuf> = fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut subs: Vec<PathBuf> = fs::read_dir(dir)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
     subs.sort();
     for sub in subs {
         let name = sub.strip_prefix(dir)?.display().to_string();
         writer.entry(&entry(name.clone(), Kind::Directory), None)?;
-        let mut files: Vec<PathBuf> = fs::read_dir(&sub)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+        let mut files: Vec<PathBuf> = fs::read_dir(&sub)?
+            .map(|e| e.map(|e| e.path()))
+            .collect::<Result<_, _>>()?;
         files.sort();
         for path in files {
             let mut file = File::open(&path)?;
-            let kind = Kind::File { size: file.metadata()?.len(), digest: None };
+            let kind = Kind::File {
+                size: file.metadata()?.len(),
+                digest: None,
+            };
             let name = format!("{name}/{}", path.file_name().unwrap_or_default().display());
             writer.entry(&entry(name, kind), Some(&mut file))?;
         }
@@ -93,7 +112,14 @@ fn compress(tar: &Path, compression: Compression) -> Outcome<()> {
     let mut sink = BlockCompressor::new(Vec::new(), compression, None)?;
     let size = std::io::copy(&mut File::open(tar)?, &mut sink)?;
     let packed = sink.finish()?.len() as u64;
-    report(&format!("{compression:?}, to {:.1} %", packed as f64 * 100.0 / size as f64), start, size);
+    report(
+        &format!(
+            "{compression:?}, to {:.1} %",
+            packed as f64 * 100.0 / size as f64
+        ),
+        start,
+        size,
+    );
     Ok(())
 }
 
@@ -125,29 +151,47 @@ fn unpack(space: &Space, tar: &Path) -> Outcome<()> {
     report("index its gzip blob, keeping the tar", start, size);
     let start = Instant::now();
     let view = View::load(&[files])?;
-    report("load the index", start, fs::metadata(store.layer_index(&diff_id).ok_or("no index")?)?.len());
+    report(
+        "load the index",
+        start,
+        fs::metadata(store.layer_index(&diff_id).ok_or("no index")?)?.len(),
+    );
     let start = Instant::now();
     let mut pending = vec![Vec::new()];
     let (mut count, mut bytes) = (0u64, 0);
     while let Some(dir) = pending.pop() {
         for (name, entry) in view.children(&dir)? {
-            let path = if dir.is_empty() { name } else { [dir.as_slice(), b"/", &name].concat() };
+            let path = if dir.is_empty() {
+                name
+            } else {
+                [dir.as_slice(), b"/", &name].concat()
+            };
             count += 1;
             match entry.kind {
                 Kind::Directory => pending.push(path),
-                Kind::File { .. } => bytes += std::io::copy(&mut view.open(&path)?, &mut std::io::sink())?,
+                Kind::File { .. } => {
+                    bytes += std::io::copy(&mut view.open(&path)?, &mut std::io::sink())?;
+                }
                 _ => {}
             }
         }
     }
-    report(&format!("walk and read the view, {count} entries"), start, bytes);
+    report(
+        &format!("walk and read the view, {count} entries"),
+        start,
+        bytes,
+    );
     drop(blob);
     Ok(())
 }
 
 fn capture(space: &Space, small: &Path, folder: &Path) -> Outcome<()> {
     let upper = folder.join("store/upper");
-    let status = std::process::Command::new("cp").args(["-a"]).arg(small).arg(&upper).status()?;
+    let status = std::process::Command::new("cp")
+        .args(["-a"])
+        .arg(small)
+        .arg(&upper)
+        .status()?;
     if !status.success() {
         return Err("cp".into());
     }
@@ -166,6 +210,9 @@ fn capture(space: &Space, small: &Path, folder: &Path) -> Outcome<()> {
 fn peak() -> Outcome<()> {
     let mut status = String::new();
     File::open("/proc/self/status")?.read_to_string(&mut status)?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap_or_default();
     Ok(std::io::stdout().write_all(format!("{line}\n").as_bytes())?)
 }

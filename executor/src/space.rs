@@ -18,10 +18,18 @@ use store::Store;
 /// Tasks for `sandbox::init_if_child`. Each is [`run_json`] around a function of a request.
 pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (REMOVE, |request, _| run_json(request, remove_task)),
-    (copy::COPY_TASK, |request, _| run_json(request, copy::copy_task)),
-    (layer::tasks::EXTRACT, |request, _| run_json(request, layer::tasks::extract)),
-    (layer::tasks::CAPTURE, |request, _| run_json(request, layer::tasks::capture)),
-    (layer::tasks::SERIALISE, |request, _| run_json(request, layer::tasks::serialise)),
+    (copy::COPY_TASK, |request, _| {
+        run_json(request, copy::copy_task)
+    }),
+    (layer::tasks::EXTRACT, |request, _| {
+        run_json(request, layer::tasks::extract)
+    }),
+    (layer::tasks::CAPTURE, |request, _| {
+        run_json(request, layer::tasks::capture)
+    }),
+    (layer::tasks::SERIALISE, |request, _| {
+        run_json(request, layer::tasks::serialise)
+    }),
 ];
 
 const REMOVE: &str = "remove-trees";
@@ -90,7 +98,11 @@ impl Space {
             return Ok(sandbox);
         }
         let root = std::path::absolute(self.store.root());
-        let root = root.map_err(|source| Error::Io { op: "find", path: self.store.root().to_path_buf(), source })?;
+        let root = root.map_err(|source| Error::Io {
+            op: "find",
+            path: self.store.root().to_path_buf(),
+            source,
+        })?;
         let started = Sandbox::start(&sandbox::Options { stores: vec![root] })?;
         let sandbox = self.sandbox.get_or_init(|| started);
         self.sweep();
@@ -109,10 +121,17 @@ impl Space {
     ///
     /// # Errors
     /// The task's.
-    pub fn task<Q: Serialize, A: DeserializeOwned>(&self, name: &str, request: &Q) -> Result<A, Error> {
+    pub fn task<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        name: &str,
+        request: &Q,
+    ) -> Result<A, Error> {
         let request = serde_json::to_vec(request).expect("BUG: task requests are plain structs");
         let answer = if self.is_root {
-            let (_, task) = TASKS.iter().find(|(known, _)| *known == name).expect("BUG: the task is in the table");
+            let (_, task) = TASKS
+                .iter()
+                .find(|(known, _)| *known == name)
+                .expect("BUG: the task is in the table");
             task(&request, Vec::<OwnedFd>::new()).map_err(sandbox::Error::Task)
         } else {
             self.sandbox()?.task(name, &request, &[])
@@ -122,8 +141,9 @@ impl Space {
             Err(sandbox::Error::Task(message)) => return Err(Carried::unpack(message)),
             Err(other) => return Err(other.into()),
         };
-        serde_json::from_slice(&answer)
-            .map_err(|e| sandbox::Error::Helper(format!("the answer of task {name} cannot be read: {e}")).into())
+        serde_json::from_slice(&answer).map_err(|e| {
+            sandbox::Error::Helper(format!("the answer of task {name} cannot be read: {e}")).into()
+        })
     }
 
     /// Removes a tree, whoever owns its files. An absent one is fine.
@@ -136,17 +156,26 @@ impl Space {
             other => return other,
         }
         let path = std::path::absolute(path)?;
-        self.task(REMOVE, &Remove { paths: vec![path] }).map_err(io::Error::other)
+        self.task(REMOVE, &Remove { paths: vec![path] })
+            .map_err(io::Error::other)
     }
 
     /// Removes what earlier builds left in the store and could not remove from outside the namespace.
     fn sweep(&self) {
-        let paths: Vec<PathBuf> = self.store.leftovers().iter().filter_map(|p| std::path::absolute(p).ok()).collect();
+        let paths: Vec<PathBuf> = self
+            .store
+            .leftovers()
+            .iter()
+            .filter_map(|p| std::path::absolute(p).ok())
+            .collect();
         if paths.is_empty() {
             return;
         }
         if let Err(error) = self.task::<_, ()>(REMOVE, &Remove { paths }) {
-            tracing::warn!(error = crate::error::chain(&error), "leftovers of earlier builds could not be removed");
+            tracing::warn!(
+                error = crate::error::chain(&error),
+                "leftovers of earlier builds could not be removed"
+            );
         }
     }
 
@@ -168,7 +197,11 @@ struct Remove {
 
 fn remove_task(request: Remove) -> Result<(), Error> {
     for path in request.paths {
-        store::remove_tree(&path).map_err(|source| Error::Io { op: "remove", path, source })?;
+        store::remove_tree(&path).map_err(|source| Error::Io {
+            op: "remove",
+            path,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -181,29 +214,56 @@ pub fn run_json<Q: DeserializeOwned, A: Serialize>(
     request: &[u8],
     work: impl FnOnce(Q) -> Result<A, Error>,
 ) -> Result<Vec<u8>, String> {
-    let request = serde_json::from_slice(request).map_err(|e| format!("the task's request cannot be read: {e}"))?;
-    let answer = work(request).map_err(|error| Carried::pack(error))?;
+    let request = serde_json::from_slice(request)
+        .map_err(|e| format!("the task's request cannot be read: {e}"))?;
+    let answer = work(request).map_err(Carried::pack)?;
     serde_json::to_vec(&answer).map_err(|e| format!("the task's answer cannot be written: {e}"))
 }
 
 /// An error on its way out of a task, in a text.
 #[derive(Serialize, Deserialize)]
 enum Carried {
-    Io { op: String, path: PathBuf, errno: Option<i32>, text: String },
-    Layer { layer: String, reason: String },
-    Copy { message: String, help: Option<String> },
-    Corrupt { expected: String, actual: String, path: Option<PathBuf> },
+    Io {
+        op: String,
+        path: PathBuf,
+        errno: Option<i32>,
+        text: String,
+    },
+    Layer {
+        layer: String,
+        reason: String,
+    },
+    Copy {
+        message: String,
+        help: Option<String>,
+    },
+    Corrupt {
+        expected: String,
+        actual: String,
+        path: Option<PathBuf>,
+    },
 }
 
 impl Carried {
     fn pack(error: Error) -> String {
         let carried = match error {
-            Error::Io { op, path, source } => {
-                Self::Io { op: op.to_owned(), path, errno: source.raw_os_error(), text: source.to_string() }
-            }
+            Error::Io { op, path, source } => Self::Io {
+                op: op.to_owned(),
+                path,
+                errno: source.raw_os_error(),
+                text: source.to_string(),
+            },
             Error::Layer { layer, reason } => Self::Layer { layer, reason },
             Error::Copy { message, help } => Self::Copy { message, help },
-            Error::Store(store::Error::Corrupt { expected, actual, path }) => Self::Corrupt { expected, actual, path },
+            Error::Store(store::Error::Corrupt {
+                expected,
+                actual,
+                path,
+            }) => Self::Corrupt {
+                expected,
+                actual,
+                path,
+            },
             other => return crate::error::chain(&other),
         };
         serde_json::to_string(&carried).expect("BUG: plain fields always serialise")
@@ -213,12 +273,28 @@ impl Carried {
         match serde_json::from_str(&message) {
             Ok(Self::Layer { layer, reason }) => Error::Layer { layer, reason },
             Ok(Self::Copy { message, help }) => Error::Copy { message, help },
-            Ok(Self::Corrupt { expected, actual, path }) => {
-                Error::Store(store::Error::Corrupt { expected, actual, path })
-            }
-            Ok(Self::Io { op, path, errno, text }) => {
-                let source = errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
-                Error::Io { op: known_op(&op), path, source }
+            Ok(Self::Corrupt {
+                expected,
+                actual,
+                path,
+            }) => Error::Store(store::Error::Corrupt {
+                expected,
+                actual,
+                path,
+            }),
+            Ok(Self::Io {
+                op,
+                path,
+                errno,
+                text,
+            }) => {
+                let source =
+                    errno.map_or_else(|| io::Error::other(text), io::Error::from_raw_os_error);
+                Error::Io {
+                    op: known_op(&op),
+                    path,
+                    source,
+                }
             }
             Err(_) => sandbox::Error::Task(message).into(),
         }
@@ -228,12 +304,33 @@ impl Carried {
 /// The static text of an operation; errors keep it by reference.
 fn known_op(op: &str) -> &'static str {
     const OPS: &[&str] = &[
-        "open", "read", "write", "create", "remove", "list", "link", "inspect", "move", "find", "resolve",
-        "create the whiteout", "create the device", "mark as opaque", "set the mode of", "set the owner of",
-        "set the time of", "set an extended attribute of", "read the extended attributes of",
-        "remove an extended attribute of", "read the layer index", "write the layer index",
+        "open",
+        "read",
+        "write",
+        "create",
+        "remove",
+        "list",
+        "link",
+        "inspect",
+        "move",
+        "find",
+        "resolve",
+        "create the whiteout",
+        "create the device",
+        "mark as opaque",
+        "set the mode of",
+        "set the owner of",
+        "set the time of",
+        "set an extended attribute of",
+        "read the extended attributes of",
+        "remove an extended attribute of",
+        "read the layer index",
+        "write the layer index",
     ];
-    OPS.iter().find(|known| **known == op).copied().unwrap_or("work on")
+    OPS.iter()
+        .find(|known| **known == op)
+        .copied()
+        .unwrap_or("work on")
 }
 
 #[cfg(test)]
@@ -243,15 +340,28 @@ mod tests {
     #[test]
     fn errors_keep_their_kind() {
         let errors = [
-            Error::Io { op: "open", path: "/x".into(), source: io::Error::from_raw_os_error(28) },
-            Error::Layer { layer: "sha256:0".into(), reason: "/a: bad".into() },
-            Error::Copy { message: "not found".into(), help: Some("look".into()) },
+            Error::Io {
+                op: "open",
+                path: "/x".into(),
+                source: io::Error::from_raw_os_error(28),
+            },
+            Error::Layer {
+                layer: "sha256:0".into(),
+                reason: "/a: bad".into(),
+            },
+            Error::Copy {
+                message: "not found".into(),
+                help: Some("look".into()),
+            },
             Error::Request("no".into()),
         ];
         for error in errors {
             let shown = crate::error::chain(&error);
             let back = Carried::unpack(Carried::pack(error));
-            assert_eq!(crate::error::chain(&back).trim_start_matches("sandbox: "), shown);
+            assert_eq!(
+                crate::error::chain(&back).trim_start_matches("sandbox: "),
+                shown
+            );
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Blobs of layers: deterministic compression that every reader takes, results remembered, times clamped.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::layer::{self, BlockCompressor, Compression};
@@ -36,25 +38,45 @@ fn compress(bytes: &[u8], compression: Compression, threads: usize, step: usize)
 #[test]
 fn threads_and_portions_make_no_difference() {
     let bytes = sample();
-    for compression in [Compression::Gzip(6), Compression::Gzip(1), Compression::Zstd(3), Compression::Zstd(-1)] {
+    for compression in [
+        Compression::Gzip(6),
+        Compression::Gzip(1),
+        Compression::Zstd(3),
+        Compression::Zstd(-1),
+    ] {
         let one = compress(&bytes, compression, 1, 1 << 20);
-        assert!(one.len() < bytes.len() / 2, "{compression:?}: {}", one.len());
+        assert!(
+            one.len() < bytes.len() / 2,
+            "{compression:?}: {}",
+            one.len()
+        );
         for (threads, step) in [(2, 1 << 20), (3, 1 << 20), (1, 777), (5, 3_000_000)] {
-            assert!(one == compress(&bytes, compression, threads, step), "{compression:?} {threads} {step}");
+            assert!(
+                one == compress(&bytes, compression, threads, step),
+                "{compression:?} {threads} {step}"
+            );
         }
     }
 }
 
 #[test]
 fn levels_that_do_not_exist() {
-    for compression in [Compression::Gzip(13), Compression::Zstd(99), Compression::Uncompressed] {
+    for compression in [
+        Compression::Gzip(13),
+        Compression::Zstd(99),
+        Compression::Uncompressed,
+    ] {
         assert!(BlockCompressor::new(Vec::new(), compression, None).is_err());
     }
 }
 
 /// What a program makes of bytes on its standard input; `None` when there is no such program.
 fn through(program: &str, args: &[&str], input: &[u8]) -> Option<Vec<u8>> {
-    let spawned = Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let spawned = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
     let Ok(mut child) = spawned else {
         eprintln!("SKIPPED: there is no {program}");
         return None;
@@ -73,7 +95,8 @@ fn other_readers_take_it() {
     let bytes = sample();
     for input in [bytes.as_slice(), b"", b"x"] {
         let packed = compress(input, Compression::Gzip(6), 2, 1 << 20);
-        let python = "import gzip,sys; sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
+        let python =
+            "import gzip,sys; sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
         for (program, args) in [("gzip", vec!["-dc"]), ("python3", vec!["-c", python])] {
             if let Some(output) = through(program, &args, &packed) {
                 assert!(output == input, "{program}");
@@ -88,7 +111,12 @@ fn other_readers_take_it() {
 }
 
 fn layer_of(content: &str) -> Vec<u8> {
-    TarMaker::new().dir("d").file("d/b", content).hardlink("d/a", "d/b").file("d/.wh.gone", "").end()
+    TarMaker::new()
+        .dir("d")
+        .file("d/b", content)
+        .hardlink("d/a", "d/b")
+        .file("d/.wh.gone", "")
+        .end()
 }
 
 fn bytes_of(scratch: &Scratch, digest: &Digest) -> Vec<u8> {
@@ -100,19 +128,33 @@ fn pulled_blobs_are_taken_where_they_fit() {
     let (scratch, tar) = (Scratch::new(), layer_of("content"));
     let pulled = gzip(&tar);
     let diff_id = scratch.register(&tar, &pulled);
-    let blob = |compression, force| layer::blob(&scratch.space, &diff_id, compression, force).unwrap();
+    let blob =
+        |compression, force| layer::blob(&scratch.space, &diff_id, compression, force).unwrap();
     let same = blob(Compression::Gzip(6), false);
-    assert_eq!((same.digest(), same.size()), (&sha256(&pulled), pulled.len() as u64));
+    assert_eq!(
+        (same.digest(), same.size()),
+        (&sha256(&pulled), pulled.len() as u64)
+    );
     let forced = blob(Compression::Gzip(9), true);
     assert_ne!(forced.digest(), same.digest());
     assert_eq!(*forced.media_type(), MediaType::ImageLayerGzip);
     assert_eq!(forced.digest(), blob(Compression::Gzip(9), true).digest());
-    assert_eq!(blob(Compression::Gzip(9), false).digest(), forced.digest(), "the same encoder goes before a pulled one");
+    assert_eq!(
+        blob(Compression::Gzip(9), false).digest(),
+        forced.digest(),
+        "the same encoder goes before a pulled one"
+    );
     let zstd = blob(Compression::Zstd(3), false);
     assert_eq!(*zstd.media_type(), MediaType::ImageLayerZstd);
-    assert_eq!(zstd::decode_all(bytes_of(&scratch, zstd.digest()).as_slice()).unwrap(), tar);
+    assert_eq!(
+        zstd::decode_all(bytes_of(&scratch, zstd.digest()).as_slice()).unwrap(),
+        tar
+    );
     let plain = blob(Compression::Uncompressed, false);
-    assert_eq!((plain.digest(), bytes_of(&scratch, plain.digest()) == tar), (&diff_id, true));
+    assert_eq!(
+        (plain.digest(), bytes_of(&scratch, plain.digest()) == tar),
+        (&diff_id, true)
+    );
 }
 
 #[test]
@@ -122,7 +164,12 @@ fn results_are_remembered() {
     let made = layer::blob(&scratch.space, &diff_id, Compression::Gzip(6), false).unwrap();
     let path = scratch.space.store().blob_path(made.digest());
     let before = fs::metadata(&path).unwrap().modified().unwrap();
-    assert_eq!(layer::blob(&scratch.space, &diff_id, Compression::Gzip(6), true).unwrap().digest(), made.digest());
+    assert_eq!(
+        layer::blob(&scratch.space, &diff_id, Compression::Gzip(6), true)
+            .unwrap()
+            .digest(),
+        made.digest()
+    );
     assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
     fs::remove_file(&path).unwrap();
     let again = layer::blob(&scratch.space, &diff_id, Compression::Gzip(6), false).unwrap();
@@ -146,7 +193,10 @@ fn times_above_the_epoch_are_set_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut old = layer_support::file("old", 1);
     old.mtime = 5;
-    let items = [(old, Some(b"o".as_slice())), (layer_support::file("young", 3), Some(b"abc".as_slice()))];
+    let items = [
+        (old, Some(b"o".as_slice())),
+        (layer_support::file("young", 3), Some(b"abc".as_slice())),
+    ];
     let (written, tar, _) = layer_support::write(folder.path(), "x", &items, &["gone"]);
     let scratch = Scratch::new();
     let diff_id = scratch.register(&tar, &gzip(&tar));
@@ -162,7 +212,10 @@ fn times_above_the_epoch_are_set_to_it() {
     let meta = scratch.space.store().layer(&clamped).unwrap().unwrap();
     assert_eq!(meta.identity, Some(written.identity), "content is the same");
     let mut content = String::new();
-    view.open(b"young").unwrap().read_to_string(&mut content).unwrap();
+    view.open(b"young")
+        .unwrap()
+        .read_to_string(&mut content)
+        .unwrap();
     assert_eq!(content, "abc");
 }
 
@@ -189,12 +242,23 @@ fn foreign_layers_become_canonical_when_clamped() {
         .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
-            let link = entry.link_name().unwrap().map(|l| l.display().to_string()).unwrap_or_default();
+            let link = entry
+                .link_name()
+                .unwrap()
+                .map(|l| l.display().to_string())
+                .unwrap_or_default();
             (entry.path().unwrap().display().to_string(), link)
         })
         .collect();
-    let expected =
-        [("a", ""), ("empty", ""), ("m", "a"), ("opq/", ""), ("opq/.wh..wh..opq", ""), ("z", "a")].map(|(p, l)| (p.into(), l.into()));
+    let expected = [
+        ("a", ""),
+        ("empty", ""),
+        ("m", "a"),
+        ("opq/", ""),
+        ("opq/.wh..wh..opq", ""),
+        ("z", "a"),
+    ]
+    .map(|(p, l)| (p.into(), l.into()));
     assert_eq!(rows, expected);
     let view = View::load(&[layer::readable(&scratch.space, &clamped).unwrap()]).unwrap();
     assert_eq!(view.read(b"z", 99).unwrap().unwrap(), b"shared");

@@ -1,5 +1,7 @@
 //! Capture of an overlay's upper directory: what a command changed becomes a layer, and nothing else does.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::layer;
@@ -28,12 +30,25 @@ impl Overlay {
     /// Over unpacked layers, base first.
     fn mount(scratch: &Scratch, name: &str, layers: &[Digest]) -> Self {
         let folder = scratch.space.store().root().join("scratch").join(name);
-        let (upper, work, merged) = (folder.join("upper"), folder.join("work"), folder.join("merged"));
+        let (upper, work, merged) = (
+            folder.join("upper"),
+            folder.join("work"),
+            folder.join("merged"),
+        );
         for dir in [&upper, &work, &merged] {
             fs::create_dir_all(dir).unwrap();
         }
-        let lowers: Vec<String> =
-            layers.iter().rev().map(|l| layer::tree(&scratch.space, l).unwrap().to_str().unwrap().to_owned()).collect();
+        let lowers: Vec<String> = layers
+            .iter()
+            .rev()
+            .map(|l| {
+                layer::tree(&scratch.space, l)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
         let options = format!(
             "lowerdir={},upperdir={},workdir={},userxattr",
             lowers.join(":"),
@@ -41,7 +56,14 @@ impl Overlay {
             work.display()
         );
         let options = CString::new(options).unwrap();
-        mount("overlay", &merged, "overlay", MountFlags::empty(), options.as_c_str()).unwrap();
+        mount(
+            "overlay",
+            &merged,
+            "overlay",
+            MountFlags::empty(),
+            options.as_c_str(),
+        )
+        .unwrap();
         Self { upper, merged }
     }
 }
@@ -72,7 +94,13 @@ fn show_folder(root: &Path) -> Shown {
     paths.sort();
     for path in paths {
         let meta = fs::symlink_metadata(&path).unwrap();
-        let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().escape_ascii().to_string();
+        let name = path
+            .strip_prefix(root)
+            .unwrap()
+            .as_os_str()
+            .as_bytes()
+            .escape_ascii()
+            .to_string();
         let what = match meta.mode() & 0o170_000 {
             0o040_000 => "dir".to_owned(),
             0o120_000 => format!("link {}", fs::read_link(&path).unwrap().display()),
@@ -82,9 +110,20 @@ fn show_folder(root: &Path) -> Shown {
             other => format!("{other:o}"),
         };
         if meta.nlink() > 1 && !meta.is_dir() {
-            groups.entry((meta.dev(), meta.ino())).or_default().push(name.clone());
+            groups
+                .entry((meta.dev(), meta.ino()))
+                .or_default()
+                .push(name.clone());
         }
-        shown.insert(name, format!("{what} {:o} {}:{}", meta.mode() & 0o7777, meta.uid(), meta.gid()));
+        shown.insert(
+            name,
+            format!(
+                "{what} {:o} {}:{}",
+                meta.mode() & 0o7777,
+                meta.uid(),
+                meta.gid()
+            ),
+        );
     }
     mark_groups(&mut shown, groups);
     shown
@@ -95,7 +134,10 @@ fn mark_groups(shown: &mut Shown, groups: BTreeMap<(u64, u64), Vec<String>>) {
     for mut group in groups.into_values().filter(|group| group.len() > 1) {
         group.sort();
         for path in &group {
-            shown.get_mut(path).unwrap().push_str(&format!(" = {}", group[0]));
+            shown
+                .get_mut(path)
+                .unwrap()
+                .push_str(&format!(" = {}", group[0]));
         }
     }
 }
@@ -106,7 +148,11 @@ fn show_view(view: &View) -> Shown {
     let mut pending = vec![Vec::new()];
     while let Some(dir) = pending.pop() {
         for (name, entry) in view.children(&dir).unwrap() {
-            let path = if dir.is_empty() { name.clone() } else { [dir.as_slice(), b"/", &name].concat() };
+            let path = if dir.is_empty() {
+                name.clone()
+            } else {
+                [dir.as_slice(), b"/", &name].concat()
+            };
             assert_eq!(entry.path, path);
             let what = match &entry.kind {
                 Kind::Directory => "dir".to_owned(),
@@ -114,21 +160,32 @@ fn show_view(view: &View) -> Shown {
                 Kind::File { .. } => {
                     let mut content = Vec::new();
                     view.open(&path).unwrap().read_to_end(&mut content).unwrap();
-                    assert_eq!(view.digest(&path).unwrap(), *blake3::hash(&content).as_bytes());
+                    assert_eq!(
+                        view.digest(&path).unwrap(),
+                        *blake3::hash(&content).as_bytes()
+                    );
                     format!("file {}", blake3::hash(&content))
                 }
                 Kind::Fifo => "fifo".to_owned(),
-                Kind::Char { major, minor } => format!("char {}", rustix::fs::makedev(*major, *minor)),
+                Kind::Char { major, minor } => {
+                    format!("char {}", rustix::fs::makedev(*major, *minor))
+                }
                 other => format!("{other:?}"),
             };
             let shown_path = path.escape_ascii().to_string();
-            if let Some(id) = view.link_id(&path).filter(|_| entry.kind != Kind::Directory) {
+            if let Some(id) = view
+                .link_id(&path)
+                .filter(|_| entry.kind != Kind::Directory)
+            {
                 groups.entry(id).or_default().push(shown_path.clone());
             }
             if entry.kind == Kind::Directory {
                 pending.push(path);
             }
-            shown.insert(shown_path, format!("{what} {:o} {}:{}", entry.mode, entry.uid, entry.gid));
+            shown.insert(
+                shown_path,
+                format!("{what} {:o} {}:{}", entry.mode, entry.uid, entry.gid),
+            );
         }
     }
     mark_groups(&mut shown, groups);
@@ -136,7 +193,10 @@ fn show_view(view: &View) -> Shown {
 }
 
 fn view(scratch: &Scratch, layers: &[Digest]) -> View {
-    let files: Vec<_> = layers.iter().map(|l| layer::readable(&scratch.space, l).unwrap()).collect();
+    let files: Vec<_> = layers
+        .iter()
+        .map(|l| layer::readable(&scratch.space, l).unwrap())
+        .collect();
     View::load(&files).unwrap()
 }
 
@@ -189,7 +249,14 @@ fn change(root: &Path) {
     chown(root.join("links"), Some(1000), Some(33)).unwrap();
     let odd = root.join(std::ffi::OsStr::from_bytes(b"n\xff\nl"));
     write(odd, "odd");
-    rustix::fs::mknodat(rustix::fs::CWD, root.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     drop(UnixListener::bind(root.join("socket")).unwrap());
     let mut sparse = fs::File::create(root.join("sparse")).unwrap();
     sparse.set_len(50 << 20).unwrap();
@@ -205,13 +272,19 @@ fn a_change_becomes_a_layer_and_gives_the_same_file_system() {
     let scratch = Scratch::new();
     let base = base(&scratch);
     let overlay = Overlay::mount(&scratch, "first", std::slice::from_ref(&base));
-    assert_eq!(show_folder(&overlay.merged), show_view(&view(&scratch, std::slice::from_ref(&base))), "before");
+    assert_eq!(
+        show_folder(&overlay.merged),
+        show_view(&view(&scratch, std::slice::from_ref(&base))),
+        "before"
+    );
     change(&overlay.merged);
     let mut expected = show_folder(&overlay.merged);
     expected.remove("socket");
     let upper = overlay.upper.clone();
     drop(overlay);
-    let below = Snapshot { layers: vec![base.clone()] };
+    let below = Snapshot {
+        layers: vec![base.clone()],
+    };
     let written = layer::capture(&scratch.space, &upper, &below).unwrap();
     assert!(!upper.exists(), "it was moved");
     let layers = [base, written.diff_id.clone()];
@@ -223,26 +296,51 @@ fn a_change_becomes_a_layer_and_gives_the_same_file_system() {
     assert_eq!(mounted, expected, "as a lower");
     drop(again);
     // From the tar alone, in another store.
-    let blob = layer::blob(&scratch.space, &written.diff_id, layer::Compression::Gzip(6), false).unwrap();
+    let blob = layer::blob(
+        &scratch.space,
+        &written.diff_id,
+        layer::Compression::Gzip(6),
+        false,
+    )
+    .unwrap();
     let blob = fs::read(scratch.space.store().blob_path(blob.digest())).unwrap();
     let other = Scratch::new();
     let base = self::base(&other);
     let digest = other.space.store().put_blob(&blob).unwrap();
-    let descriptor = oci_spec::image::Descriptor::new(oci_spec::image::MediaType::ImageLayerGzip, blob.len() as u64, digest);
+    let descriptor = oci_spec::image::Descriptor::new(
+        oci_spec::image::MediaType::ImageLayerGzip,
+        blob.len() as u64,
+        digest,
+    );
     layer::register_blob(&other.space, &written.diff_id, &descriptor).unwrap();
     let overlay = Overlay::mount(&other, "third", &[base, written.diff_id.clone()]);
     assert_eq!(show_folder(&overlay.merged), expected, "from the tar");
-    let meta = other.space.store().layer(&written.diff_id).unwrap().unwrap();
+    let meta = other
+        .space
+        .store()
+        .layer(&written.diff_id)
+        .unwrap()
+        .unwrap();
     assert_eq!(meta.identity, Some(written.identity));
 }
 
 /// The entries of a captured layer, whiteouts by their marker names.
 fn names(scratch: &Scratch, diff_id: &Digest) -> Vec<String> {
-    let blob = layer::blob(&scratch.space, diff_id, layer::Compression::Uncompressed, false).unwrap();
+    let blob = layer::blob(
+        &scratch.space,
+        diff_id,
+        layer::Compression::Uncompressed,
+        false,
+    )
+    .unwrap();
     let tar = fs::read(scratch.space.store().blob_path(blob.digest())).unwrap();
     assert_eq!(layer_support::sha256(&tar), *diff_id);
     let mut archive = tar::Archive::new(tar.as_slice());
-    archive.entries().unwrap().map(|e| String::from_utf8_lossy(&e.unwrap().path_bytes()).into_owned()).collect()
+    archive
+        .entries()
+        .unwrap()
+        .map(|e| String::from_utf8_lossy(&e.unwrap().path_bytes()).into_owned())
+        .collect()
 }
 
 #[test]
@@ -264,13 +362,27 @@ fn the_layer_holds_what_changed_and_explicit_whiteouts() {
     fs::remove_file(root.join("etc/fleeting")).unwrap();
     let upper = overlay.upper.clone();
     // A whiteout of what only a stub layer had.
-    rustix::fs::mknodat(rustix::fs::CWD, upper.join("stub"), rustix::fs::FileType::CharacterDevice, rustix::fs::Mode::empty(), 0)
-        .unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        upper.join("stub"),
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::empty(),
+        0,
+    )
+    .unwrap();
     drop(overlay);
     let written = layer::capture(&scratch.space, &upper, &Snapshot { layers: vec![base] }).unwrap();
     let expected = [
-        "etc/", "etc/.wh.issue", "opt/", "opt/app/", "opt/app/.wh.a", "opt/app/.wh.b", "opt/app/new", "opt/app/sub/",
-        "opt/app/sub/.wh.c", "opt/app/sub/d",
+        "etc/",
+        "etc/.wh.issue",
+        "opt/",
+        "opt/app/",
+        "opt/app/.wh.a",
+        "opt/app/.wh.b",
+        "opt/app/new",
+        "opt/app/sub/",
+        "opt/app/sub/.wh.c",
+        "opt/app/sub/d",
     ];
     assert_eq!(names(&scratch, &written.diff_id), expected);
 }
@@ -287,21 +399,51 @@ fn xattrs() {
     let file = overlay.merged.join("etc/passwd");
     // cap_net_bind_service, version 2.
     let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
-    setxattr(&file, "security.capability", capability, XattrFlags::empty()).unwrap();
+    setxattr(
+        &file,
+        "security.capability",
+        capability,
+        XattrFlags::empty(),
+    )
+    .unwrap();
     setxattr(&file, "user.note", b"kept", XattrFlags::empty()).unwrap();
     setxattr(&file, "trusted.secret", b"dropped", XattrFlags::empty()).unwrap();
     // The kernel keeps what a container calls its own under another name; older ones refuse.
-    let own = setxattr(overlay.merged.join("usr"), "user.overlay.opaque", b"y", XattrFlags::empty());
+    let own = setxattr(
+        overlay.merged.join("usr"),
+        "user.overlay.opaque",
+        b"y",
+        XattrFlags::empty(),
+    );
     let upper = overlay.upper.clone();
     drop(overlay);
-    let written = layer::capture(&scratch.space, &upper, &Snapshot { layers: vec![base.clone()] }).unwrap();
+    let written = layer::capture(
+        &scratch.space,
+        &upper,
+        &Snapshot {
+            layers: vec![base.clone()],
+        },
+    )
+    .unwrap();
     let layers = [base, written.diff_id];
-    let entry: Entry = view(&scratch, &layers).entry(b"etc/passwd").unwrap().unwrap();
-    let expected: Vec<(Vec<u8>, Vec<u8>)> =
-        vec![(b"security.capability".to_vec(), capability.to_vec()), (b"user.note".to_vec(), b"kept".to_vec())];
+    let entry: Entry = view(&scratch, &layers)
+        .entry(b"etc/passwd")
+        .unwrap()
+        .unwrap();
+    let expected: Vec<(Vec<u8>, Vec<u8>)> = vec![
+        (b"security.capability".to_vec(), capability.to_vec()),
+        (b"user.note".to_vec(), b"kept".to_vec()),
+    ];
     assert_eq!(entry.xattrs, expected);
     if own.is_ok() {
-        assert!(view(&scratch, &layers).entry(b"usr").unwrap().unwrap().xattrs.is_empty());
+        assert!(
+            view(&scratch, &layers)
+                .entry(b"usr")
+                .unwrap()
+                .unwrap()
+                .xattrs
+                .is_empty()
+        );
     }
     let tree = layer::tree(&scratch.space, &layers[1]).unwrap();
     let mut names = vec![0u8; 1024];
@@ -309,7 +451,12 @@ fn xattrs() {
     assert_eq!(&names[..length], b"", "no traces of the mount");
     let again = Overlay::mount(&scratch, "again", &layers);
     let mut value = [0u8; 64];
-    let length = getxattr(again.merged.join("etc/passwd"), "security.capability", &mut value).unwrap();
+    let length = getxattr(
+        again.merged.join("etc/passwd"),
+        "security.capability",
+        &mut value,
+    )
+    .unwrap();
     assert_eq!(&value[..length], capability);
     assert!(again.merged.join("usr/lib").is_dir(), "nothing was hidden");
 }
@@ -323,7 +470,9 @@ fn whiteout_names_are_refused() {
     let upper = scratch.space.store().root().join("upper");
     fs::create_dir_all(upper.join("a")).unwrap();
     write(upper.join("a/.wh.b"), "");
-    let error = layer::capture(&scratch.space, &upper, &Snapshot::default()).unwrap_err().to_string();
+    let error = layer::capture(&scratch.space, &upper, &Snapshot::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("/a/.wh.b"), "{error}");
 }
 
@@ -355,8 +504,14 @@ fn equal_content_is_the_known_layer() {
         let upper = scratch.space.store().root().join("upper");
         fs::create_dir(&upper).unwrap();
         write(upper.join("a"), "same");
-        let times = fs::FileTimes::new().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
-        fs::File::options().write(true).open(upper.join("a")).unwrap().set_times(times).unwrap();
+        let times = fs::FileTimes::new()
+            .set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(time));
+        fs::File::options()
+            .write(true)
+            .open(upper.join("a"))
+            .unwrap()
+            .set_times(times)
+            .unwrap();
         results.push(layer::capture(&scratch.space, &upper, &Snapshot::default()).unwrap());
         assert!(!upper.exists());
     }
@@ -376,8 +531,20 @@ enum Change {
 }
 
 const PATHS: [&str; 14] = [
-    "etc", "etc/issue", "etc/new", "opt/app", "opt/app/a", "opt/app/sub", "opt/app/sub/c", "swap", "swap/in", "swapdir",
-    "swapdir/x", "one", "two", "opt",
+    "etc",
+    "etc/issue",
+    "etc/new",
+    "opt/app",
+    "opt/app/a",
+    "opt/app/sub",
+    "opt/app/sub/c",
+    "swap",
+    "swap/in",
+    "swapdir",
+    "swapdir/x",
+    "one",
+    "two",
+    "opt",
 ];
 
 /// Does it as far as the file system lets it.
@@ -394,7 +561,10 @@ fn apply(root: &Path, change: &Change) {
         Change::Symlink(target, at) => drop(symlink(PATHS[target], path(at))),
         Change::Rename(from, to) => drop(fs::rename(path(from), path(to))),
         Change::Mode(at, mode) if !path(at).is_symlink() => {
-            drop(fs::set_permissions(path(at), fs::Permissions::from_mode(mode)));
+            drop(fs::set_permissions(
+                path(at),
+                fs::Permissions::from_mode(mode),
+            ));
         }
         Change::Mode(..) => {}
     }

@@ -1,5 +1,7 @@
 //! Foreign layer blobs: every compression, digests checked, hostile tars refused or contained.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::layer::{self, Limits};
@@ -21,20 +23,31 @@ fn take(scratch: &Scratch, tar: &[u8], blob: &[u8]) -> Result<std::path::PathBuf
 }
 
 fn sample() -> Vec<u8> {
-    TarMaker::new().dir("d").file("d/f", &"content".repeat(100_000)).symlink("l", "d/f").hardlink("d/h", "d/f").end()
+    TarMaker::new()
+        .dir("d")
+        .file("d/f", &"content".repeat(100_000))
+        .symlink("l", "d/f")
+        .hardlink("d/h", "d/f")
+        .end()
 }
 
 #[test]
 fn every_compression_gives_the_same_layer() {
     let tar = sample();
     let members: Vec<u8> = tar.chunks(70_000).flat_map(gzip).collect();
-    let frames: Vec<u8> = tar.chunks(70_000).flat_map(|part| zstd::encode_all(part, 3).unwrap()).collect();
+    let frames: Vec<u8> = tar
+        .chunks(70_000)
+        .flat_map(|part| zstd::encode_all(part, 3).unwrap())
+        .collect();
     let mut skippable = vec![0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
     skippable.extend(zstd::encode_all(tar.as_slice(), 3).unwrap());
     for blob in [tar.clone(), gzip(&tar), members, frames, skippable] {
         let scratch = Scratch::new();
         let tree = take(&scratch, &tar, &blob).unwrap();
-        assert_eq!(std::fs::read(tree.join("l")).unwrap(), "content".repeat(100_000).as_bytes());
+        assert_eq!(
+            std::fs::read(tree.join("l")).unwrap(),
+            "content".repeat(100_000).as_bytes()
+        );
         assert_eq!(std::fs::metadata(tree.join("d/h")).unwrap().nlink(), 2);
     }
 }
@@ -51,8 +64,16 @@ fn identity_is_the_same_from_writer_and_reader() {
     let (written, tar, _) = layer_support::write(folder.path(), "x", &items, &["d/gone"]);
     let scratch = Scratch::new();
     take(&scratch, &tar, &gzip(&tar)).unwrap();
-    let meta = scratch.space.store().layer(&written.diff_id).unwrap().unwrap();
-    assert_eq!((meta.identity, meta.size), (Some(written.identity), Some(written.size)));
+    let meta = scratch
+        .space
+        .store()
+        .layer(&written.diff_id)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (meta.identity, meta.size),
+        (Some(written.identity), Some(written.size))
+    );
 }
 
 #[test]
@@ -79,7 +100,10 @@ fn a_corrupt_blob_of_the_store_is_told() {
     let (scratch, tar) = (Scratch::new(), sample());
     let blob = gzip(&tar);
     let diff_id = scratch.register(&tar, &blob);
-    let path = scratch.space.store().blob_path(&layer_support::sha256(&blob));
+    let path = scratch
+        .space
+        .store()
+        .blob_path(&layer_support::sha256(&blob));
     // The same content compressed otherwise: only the blob's own digest can tell.
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, zstd::encode_all(tar.as_slice(), 1).unwrap()).unwrap();
@@ -95,62 +119,219 @@ fn a_corrupt_blob_of_the_store_is_told() {
 #[test]
 fn unknown_layers() {
     let scratch = Scratch::new();
-    let error = layer::readable(&scratch.space, &layer_support::sha256(b"x")).unwrap_err().to_string();
+    let error = layer::readable(&scratch.space, &layer_support::sha256(b"x"))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("in the store"), "{error}");
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn hostile_layers_are_refused() {
     let mut bad_sum = TarMaker::new().file("a", "b").end();
     bad_sum[0] = b'x';
     let mut bad_size = TarMaker::new().file("a", "").end();
     bad_size[124..136].copy_from_slice(&[0xff; 12]);
-    let sum: u32 =
-        bad_size[..512].iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+    let sum: u32 = bad_size[..512]
+        .iter()
+        .enumerate()
+        .map(|(at, b)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u32::from(*b)
+            }
+        })
+        .sum();
     bad_size[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let deep = "d/".repeat(2500);
     let rows: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("dot dot", TarMaker::new().file("../x", "").end(), "leads out"),
-        ("inner dot dot", TarMaker::new().file("a/../../x", "").end(), "leads out"),
-        ("absolute dot dot", TarMaker::new().file("/../x", "").end(), "leads out"),
-        ("link outside", TarMaker::new().hardlink("a", "../../etc/passwd").end(), "leads out"),
-        ("link to nothing", TarMaker::new().hardlink("a", "/etc/passwd").end(), "not in the layer"),
-        ("link to a directory", TarMaker::new().dir("d").hardlink("a", "d").end(), "is a directory"),
-        ("link through a link", TarMaker::new().symlink("l", "/etc").hardlink("a", "l/passwd").end(), "not in the layer"),
-        ("NUL", TarMaker::new().pax(&[("path", b"a\0b")]).file("x", "").end(), "NUL"),
+        (
+            "dot dot",
+            TarMaker::new().file("../x", "").end(),
+            "leads out",
+        ),
+        (
+            "inner dot dot",
+            TarMaker::new().file("a/../../x", "").end(),
+            "leads out",
+        ),
+        (
+            "absolute dot dot",
+            TarMaker::new().file("/../x", "").end(),
+            "leads out",
+        ),
+        (
+            "link outside",
+            TarMaker::new().hardlink("a", "../../etc/passwd").end(),
+            "leads out",
+        ),
+        (
+            "link to nothing",
+            TarMaker::new().hardlink("a", "/etc/passwd").end(),
+            "not in the layer",
+        ),
+        (
+            "link to a directory",
+            TarMaker::new().dir("d").hardlink("a", "d").end(),
+            "is a directory",
+        ),
+        (
+            "link through a link",
+            TarMaker::new()
+                .symlink("l", "/etc")
+                .hardlink("a", "l/passwd")
+                .end(),
+            "not in the layer",
+        ),
+        (
+            "NUL",
+            TarMaker::new()
+                .pax(&[("path", b"a\0b")])
+                .file("x", "")
+                .end(),
+            "NUL",
+        ),
         ("empty name", TarMaker::new().file("", "").end(), "no name"),
-        ("file as parent", TarMaker::new().file("a", "").file("a/b", "").end(), "no directory"),
-        ("root as file", TarMaker::new().file("./", "x").raw(b'2', b"/", b"x", b"").end(), "root"),
-        ("whiteout of nothing", TarMaker::new().file("a/.wh.", "").end(), "whiteout of nothing"),
-        ("whiteout of dots", TarMaker::new().file("a/.wh...", "").end(), "whiteout of nothing"),
-        ("whiteout as parent", TarMaker::new().file(".wh.a/b", "").end(), "like a whiteout"),
-        ("symlink loop", TarMaker::new().symlink("a", "b").symlink("b", "a").file("a/x", "").end(), "too many links"),
-        ("unknown type", TarMaker::new().raw(b'Z', b"a", b"", b"").end(), "unknown type"),
-        ("sparse", TarMaker::new().raw(b'S', b"a", b"", b"").end(), "sparse"),
-        ("pax sparse", TarMaker::new().pax(&[("GNU.sparse.major", b"1")]).file("a", "").end(), "sparse"),
+        (
+            "file as parent",
+            TarMaker::new().file("a", "").file("a/b", "").end(),
+            "no directory",
+        ),
+        (
+            "root as file",
+            TarMaker::new()
+                .file("./", "x")
+                .raw(b'2', b"/", b"x", b"")
+                .end(),
+            "root",
+        ),
+        (
+            "whiteout of nothing",
+            TarMaker::new().file("a/.wh.", "").end(),
+            "whiteout of nothing",
+        ),
+        (
+            "whiteout of dots",
+            TarMaker::new().file("a/.wh...", "").end(),
+            "whiteout of nothing",
+        ),
+        (
+            "whiteout as parent",
+            TarMaker::new().file(".wh.a/b", "").end(),
+            "like a whiteout",
+        ),
+        (
+            "symlink loop",
+            TarMaker::new()
+                .symlink("a", "b")
+                .symlink("b", "a")
+                .file("a/x", "")
+                .end(),
+            "too many links",
+        ),
+        (
+            "unknown type",
+            TarMaker::new().raw(b'Z', b"a", b"", b"").end(),
+            "unknown type",
+        ),
+        (
+            "sparse",
+            TarMaker::new().raw(b'S', b"a", b"", b"").end(),
+            "sparse",
+        ),
+        (
+            "pax sparse",
+            TarMaker::new()
+                .pax(&[("GNU.sparse.major", b"1")])
+                .file("a", "")
+                .end(),
+            "sparse",
+        ),
         ("checksum", bad_sum, "checksum"),
         ("size", bad_size, "size"),
         ("cut off", sample()[..3000].to_vec(), "cut off"),
-        ("long", TarMaker::new().pax(&[("path", deep.as_bytes())]).file("a", "").end(), "more than 4095"),
-        ("long name", TarMaker::new().pax(&[("path", &[b'n'; 256])]).file("a", "").end(), "255"),
-        ("broken record", TarMaker::new().raw(b'x', b"h", b"", b"99 path=a\n").file("a", "").end(), "extended header"),
-        ("huge record", TarMaker::new().raw(b'x', b"h", b"", &vec![b'1'; 2 << 20]).end(), "too large"),
-        ("huge name", TarMaker::new().raw(b'L', b"h", b"", &vec![b'1'; 2 << 20]).end(), "too large"),
+        (
+            "long",
+            TarMaker::new()
+                .pax(&[("path", deep.as_bytes())])
+                .file("a", "")
+                .end(),
+            "more than 4095",
+        ),
+        (
+            "long name",
+            TarMaker::new()
+                .pax(&[("path", &[b'n'; 256])])
+                .file("a", "")
+                .end(),
+            "255",
+        ),
+        (
+            "broken record",
+            TarMaker::new()
+                .raw(b'x', b"h", b"", b"99 path=a\n")
+                .file("a", "")
+                .end(),
+            "extended header",
+        ),
+        (
+            "huge record",
+            TarMaker::new()
+                .raw(b'x', b"h", b"", &vec![b'1'; 2 << 20])
+                .end(),
+            "too large",
+        ),
+        (
+            "huge name",
+            TarMaker::new()
+                .raw(b'L', b"h", b"", &vec![b'1'; 2 << 20])
+                .end(),
+            "too large",
+        ),
     ];
     for (name, tar, expected) in rows {
         let error = take(&Scratch::new(), &tar, &tar).expect_err(name);
-        assert!(error.contains(expected) && error.contains("layer sha256:"), "{name}: {error}");
+        assert!(
+            error.contains(expected) && error.contains("layer sha256:"),
+            "{name}: {error}"
+        );
     }
 }
 
 #[test]
 fn bounds() {
-    let many = TarMaker::new().file("a", "").file("b", "").file("c", "").end();
+    let many = TarMaker::new()
+        .file("a", "")
+        .file("b", "")
+        .file("c", "")
+        .end();
     let big = TarMaker::new().file("a", &"\0".repeat(1 << 20)).end();
     let rows = [
-        (Limits { entries: 2, ..Limits::default() }, many, "more than 2 entries"),
-        (Limits { tar: 1 << 20, ..Limits::default() }, big.clone(), "more than 1048576 bytes"),
-        (Limits { metadata: 0, ..Limits::default() }, big, "bytes of names"),
+        (
+            Limits {
+                entries: 2,
+                ..Limits::default()
+            },
+            many,
+            "more than 2 entries",
+        ),
+        (
+            Limits {
+                tar: 1 << 20,
+                ..Limits::default()
+            },
+            big.clone(),
+            "more than 1048576 bytes",
+        ),
+        (
+            Limits {
+                metadata: 0,
+                ..Limits::default()
+            },
+            big,
+            "bytes of names",
+        ),
     ];
     for (limits, tar, expected) in rows {
         let scratch = Scratch::with_limits(limits);
@@ -166,7 +347,14 @@ fn paths(folder: &Path) -> BTreeSet<String> {
     while let Some(dir) = pending.pop() {
         for item in std::fs::read_dir(dir).unwrap() {
             let item = item.unwrap();
-            found.insert(item.path().strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            found.insert(
+                item.path()
+                    .strip_prefix(folder)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned(),
+            );
             if item.file_type().unwrap().is_dir() {
                 pending.push(item.path());
             }
@@ -192,7 +380,11 @@ fn links_of_the_layer_are_followed_inside_it() {
     let tree = take(&scratch, &tar, &tar).unwrap();
     assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 0);
     assert!(tree.join("evil").is_file() && tree.join(&target[1..]).join("evil").is_file());
-    assert!(std::fs::symlink_metadata(tree.join("over")).unwrap().is_file());
+    assert!(
+        std::fs::symlink_metadata(tree.join("over"))
+            .unwrap()
+            .is_file()
+    );
 }
 
 #[test]
@@ -212,12 +404,26 @@ fn later_entries_win() {
     let scratch = Scratch::new();
     let tree = take(&scratch, &tar, &gzip(&tar)).unwrap();
     let expected = ["d", "f", "f/in", "kept", "kept2", "s"];
-    assert_eq!(paths(&tree), expected.iter().map(|s| (*s).to_owned()).collect());
+    assert_eq!(
+        paths(&tree),
+        expected.iter().map(|s| (*s).to_owned()).collect()
+    );
     assert_eq!(std::fs::read(tree.join("kept")).unwrap(), b"1");
     assert_eq!(std::fs::metadata(tree.join("kept")).unwrap().nlink(), 2);
-    let view = View::load(&[layer::readable(&scratch.space, &layer_support::sha256(&tar)).unwrap()]).unwrap();
+    let view =
+        View::load(&[layer::readable(&scratch.space, &layer_support::sha256(&tar)).unwrap()])
+            .unwrap();
     let seen: Vec<Vec<u8>> = view.list(b"").unwrap();
-    assert_eq!(seen, [b"d".to_vec(), b"f".to_vec(), b"kept".to_vec(), b"kept2".to_vec(), b"s".to_vec()]);
+    assert_eq!(
+        seen,
+        [
+            b"d".to_vec(),
+            b"f".to_vec(),
+            b"kept".to_vec(),
+            b"kept2".to_vec(),
+            b"s".to_vec()
+        ]
+    );
     assert_eq!(view.read(b"kept2", 9).unwrap().unwrap(), b"1");
     assert_eq!(view.link_id(b"kept"), view.link_id(b"kept2"));
 }
@@ -247,9 +453,17 @@ fn attributes_reach_the_tree() {
     let scratch = Scratch::new();
     let tree = take(&scratch, &tar, &tar).unwrap();
     let dir = std::fs::metadata(tree.join("d")).unwrap();
-    assert_eq!((dir.uid(), dir.gid(), dir.mode() & 0o7777, dir.mtime()), (3_000_000, 0, 0o755, -6));
+    assert_eq!(
+        (dir.uid(), dir.gid(), dir.mode() & 0o7777, dir.mtime()),
+        (3_000_000, 0, 0o755, -6)
+    );
     assert_eq!(xattr_names(&tree.join("d")), ["user.k"]);
-    assert!(std::fs::metadata(tree.join("d/fifo")).unwrap().file_type().is_fifo());
+    assert!(
+        std::fs::metadata(tree.join("d/fifo"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
     let gone = std::fs::symlink_metadata(tree.join("w/gone")).unwrap();
     assert!(gone.file_type().is_char_device() && gone.rdev() == 0);
     assert_eq!(xattr_names(&tree.join("o")), ["user.overlay.opaque"]);
@@ -261,18 +475,28 @@ fn xattr_names(path: &Path) -> Vec<String> {
     let mut names = vec![0u8; 4096];
     let length = rustix::fs::listxattr(path, &mut names).unwrap();
     let names = names[..length].split(|b| *b == 0).filter(|n| !n.is_empty());
-    let mut names: Vec<String> = names.map(|name| String::from_utf8(name.to_vec()).unwrap()).collect();
+    let mut names: Vec<String> = names
+        .map(|name| String::from_utf8(name.to_vec()).unwrap())
+        .collect();
     names.sort();
     names
 }
 
 #[test]
 fn devices_are_made_by_root_only() {
-    let tar = TarMaker::new().raw(b'4', b"disk", b"", b"").hardlink("same", "disk").end();
+    let tar = TarMaker::new()
+        .raw(b'4', b"disk", b"", b"")
+        .hardlink("same", "disk")
+        .end();
     let scratch = Scratch::new();
     let tree = take(&scratch, &tar, &tar).unwrap();
-    assert_eq!(std::fs::symlink_metadata(tree.join("disk")).is_ok(), is_root());
-    let view = View::load(&[layer::readable(&scratch.space, &layer_support::sha256(&tar)).unwrap()]).unwrap();
+    assert_eq!(
+        std::fs::symlink_metadata(tree.join("disk")).is_ok(),
+        is_root()
+    );
+    let view =
+        View::load(&[layer::readable(&scratch.space, &layer_support::sha256(&tar)).unwrap()])
+            .unwrap();
     assert!(view.entry(b"disk").unwrap().is_some() && view.entry(b"same").unwrap().is_some());
 }
 
@@ -281,33 +505,63 @@ fn threads_unpack_once() {
     let (scratch, tar) = (Scratch::new(), sample());
     let diff_id = scratch.register(&tar, &gzip(&tar));
     let trees: BTreeSet<std::path::PathBuf> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| layer::tree(&scratch.space, &diff_id).unwrap())).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        let threads: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| layer::tree(&scratch.space, &diff_id).unwrap()))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     });
     assert_eq!(trees.len(), 1);
 }
 
 /// Header blocks with right checksums around random fields, so that reading gets beyond the first check.
 fn block() -> impl Strategy<Value = Vec<u8>> {
-    let name = prop_oneof![Just("a"), Just("a/b"), Just("./c/"), Just(".wh.a"), Just("a/.wh..wh..opq"), Just("d/../e"), Just("l/x")];
+    let name = prop_oneof![
+        Just("a"),
+        Just("a/b"),
+        Just("./c/"),
+        Just(".wh.a"),
+        Just("a/.wh..wh..opq"),
+        Just("d/../e"),
+        Just("l/x")
+    ];
     let flag = prop::sample::select(b"0123456xgLKS7\0".to_vec());
     let content = prop::collection::vec(any::<u8>(), 0..700);
     let damage = prop::collection::vec((0..512usize, any::<u8>()), 0..3);
-    (name, flag, prop_oneof![Just("a"), Just("/a/b"), Just("..")], content, damage, any::<bool>()).prop_map(
-        |(name, flag, link, content, damage, repair)| {
-            let mut bytes = TarMaker::new().raw(flag, name.as_bytes(), link.as_bytes(), &content).end();
+    (
+        name,
+        flag,
+        prop_oneof![Just("a"), Just("/a/b"), Just("..")],
+        content,
+        damage,
+        any::<bool>(),
+    )
+        .prop_map(|(name, flag, link, content, damage, repair)| {
+            let mut bytes = TarMaker::new()
+                .raw(flag, name.as_bytes(), link.as_bytes(), &content)
+                .end();
             bytes.truncate(bytes.len() - 1024);
             for (at, value) in damage {
                 bytes[at] = value;
             }
             if repair {
-                let sum: u32 =
-                    bytes[..512].iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+                let sum: u32 = bytes[..512]
+                    .iter()
+                    .enumerate()
+                    .map(|(at, b)| {
+                        if (148..156).contains(&at) {
+                            32
+                        } else {
+                            u32::from(*b)
+                        }
+                    })
+                    .sum();
                 bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
             }
             bytes
-        },
-    )
+        })
 }
 
 proptest! {

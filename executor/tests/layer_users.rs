@@ -3,6 +3,8 @@
 //!
 //! Not the usual harness: the sandbox re-executes this program, and its hook must come first in `main`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::layer::{self, Compression};
@@ -61,7 +63,11 @@ fn main() -> ExitCode {
 
 fn skip(reason: &str) -> ExitCode {
     println!("SKIPPED: {reason}");
-    if std::env::var("CI").as_deref() == Ok("true") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if std::env::var("CI").as_deref() == Ok("true") {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 const COMMAND: &str = "set -e
@@ -87,26 +93,59 @@ test $(cat /hidden) = secret
 
 /// The whole way of a layer; its identity, or why it cannot be gone here.
 fn scenario() -> Result<String, String> {
-    let busybox = fs::read("/bin/busybox").map_err(|e| format!("/bin/busybox (package busybox-static): {e}"))?;
+    let busybox = fs::read("/bin/busybox")
+        .map_err(|e| format!("/bin/busybox (package busybox-static): {e}"))?;
     let folder = tempfile::tempdir().unwrap();
     let space = Space::new(Store::open(&folder.path().join("store")).unwrap());
-    let mapping = space.sandbox().map_err(|e| executor::error::chain(&e))?.id_mapping();
+    let mapping = space
+        .sandbox()
+        .map_err(|e| executor::error::chain(&e))?
+        .id_mapping();
     let base = base(&space, &busybox);
-    let written = run(&space, &folder.path().join("store/first"), std::slice::from_ref(&base), COMMAND);
-    let written = layer::capture(&space, &written, &Snapshot { layers: vec![base.clone()] }).unwrap();
+    let written = run(
+        &space,
+        &folder.path().join("store/first"),
+        std::slice::from_ref(&base),
+        COMMAND,
+    );
+    let written = layer::capture(
+        &space,
+        &written,
+        &Snapshot {
+            layers: vec![base.clone()],
+        },
+    )
+    .unwrap();
     let layers = [base, written.diff_id.clone()];
     let upper = run(&space, &folder.path().join("store/second"), &layers, CHECK);
     space.remove_tree(&upper).unwrap();
     // What the indexes say.
-    let files: Vec<_> = layers.iter().map(|l| layer::content(&space, l).unwrap()).collect();
+    let files: Vec<_> = layers
+        .iter()
+        .map(|l| layer::content(&space, l).unwrap())
+        .collect();
     let view = View::load(&files).unwrap();
     let hidden = view.entry(b"hidden").unwrap().unwrap();
-    let owner = if mapping == IdMapping::Single { (0, 0) } else { (33, 34) };
-    assert_eq!((hidden.uid, hidden.gid, hidden.mode), (owner.0, owner.1, 0o600));
+    let owner = if mapping == IdMapping::Single {
+        (0, 0)
+    } else {
+        (33, 34)
+    };
+    assert_eq!(
+        (hidden.uid, hidden.gid, hidden.mode),
+        (owner.0, owner.1, 0o600)
+    );
     assert_eq!(view.read(b"hidden", 99).unwrap().unwrap(), b"secret\n");
-    assert_eq!(view.entry(b"etc/passwd").unwrap().unwrap().uid, 5, "the owner of the base stays");
+    assert_eq!(
+        view.entry(b"etc/passwd").unwrap().unwrap().uid,
+        5,
+        "the owner of the base stays"
+    );
     assert_eq!(view.link_id(b"a"), view.link_id(b"z"));
-    assert!(matches!(view.entry(b"fifo").unwrap().unwrap().kind, Kind::Fifo));
+    assert!(matches!(
+        view.entry(b"fifo").unwrap().unwrap().kind,
+        Kind::Fifo
+    ));
     assert_eq!(view.list(b"opt/app").unwrap(), [b"b"]);
     exported(&space, &written.diff_id);
     let clamped = layer::clamp_times(&space, &written.diff_id, 1).unwrap();
@@ -126,7 +165,9 @@ fn exported(space: &Space, diff_id: &Digest) {
     let blob = layer::blob(space, diff_id, Compression::Gzip(6), false).unwrap();
     let packed = File::open(space.store().blob_path(blob.digest())).unwrap();
     let mut tar = Vec::new();
-    flate2::read::MultiGzDecoder::new(packed).read_to_end(&mut tar).unwrap();
+    flate2::read::MultiGzDecoder::new(packed)
+        .read_to_end(&mut tar)
+        .unwrap();
     assert_eq!(sha256(&tar), *diff_id);
 }
 
@@ -136,12 +177,26 @@ fn base(space: &Space, busybox: &[u8]) -> Digest {
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o755);
     header.set_size(busybox.len() as u64);
-    maker.builder.append_data(&mut header, "bin/busybox", busybox).unwrap();
-    for name in ["sh", "rm", "mkdir", "chmod", "mkfifo", "ln", "touch", "stat", "chown", "test", "[", "ls", "cat"] {
+    maker
+        .builder
+        .append_data(&mut header, "bin/busybox", busybox)
+        .unwrap();
+    for name in [
+        "sh", "rm", "mkdir", "chmod", "mkfifo", "ln", "touch", "stat", "chown", "test", "[", "ls",
+        "cat",
+    ] {
         maker = maker.hardlink(&format!("bin/{name}"), "bin/busybox");
     }
-    maker = maker.dir("etc").file("etc/issue", "x").dir("opt").dir("opt/app").file("opt/app/a", "a").dir("var");
-    let tar = owned(owned(maker).file("etc/passwd", "root:x:0:0::/:/bin/sh\n")).file("var/own", "").end();
+    maker = maker
+        .dir("etc")
+        .file("etc/issue", "x")
+        .dir("opt")
+        .dir("opt/app")
+        .file("opt/app/a", "a")
+        .dir("var");
+    let tar = owned(owned(maker).file("etc/passwd", "root:x:0:0::/:/bin/sh\n"))
+        .file("var/own", "")
+        .end();
     let blob = gzip(&tar);
     let digest = space.store().put_blob(&blob).unwrap();
     let descriptor = Descriptor::new(MediaType::ImageLayerGzip, blob.len() as u64, digest);
@@ -156,9 +211,16 @@ fn run(space: &Space, place: &Path, layers: &[Digest], script: &str) -> std::pat
     fs::create_dir_all(&upper).unwrap();
     fs::create_dir_all(&work).unwrap();
     fs::set_permissions(&upper, fs::Permissions::from_mode(0o755)).unwrap();
-    let lowers = layers.iter().rev().map(|l| layer::tree(space, l).unwrap()).collect();
+    let lowers = layers
+        .iter()
+        .rev()
+        .map(|l| layer::tree(space, l).unwrap())
+        .collect();
     let spec = RunSpec {
-        root: Overlay { lowers, upper: Some((upper.clone(), work)) },
+        root: Overlay {
+            lowers,
+            upper: Some((upper.clone(), work)),
+        },
         args: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
         cwd: "/".to_owned(),
@@ -167,7 +229,13 @@ fn run(space: &Space, place: &Path, layers: &[Digest], script: &str) -> std::pat
         ..RunSpec::default()
     };
     let log = tempfile::tempfile().unwrap();
-    let exit = space.sandbox().unwrap().run(&spec, log.as_fd(), log.as_fd()).unwrap().wait().unwrap();
+    let exit = space
+        .sandbox()
+        .unwrap()
+        .run(&spec, log.as_fd(), log.as_fd())
+        .unwrap()
+        .wait()
+        .unwrap();
     let mut text = String::new();
     std::io::Seek::rewind(&mut &log).unwrap();
     (&log).read_to_string(&mut text).unwrap();
@@ -184,16 +252,40 @@ enum Failed {
 
 /// Runs this program as another user, made for it when it does not exist.
 fn as_user(user: &str, ranges: bool) -> Result<String, Failed> {
-    let known = |file: &str| fs::read_to_string(file).unwrap_or_default().lines().any(|l| l.starts_with(&format!("{user}:")));
+    let known = |file: &str| {
+        fs::read_to_string(file)
+            .unwrap_or_default()
+            .lines()
+            .any(|l| l.starts_with(&format!("{user}:")))
+    };
     let missing = |reason: std::io::Error| Failed::Missing(format!("all as {user}: {reason}"));
     let made = !known("/etc/passwd");
     if made {
-        let options = ["--no-create-home", "-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0", user];
-        Command::new("useradd").args(options).status().map_err(missing)?;
+        let options = [
+            "--no-create-home",
+            "-K",
+            "SUB_UID_COUNT=0",
+            "-K",
+            "SUB_GID_COUNT=0",
+            user,
+        ];
+        Command::new("useradd")
+            .args(options)
+            .status()
+            .map_err(missing)?;
     }
     if ranges && !known("/etc/subuid") {
-        let options = ["--add-subuids", "700000000-700065535", "--add-subgids", "700000000-700065535", user];
-        Command::new("usermod").args(options).status().map_err(missing)?;
+        let options = [
+            "--add-subuids",
+            "700000000-700065535",
+            "--add-subgids",
+            "700000000-700065535",
+            user,
+        ];
+        Command::new("usermod")
+            .args(options)
+            .status()
+            .map_err(missing)?;
     }
     let folder = tempfile::tempdir().map_err(missing)?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).map_err(missing)?;
@@ -201,7 +293,12 @@ fn as_user(user: &str, ranges: bool) -> Result<String, Failed> {
     fs::copy("/proc/self/exe", &program).map_err(missing)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).map_err(missing)?;
     let output = Command::new("setpriv")
-        .args([&format!("--reuid={user}"), &format!("--regid={user}"), "--init-groups", "--reset-env"])
+        .args([
+            &format!("--reuid={user}"),
+            &format!("--regid={user}"),
+            "--init-groups",
+            "--reset-env",
+        ])
         .arg(&program)
         .arg("--child")
         .current_dir("/")
@@ -215,6 +312,9 @@ fn as_user(user: &str, ranges: bool) -> Result<String, Failed> {
     if let Some(reason) = text.lines().find_map(|line| line.strip_prefix("SKIPPED: ")) {
         return Err(Failed::Missing(format!("all as {user}: {reason}")));
     }
-    let identity = text.lines().find_map(|line| line.strip_prefix("identity ")).map(str::to_owned);
+    let identity = text
+        .lines()
+        .find_map(|line| line.strip_prefix("identity "))
+        .map(str::to_owned);
     identity.ok_or_else(|| Failed::Here(format!("{}: {text}", output.status)))
 }

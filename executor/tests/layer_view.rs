@@ -1,5 +1,7 @@
 //! The merged view: lookups, listings, link resolution and content over several layers.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::snapshot::{LayerFiles, View};
@@ -8,12 +10,19 @@ use layer_support::{Scratch, TarMaker, dir, file, hardlink, layer_files, link};
 use std::io::Read as _;
 
 fn names(view: &View, path: &str) -> Vec<String> {
-    view.list(path.as_bytes()).unwrap().into_iter().map(|name| String::from_utf8(name).unwrap()).collect()
+    view.list(path.as_bytes())
+        .unwrap()
+        .into_iter()
+        .map(|name| String::from_utf8(name).unwrap())
+        .collect()
 }
 
 fn content(view: &View, path: &str) -> String {
     let mut text = String::new();
-    view.open(path.as_bytes()).unwrap().read_to_string(&mut text).unwrap();
+    view.open(path.as_bytes())
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
     text
 }
 
@@ -44,15 +53,26 @@ fn upper_layers_win_and_whiteouts_hide() {
     let upper = layer_files(
         folder.path(),
         "upper",
-        &[(changed, Some(b"new")), (file("a/added", 0), None), (link("swap", "a"), None)],
+        &[
+            (changed, Some(b"new")),
+            (file("a/added", 0), None),
+            (link("swap", "a"), None),
+        ],
         &["gone", "a-b"],
     );
     let view = View::load(&[base, upper]).unwrap();
     assert_eq!(names(&view, ""), ["a", "swap"]);
     assert_eq!(names(&view, "a"), ["added", "kept", "over"]);
-    assert_eq!((content(&view, "a/over"), content(&view, "a/kept")), ("new".to_owned(), "one".to_owned()));
+    assert_eq!(
+        (content(&view, "a/over"), content(&view, "a/kept")),
+        ("new".to_owned(), "one".to_owned())
+    );
     assert_eq!(view.entry(b"a/over").unwrap().unwrap().mode, 0o600);
-    assert_eq!(view.entry(b"a").unwrap().unwrap().mtime, 1_485_449_953, "a parent without an entry changes nothing");
+    assert_eq!(
+        view.entry(b"a").unwrap().unwrap().mtime,
+        1_485_449_953,
+        "a parent without an entry changes nothing"
+    );
     for path in ["gone", "gone/x", "a-b", "swap/in", "a/kept/below", "never"] {
         assert!(!exists(&view, path), "{path}");
     }
@@ -62,9 +82,19 @@ fn upper_layers_win_and_whiteouts_hide() {
 #[test]
 fn a_directory_made_again_is_new() {
     let folder = tempfile::tempdir().unwrap();
-    let base = layer_files(folder.path(), "1", &[(dir("d"), None), (file("d/old", 1), Some(b"o"))], &[]);
+    let base = layer_files(
+        folder.path(),
+        "1",
+        &[(dir("d"), None), (file("d/old", 1), Some(b"o"))],
+        &[],
+    );
     let without = layer_files(folder.path(), "2", &[], &["d"]);
-    let again = layer_files(folder.path(), "3", &[(dir("d"), None), (file("d/new", 1), Some(b"n"))], &[]);
+    let again = layer_files(
+        folder.path(),
+        "3",
+        &[(dir("d"), None), (file("d/new", 1), Some(b"n"))],
+        &[],
+    );
     let view = View::load(&[base, without, again]).unwrap();
     assert_eq!(names(&view, "d"), ["new"]);
     assert!(!exists(&view, "d/old"));
@@ -74,11 +104,23 @@ fn a_directory_made_again_is_new() {
 fn the_root_is_always_there() {
     let view = View::load(&[]).unwrap();
     let root = view.entry(b"").unwrap().unwrap();
-    assert_eq!((root.kind, root.mode, root.uid), (Kind::Directory, 0o755, 0));
+    assert_eq!(
+        (root.kind, root.mode, root.uid),
+        (Kind::Directory, 0o755, 0)
+    );
     assert_eq!(view.list(b"").unwrap(), Vec::<Vec<u8>>::new());
     let folder = tempfile::tempdir().unwrap();
-    let own = Entry { mode: 0o700, ..dir("") };
-    let view = View::load(&[layer_files(folder.path(), "r", &[(own, None), (dir("x"), None)], &[])]).unwrap();
+    let own = Entry {
+        mode: 0o700,
+        ..dir("")
+    };
+    let view = View::load(&[layer_files(
+        folder.path(),
+        "r",
+        &[(own, None), (dir("x"), None)],
+        &[],
+    )])
+    .unwrap();
     assert_eq!(view.entry(b"").unwrap().unwrap().mode, 0o700);
     assert_eq!(names(&view, ""), ["x"]);
 }
@@ -135,18 +177,28 @@ fn hard_links_share_content_and_identity() {
     let base = layer_files(
         folder.path(),
         "base",
-        &[(first, Some(b"hi")), (hardlink("b", "a"), None), (file("c", 2), Some(b"hi"))],
+        &[
+            (first, Some(b"hi")),
+            (hardlink("b", "a"), None),
+            (file("c", 2), Some(b"hi")),
+        ],
         &[],
     );
     // The link's target goes in a later layer; the link stays.
     let upper = layer_files(folder.path(), "upper", &[], &["a"]);
-    let view = View::load(&[base.clone()]).unwrap();
+    let view = View::load(std::slice::from_ref(&base)).unwrap();
     assert_eq!(view.link_id(b"a"), view.link_id(b"b"));
     assert_ne!(view.link_id(b"a"), view.link_id(b"c"));
     let view = View::load(&[base, upper]).unwrap();
     let entry = view.entry(b"b").unwrap().unwrap();
     assert_eq!((entry.uid, entry.path.as_slice()), (7, b"b".as_slice()));
-    assert!(matches!(entry.kind, Kind::File { size: 2, digest: Some(_) }));
+    assert!(matches!(
+        entry.kind,
+        Kind::File {
+            size: 2,
+            digest: Some(_)
+        }
+    ));
     assert_eq!(entry.xattrs.len(), 1);
     assert_eq!(content(&view, "b"), "hi");
     assert_eq!(view.digest(b"b").unwrap(), *blake3::hash(b"hi").as_bytes());
@@ -183,10 +235,15 @@ fn foreign_layers() {
         .end();
     let base = scratch.register(&base, &layer_support::gzip(&base));
     let upper = scratch.register(&upper, &upper);
-    let files: Vec<LayerFiles> =
-        [base, upper].iter().map(|layer| executor::layer::readable(&scratch.space, layer).unwrap()).collect();
+    let files: Vec<LayerFiles> = [base, upper]
+        .iter()
+        .map(|layer| executor::layer::readable(&scratch.space, layer).unwrap())
+        .collect();
     let view = View::load(&files).unwrap();
-    assert_eq!(names(&view, ""), ["both", "etc", "lib", "missing", "opq", "usr", "z"]);
+    assert_eq!(
+        names(&view, ""),
+        ["both", "etc", "lib", "missing", "opq", "usr", "z"]
+    );
     assert_eq!(names(&view, "etc"), ["passwd"]);
     assert_eq!(names(&view, "opq"), ["new"]);
     assert_eq!(names(&view, "both"), ["fresh"]);
@@ -202,7 +259,10 @@ fn damaged_indexes_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let files = layer_files(folder.path(), "x", &[(file("a", 1), Some(b"1"))], &[]);
     let whole = std::fs::read(&files.index).unwrap();
-    let mut damaged: Vec<Vec<u8>> = (0..whole.len()).step_by(7).map(|at| whole[..at].to_vec()).collect();
+    let mut damaged: Vec<Vec<u8>> = (0..whole.len())
+        .step_by(7)
+        .map(|at| whole[..at].to_vec())
+        .collect();
     damaged.extend((0..whole.len()).map(|at| {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x40;

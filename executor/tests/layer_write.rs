@@ -1,5 +1,7 @@
 //! The layer writer: header bytes as Go's writer makes them, other readers' view of a tar, refusals.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
+
 mod layer_support;
 
 use executor::layer::LayerWriter;
@@ -20,7 +22,12 @@ fn tar_of(items: &[(Entry, Option<&[u8]>)]) -> Vec<u8> {
 
 /// Text of a field up to its NUL.
 fn text(field: &[u8]) -> String {
-    field.split(|b| *b == 0).next().unwrap().escape_ascii().to_string()
+    field
+        .split(|b| *b == 0)
+        .next()
+        .unwrap()
+        .escape_ascii()
+        .to_string()
 }
 
 #[test]
@@ -47,7 +54,17 @@ fn a_short_entry_is_plain_ustar() {
         assert_eq!(&header[place], bytes, "{name}");
     }
     // Six digits, NUL, blank.
-    let sum: u32 = header.iter().enumerate().map(|(at, b)| if (148..156).contains(&at) { 32 } else { u32::from(*b) }).sum();
+    let sum: u32 = header
+        .iter()
+        .enumerate()
+        .map(|(at, b)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u32::from(*b)
+            }
+        })
+        .sum();
     assert_eq!(&header[148..156], format!("{sum:06o}\0 ").as_bytes());
     assert_eq!(&header[345..512], &[0; 167], "no prefix");
     assert_eq!(&tar[512..516], b"abc\n");
@@ -77,38 +94,92 @@ fn kinds() {
     ];
     for (at, (name, flag, target)) in rows.into_iter().enumerate() {
         let header = block(&tar, at);
-        assert_eq!((text(&header[..100]).as_str(), header[156], text(&header[157..257]).as_str()), (name, flag, target));
+        assert_eq!(
+            (
+                text(&header[..100]).as_str(),
+                header[156],
+                text(&header[157..257]).as_str()
+            ),
+            (name, flag, target)
+        );
     }
     assert_eq!(&block(&tar, 1)[329..345], b"0000010\x000000001\0");
 }
 
-#[test]
-fn records_are_written_only_where_needed() {
+/// Entries, a part of the extended header's name, and its records.
+fn extended() -> Vec<(Entry, &'static str, String)> {
     let long = format!("{}/{}", "a".repeat(60), "b".repeat(60));
     let with = |change: fn(&mut Entry)| {
         let mut item = file("f", 0);
         change(&mut item);
         item
     };
-    let rows: Vec<(Entry, &str, String)> = vec![
-        (entry("ä".as_bytes(), Kind::File { size: 0, digest: None }), "PaxHeaders.0", "11 path=\u{e4}\n".to_owned()),
-        (file(&"c".repeat(100), 0), "", String::new()),
-        (file(&"c".repeat(101), 0), "PaxHeaders.0/", format!("111 path={}\n", "c".repeat(101))),
-        (file(&long, 0), "PaxHeaders.0/", format!("131 path={long}\n")),
-        (with(|e| e.uid = 2_097_151), "", String::new()),
-        (with(|e| e.uid = 2_097_152), "PaxHeaders.0/f", "15 uid=2097152\n".to_owned()),
-        (with(|e| e.gid = 3_000_000), "PaxHeaders.0/f", "15 gid=3000000\n".to_owned()),
-        (with(|e| e.mtime = -1965), "PaxHeaders.0/f", "15 mtime=-1965\n".to_owned()),
-        (with(|e| e.mtime = 8_589_934_591), "", String::new()),
-        (with(|e| e.mtime = 8_589_934_592), "PaxHeaders.0/f", "20 mtime=8589934592\n".to_owned()),
+    vec![
         (
-            with(|e| e.xattrs = vec![(b"user.b".to_vec(), b"2\n".to_vec()), (b"user.a".to_vec(), b"1".to_vec())]),
+            entry(
+                "ä".as_bytes(),
+                Kind::File {
+                    size: 0,
+                    digest: None,
+                },
+            ),
+            "PaxHeaders.0",
+            "11 path=\u{e4}\n".to_owned(),
+        ),
+        (file(&"c".repeat(100), 0), "", String::new()),
+        (
+            file(&"c".repeat(101), 0),
+            "PaxHeaders.0/",
+            format!("111 path={}\n", "c".repeat(101)),
+        ),
+        (
+            file(&long, 0),
+            "PaxHeaders.0/",
+            format!("131 path={long}\n"),
+        ),
+        (with(|e| e.uid = 2_097_151), "", String::new()),
+        (
+            with(|e| e.uid = 2_097_152),
+            "PaxHeaders.0/f",
+            "15 uid=2097152\n".to_owned(),
+        ),
+        (
+            with(|e| e.gid = 3_000_000),
+            "PaxHeaders.0/f",
+            "15 gid=3000000\n".to_owned(),
+        ),
+        (
+            with(|e| e.mtime = -1965),
+            "PaxHeaders.0/f",
+            "15 mtime=-1965\n".to_owned(),
+        ),
+        (with(|e| e.mtime = 8_589_934_591), "", String::new()),
+        (
+            with(|e| e.mtime = 8_589_934_592),
+            "PaxHeaders.0/f",
+            "20 mtime=8589934592\n".to_owned(),
+        ),
+        (
+            with(|e| {
+                e.xattrs = vec![
+                    (b"user.b".to_vec(), b"2\n".to_vec()),
+                    (b"user.a".to_vec(), b"1".to_vec()),
+                ];
+            }),
             "PaxHeaders.0/f",
             "25 SCHILY.xattr.user.a=1\n26 SCHILY.xattr.user.b=2\n\n".to_owned(),
         ),
-        (link("f", &"t".repeat(101)), "PaxHeaders.0/f", format!("115 linkpath={}\n", "t".repeat(101))),
-    ];
-    for (item, name, records) in rows {
+        (
+            link("f", &"t".repeat(101)),
+            "PaxHeaders.0/f",
+            format!("115 linkpath={}\n", "t".repeat(101)),
+        ),
+    ]
+}
+
+#[test]
+fn records_are_written_only_where_needed() {
+    for (item, name, records) in extended() {
         let tar = tar_of(&[(item.clone(), None)]);
         let header = block(&tar, 0);
         if records.is_empty() {
@@ -116,9 +187,21 @@ fn records_are_written_only_where_needed() {
             continue;
         }
         assert_eq!(header[156], b'x', "{item:?}");
-        assert!(text(&header[..100]).contains(name), "{item:?}: {}", text(&header[..100]));
-        assert_eq!(&tar[512..512 + records.len()], records.as_bytes(), "{item:?}");
-        assert_eq!(&header[100..124], b"0000000\x000000000\x000000000\0", "all numbers are 0");
+        assert!(
+            text(&header[..100]).contains(name),
+            "{item:?}: {}",
+            text(&header[..100])
+        );
+        assert_eq!(
+            &tar[512..512 + records.len()],
+            records.as_bytes(),
+            "{item:?}"
+        );
+        assert_eq!(
+            &header[100..124],
+            b"0000000\x000000000\x000000000\0",
+            "all numbers are 0"
+        );
         assert_eq!(&header[136..148], b"00000000000\0");
         assert_eq!(&header[329..345], &[0; 16]);
         let main = block(&tar, 2);
@@ -128,7 +211,13 @@ fn records_are_written_only_where_needed() {
 
 #[test]
 fn what_does_not_fit_is_zero_and_names_are_ascii() {
-    let mut item = entry("\u{e4}x/y\u{e4}".as_bytes(), Kind::File { size: 0, digest: None });
+    let mut item = entry(
+        "\u{e4}x/y\u{e4}".as_bytes(),
+        Kind::File {
+            size: 0,
+            digest: None,
+        },
+    );
     (item.uid, item.mtime) = (3_000_000, -1);
     let tar = tar_of(&[(item, None)]);
     assert_eq!(text(&block(&tar, 0)[..100]), "x/PaxHeaders.0/y");
@@ -171,9 +260,15 @@ fn digest_and_size_are_those_of_the_tar() {
     let folder = tempfile::tempdir().unwrap();
     // Long enough for the hashing thread and for files across buffers.
     let content: Vec<u8> = (0..5_000_003u32).map(|n| (n % 251) as u8).collect();
-    let items = [(file("a", 5_000_003), Some(content.as_slice())), (file("b", 5_000_003), Some(content.as_slice()))];
+    let items = [
+        (file("a", 5_000_003), Some(content.as_slice())),
+        (file("b", 5_000_003), Some(content.as_slice())),
+    ];
     let (written, tar, _) = write(folder.path(), "x", &items, &[]);
-    assert_eq!((written.diff_id, written.size), (sha256(&tar), tar.len() as u64));
+    assert_eq!(
+        (written.diff_id, written.size),
+        (sha256(&tar), tar.len() as u64)
+    );
     let mut archive = tar::Archive::new(tar.as_slice());
     for item in archive.entries().unwrap() {
         let mut read = Vec::new();
@@ -188,7 +283,9 @@ fn identity_leaves_out_times_only() {
     let identity = |change: &dyn Fn(&mut Entry), content: &[u8]| {
         let mut item = file("f", content.len() as u64);
         change(&mut item);
-        write(folder.path(), "x", &[(item, Some(content))], &[]).0.identity
+        write(folder.path(), "x", &[(item, Some(content))], &[])
+            .0
+            .identity
     };
     let base = identity(&|_| (), b"one");
     assert_eq!(base, identity(&|e| e.mtime = 7, b"one"));
@@ -198,9 +295,14 @@ fn identity_leaves_out_times_only() {
         identity(&|e| e.uid = 1, b"one"),
         identity(&|e| e.gid = 1, b"one"),
         identity(&|e| e.path = b"g".to_vec(), b"one"),
-        identity(&|e| e.xattrs = vec![(b"user.x".to_vec(), b"".to_vec())], b"one"),
+        identity(
+            &|e| e.xattrs = vec![(b"user.x".to_vec(), b"".to_vec())],
+            b"one",
+        ),
         write(folder.path(), "x", &[], &["f"]).0.identity,
-        write(folder.path(), "x", &[(link("f", "one"), None)], &[]).0.identity,
+        write(folder.path(), "x", &[(link("f", "one"), None)], &[])
+            .0
+            .identity,
     ];
     for (at, other) in others.iter().enumerate() {
         assert!(*other != base && !others[..at].contains(other), "{at}");
@@ -210,24 +312,49 @@ fn identity_leaves_out_times_only() {
 #[test]
 fn refusals() {
     let long = b"four".as_slice();
-    let rows: Vec<(Vec<(Entry, Option<&[u8]>)>, &str)> = vec![
+    type Row<'a> = (Vec<(Entry, Option<&'a [u8]>)>, &'a str);
+    let rows: Vec<Row<'_>> = vec![
         (vec![(file("a/.wh.b", 0), None)], "whiteout"),
         (vec![(file("../a", 0), None)], "component"),
         (vec![(file("a//b", 0), None)], "component"),
         (vec![(file("/a", 0), None)], "component"),
         (vec![(entry(b"a\0b", Kind::Fifo), None)], "NUL"),
         (vec![(entry(b"s", Kind::Socket), None)], "socket"),
-        (vec![(entry(b"c", Kind::Char { major: 0, minor: 0 }), None)], "removed file"),
+        (
+            vec![(entry(b"c", Kind::Char { major: 0, minor: 0 }), None)],
+            "removed file",
+        ),
         (vec![(file("a", 5), Some(long))], "shorter"),
         (vec![(file("a", 3), Some(long))], "longer"),
         (vec![(file("a", 3), None)], "missing"),
         (vec![(file("b", 0), None), (file("a", 0), None)], "order"),
         (vec![(file("a", 0), None), (file("a", 0), None)], "order"),
-        (vec![(file("a", 0), None), (file("a/b", 0), None)], "no directory"),
-        (vec![(hardlink("a", "b"), None), (file("b", 0), None)], "hard link"),
-        (vec![(dir("a"), None), (hardlink("b", "a"), None)], "hard link"),
+        (
+            vec![(file("a", 0), None), (file("a/b", 0), None)],
+            "no directory",
+        ),
+        (
+            vec![(hardlink("a", "b"), None), (file("b", 0), None)],
+            "hard link",
+        ),
+        (
+            vec![(dir("a"), None), (hardlink("b", "a"), None)],
+            "hard link",
+        ),
         (vec![(link("a", ""), None)], "no path"),
-        (vec![(entry(b"a", Kind::File { size: 4, digest: Some([0; 32]) }), Some(long))], "changed"),
+        (
+            vec![(
+                entry(
+                    b"a",
+                    Kind::File {
+                        size: 4,
+                        digest: Some([0; 32]),
+                    },
+                ),
+                Some(long),
+            )],
+            "changed",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     for (items, expected) in rows {
@@ -235,9 +362,12 @@ fn refusals() {
         let mut result = Ok(());
         for (item, content) in &items {
             let mut content = *content;
-            result = result.and_then(|()| writer.entry(item, content.as_mut().map(|c| c as &mut dyn Read)));
+            result = result
+                .and_then(|()| writer.entry(item, content.as_mut().map(|c| c as &mut dyn Read)));
         }
-        let error = result.and_then(|()| writer.finish(&folder.path().join("i")).map(drop)).unwrap_err();
+        let error = result
+            .and_then(|()| writer.finish(&folder.path().join("i")).map(drop))
+            .unwrap_err();
         assert!(error.to_string().contains(expected), "{items:?}: {error}");
     }
 }
@@ -246,7 +376,13 @@ fn refusals() {
 #[test]
 fn python_reads_it() {
     let folder = tempfile::tempdir().unwrap();
-    let mut odd = entry(b"d/\xff\nx", Kind::File { size: 3, digest: None });
+    let mut odd = entry(
+        b"d/\xff\nx",
+        Kind::File {
+            size: 3,
+            digest: None,
+        },
+    );
     (odd.uid, odd.mtime) = (3_000_000, -1965);
     odd.xattrs = vec![(b"user.k".to_vec(), b"v".to_vec())];
     let long = format!("d/{}", "n".repeat(150));
@@ -263,7 +399,10 @@ fn python_reads_it() {
         for m in tarfile.open(sys.argv[1], encoding='utf-8', errors='surrogateescape'):\n\
         \x20 print(m.name.encode('utf-8','surrogateescape'), m.type, oct(m.mode), m.uid, m.size, int(m.mtime), m.linkname, \
         m.pax_headers.get('SCHILY.xattr.user.k'))\n";
-    let output = Command::new("python3").args(["-c", script]).arg(&path).output();
+    let output = Command::new("python3")
+        .args(["-c", script])
+        .arg(&path)
+        .output();
     let Ok(output) = output else {
         eprintln!("SKIPPED: there is no python3");
         return;
@@ -277,7 +416,12 @@ fn python_reads_it() {
          b'd/\\xff\\nx' b'0' 0o644 3000000 3 -1965  v\n"
     )
     .replace("b'd/gone' b'0'\n", "b'd/.wh.gone' b'0' 0o0 0 0 0  None\n");
-    assert_eq!(shown, expected, "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        shown,
+        expected,
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// What GNU tar sees.
@@ -286,15 +430,43 @@ fn gnu_tar_reads_it() {
     let folder = tempfile::tempdir().unwrap();
     let mut odd = file("d/big-id", 3);
     (odd.uid, odd.mode) = (3_000_000, 0o600);
-    let items = [(dir("d"), None), (odd, Some(b"abc".as_slice())), (link("d/l", "big-id"), None)];
+    let items = [
+        (dir("d"), None),
+        (odd, Some(b"abc".as_slice())),
+        (link("d/l", "big-id"), None),
+    ];
     let (_, tar, _) = write(folder.path(), "x", &items, &[]);
     let path = folder.path().join("x.tar");
     std::fs::write(&path, tar).unwrap();
-    let output = Command::new("tar").args(["--numeric-owner", "--utc", "-tvf"]).arg(&path).output().unwrap();
+    let output = Command::new("tar")
+        .args(["--numeric-owner", "--utc", "-tvf"])
+        .arg(&path)
+        .output()
+        .unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
-    let rows: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["drwxr-xr-x", "0/0", "0", "2017-01-26", "16:59", "d/"]);
-    assert_eq!(rows[1], ["-rw-------", "3000000/0", "3", "2017-01-26", "16:59", "d/big-id"]);
+    let rows: Vec<Vec<&str>> = shown
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        rows[0],
+        ["drwxr-xr-x", "0/0", "0", "2017-01-26", "16:59", "d/"]
+    );
+    assert_eq!(
+        rows[1],
+        [
+            "-rw-------",
+            "3000000/0",
+            "3",
+            "2017-01-26",
+            "16:59",
+            "d/big-id"
+        ]
+    );
     assert_eq!(rows[2][5..], ["d/l", "->", "big-id"]);
-    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -9,10 +9,10 @@
 //! the upper lacks. In a namespace with a single id everything belongs to it; what exists below keeps the owner
 //! it has there, the rest is root's.
 
-use super::collect::keeps_xattr;
 use super::index::io_error;
 use super::order::{join, show};
 use super::writer::{LayerWriter, Written};
+use super::xattr::keeps_xattr;
 use crate::Error;
 use crate::snapshot::{LayerFiles, View};
 use crate::tree::{Entry, FileTree as _, Kind};
@@ -54,9 +54,16 @@ pub(crate) struct Captured {
 
 /// The task.
 pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
-    let CaptureRequest { upper, below, single_id, index, dest } = request;
+    let CaptureRequest {
+        upper,
+        below,
+        single_id,
+        index,
+        dest,
+    } = request;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rfs::open(&upper, flags, Mode::empty()).map_err(|e| io_error("open", &upper, e.into()))?;
+    let root =
+        rfs::open(&upper, flags, Mode::empty()).map_err(|e| io_error("open", &upper, e.into()))?;
     let mut walk = Walk {
         writer: LayerWriter::new(io::sink()),
         below: View::load(&below)?,
@@ -68,7 +75,10 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
     walk.root(&root)?;
     let written = walk.writer.finish(&index)?;
     std::fs::rename(&upper, &dest).map_err(|e| io_error("move", &upper, e))?;
-    Ok(Captured { written, notes: walk.notes })
+    Ok(Captured {
+        written,
+        notes: walk.notes,
+    })
 }
 
 struct Walk {
@@ -110,12 +120,20 @@ impl Walk {
         // The folder was made with usual attributes; only a change that the command made says something.
         let usual = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0) && entry.xattrs.is_empty();
         let same = known.is_some_and(|known| {
-            (known.mode, known.uid, known.gid, known.xattrs) == (entry.mode, entry.uid, entry.gid, entry.xattrs.clone())
+            (known.mode, known.uid, known.gid, known.xattrs)
+                == (entry.mode, entry.uid, entry.gid, entry.xattrs.clone())
         });
         if !usual && !same {
             self.writer.entry(&entry, None)?;
         }
-        self.directory(root, b"", Over { directory: true, hidden: xattrs.opaque })
+        self.directory(
+            root,
+            b"",
+            Over {
+                directory: true,
+                hidden: xattrs.opaque,
+            },
+        )
     }
 
     fn directory(&mut self, dir: &OwnedFd, path: &[u8], over: Over) -> Result<(), Error> {
@@ -154,24 +172,43 @@ impl Walk {
         if matches!(kind, FileType::RegularFile | FileType::Directory) {
             return self.opened(dir, os_name, path, kind, over);
         }
-        let stat = rfs::statat(dir, os_name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| self.error("inspect", path, e))?;
+        let stat = rfs::statat(dir, os_name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|e| self.error("inspect", path, e))?;
         let device = (rfs::major(stat.st_rdev), rfs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice if device == (0, 0) => {
                 let known = over.directory && self.below.entry(path)?.is_some();
-                return if known { self.writer.whiteout(path) } else { Ok(()) };
+                return if known {
+                    self.writer.whiteout(path)
+                } else {
+                    Ok(())
+                };
             }
-            FileType::CharacterDevice => Kind::Char { major: device.0, minor: device.1 },
-            FileType::BlockDevice => Kind::Block { major: device.0, minor: device.1 },
+            FileType::CharacterDevice => Kind::Char {
+                major: device.0,
+                minor: device.1,
+            },
+            FileType::BlockDevice => Kind::Block {
+                major: device.0,
+                minor: device.1,
+            },
             FileType::Fifo => Kind::Fifo,
             FileType::Symlink => {
-                let target = rfs::readlinkat(dir, os_name, Vec::new()).map_err(|e| self.error("read", path, e))?;
-                Kind::Symlink { target: target.into_bytes() }
+                let target = rfs::readlinkat(dir, os_name, Vec::new())
+                    .map_err(|e| self.error("read", path, e))?;
+                Kind::Symlink {
+                    target: target.into_bytes(),
+                }
             }
             FileType::Socket => {
-                self.notes.push(format!("socket {} is not kept in the layer", show(path)));
+                self.notes
+                    .push(format!("socket {} is not kept in the layer", show(path)));
                 let hides = over.directory && self.below.entry(path)?.is_some();
-                return if hides { self.writer.whiteout(path) } else { Ok(()) };
+                return if hides {
+                    self.writer.whiteout(path)
+                } else {
+                    Ok(())
+                };
             }
             // The directory listing did not tell.
             kind => return self.opened(dir, os_name, path, kind, over),
@@ -192,16 +229,33 @@ impl Walk {
     ) -> Result<(), Error> {
         let is_dir = kind == FileType::Directory;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let flags = if is_dir { flags | OFlags::DIRECTORY } else { flags };
-        let fd = rfs::openat(dir, name, flags, Mode::empty()).map_err(|e| self.error("open", path, e))?;
+        let flags = if is_dir {
+            flags | OFlags::DIRECTORY
+        } else {
+            flags
+        };
+        let fd = rfs::openat(dir, name, flags, Mode::empty())
+            .map_err(|e| self.error("open", path, e))?;
         let stat = rfs::fstat(&fd).map_err(|e| self.error("inspect", path, e))?;
         let xattrs = self.xattrs(fd.as_fd(), path, is_dir)?;
         if is_dir {
-            let entry = self.described(&stat, path, Kind::Directory, xattrs.kept, over.directory)?;
+            let entry =
+                self.described(&stat, path, Kind::Directory, xattrs.kept, over.directory)?;
             self.writer.entry(&entry, None)?;
-            let known = if over.directory { self.below.entry(path)? } else { None };
+            let known = if over.directory {
+                self.below.entry(path)?
+            } else {
+                None
+            };
             let directory = known.is_some_and(|known| known.kind == Kind::Directory);
-            return self.directory(&fd, path, Over { directory, hidden: over.hidden || xattrs.opaque });
+            return self.directory(
+                &fd,
+                path,
+                Over {
+                    directory,
+                    hidden: over.hidden || xattrs.opaque,
+                },
+            );
         }
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
@@ -213,7 +267,15 @@ impl Walk {
         let mut file = File::from(fd);
         // Fewer blocks than bytes: there are holes, which need no reading.
         if u64::try_from(stat.st_blocks).unwrap_or_default() * 512 < size {
-            return self.writer.entry(&entry, Some(&mut Sparse { file, at: 0, size, data: 0..0 }));
+            return self.writer.entry(
+                &entry,
+                Some(&mut Sparse {
+                    file,
+                    at: 0,
+                    size,
+                    data: 0..0,
+                }),
+            );
         }
         self.writer.entry(&entry, Some(&mut file))
     }
@@ -224,7 +286,9 @@ impl Walk {
             return kind;
         }
         match self.links.get(&(stat.st_dev, stat.st_ino)) {
-            Some(first) => Kind::Hardlink { target: first.clone() },
+            Some(first) => Kind::Hardlink {
+                target: first.clone(),
+            },
             None => {
                 self.links.insert((stat.st_dev, stat.st_ino), path.to_vec());
                 kind
@@ -247,16 +311,28 @@ impl Walk {
         {
             (uid, gid) = (known.uid, known.gid);
         }
-        Ok(Entry { path: path.to_vec(), kind, mode: stat.st_mode & 0o7777, uid, gid, mtime: stat.st_mtime, xattrs })
+        Ok(Entry {
+            path: path.to_vec(),
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid,
+            gid,
+            mtime: stat.st_mtime,
+            xattrs,
+        })
     }
 
     /// Reads xattrs; removes those of overlayfs that have no meaning in a lower.
     fn xattrs(&self, fd: BorrowedFd<'_>, path: &[u8], is_dir: bool) -> Result<Xattrs, Error> {
         let mut found = Xattrs::default();
-        for name in list_xattrs(fd).map_err(|e| self.error("read the extended attributes of", path, e))? {
+        for name in
+            list_xattrs(fd).map_err(|e| self.error("read the extended attributes of", path, e))?
+        {
             let os_name = OsStr::from_bytes(&name);
             if name.starts_with(b"user.overlay.") {
-                let opaque = is_dir && name == b"user.overlay.opaque" && read_xattr(fd, os_name).as_deref() == Ok(b"y");
+                let opaque = is_dir
+                    && name == b"user.overlay.opaque"
+                    && read_xattr(fd, os_name).as_deref() == Ok(b"y");
                 found.opaque |= opaque;
                 if !opaque {
                     let removed = rfs::fremovexattr(fd, os_name);
@@ -267,7 +343,8 @@ impl Walk {
                 found.opaque |= is_dir && read_xattr(fd, os_name).as_deref() == Ok(b"y");
             } else if keeps_xattr(&name) {
                 let value = read_xattr(fd, os_name);
-                let value = value.map_err(|e| self.error("read the extended attributes of", path, e))?;
+                let value =
+                    value.map_err(|e| self.error("read the extended attributes of", path, e))?;
                 found.kept.push((name, value));
             }
         }
@@ -290,7 +367,11 @@ fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
         }
         Err(error) => return Err(error),
     };
-    Ok(list.split(|&b| b == 0).filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect())
+    Ok(list
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect())
 }
 
 fn read_xattr(fd: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Vec<u8>> {

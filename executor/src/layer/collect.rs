@@ -4,9 +4,10 @@
 //! It sees entries one by one and says where each belongs; it moves no content. Whiteouts only speak of the layers below
 //! (image-spec layer.md#whiteouts): with an entry of the same path they make a directory opaque and otherwise say nothing.
 
-use super::index::{IndexBuilder, Node, What, encode_xattrs};
+use super::index::{IndexBuilder, Node, What};
 use super::order::{OPAQUE_MARKER, WHITEOUT_PREFIX};
 use super::tar_reader::RawEntry;
+use super::xattr::{encode_xattrs, kept_xattrs};
 use crate::tree::FileDigest;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,7 +29,11 @@ pub struct Limits {
 impl Default for Limits {
     /// Four million entries, 1 GiB of names, 64 GiB of tar.
     fn default() -> Self {
-        Self { entries: 4_000_000, metadata: 1 << 30, tar: 64 << 30 }
+        Self {
+            entries: 4_000_000,
+            metadata: 1 << 30,
+            tar: 64 << 30,
+        }
     }
 }
 
@@ -46,8 +51,14 @@ struct Draft {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum DraftWhat {
-    Directory { opaque: bool },
-    File { size: u64, offset: u64, digest: FileDigest },
+    Directory {
+        opaque: bool,
+    },
+    File {
+        size: u64,
+        offset: u64,
+        digest: FileDigest,
+    },
     Symlink(Box<[u8]>),
     Hardlink(Box<[u8]>),
     Char(u32, u32),
@@ -111,26 +122,42 @@ pub(crate) struct Collector {
 impl Collector {
     /// Of nothing.
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { drafts: BTreeMap::new(), links: BTreeMap::new(), limits, entries: 0, metadata: 0, known_dir: None }
+        Self {
+            drafts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            limits,
+            entries: 0,
+            metadata: 0,
+            known_dir: None,
+        }
     }
 
     /// Takes an entry; an error is the reason to refuse the layer. File content is told by [`Collector::content`].
     pub(crate) fn place(&mut self, raw: &RawEntry) -> Result<Placed, String> {
         self.entries += 1;
-        let xattrs: usize = raw.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let xattrs: usize = raw
+            .xattrs
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
         self.metadata += (raw.name.len() + raw.link.len() + xattrs) as u64;
         if self.entries > self.limits.entries {
             return Err(format!("more than {} entries", self.limits.entries));
         }
         if self.metadata > self.limits.metadata {
-            return Err(format!("more than {} bytes of names and attributes", self.limits.metadata));
+            return Err(format!(
+                "more than {} bytes of names and attributes",
+                self.limits.metadata
+            ));
         }
         let components = clean(&raw.name)?;
-        let Some((&name, parents)) = components.split_last() else { return self.root(raw) };
+        let Some((&name, parents)) = components.split_last() else {
+            return self.root(raw);
+        };
         let mut made = Vec::new();
         let dir = self.directory(parents, &mut made)?;
         if let Some(hidden) = name.strip_prefix(WHITEOUT_PREFIX) {
-            return self.marker(dir, name, hidden, made);
+            return self.marker(&dir, name, hidden, made);
         }
         let key = child(&dir, name);
         if raw.flag == b'3' && raw.device == (0, 0) {
@@ -147,12 +174,18 @@ impl Collector {
     }
 
     /// Key of the directory that these components lead to, links of the layer followed; makes what is missing.
-    fn directory(&mut self, components: &[&[u8]], made: &mut Vec<Vec<u8>>) -> Result<Vec<u8>, String> {
+    fn directory(
+        &mut self,
+        components: &[&[u8]],
+        made: &mut Vec<Vec<u8>>,
+    ) -> Result<Vec<u8>, String> {
         let wanted = components.join(&0);
         if self.known_dir.as_ref() == Some(&wanted) {
             return Ok(wanted);
         }
-        let key = self.resolve(components, Some(made))?.expect("BUG: missing directories are made");
+        let key = self
+            .resolve(components, Some(made))?
+            .expect("BUG: missing directories are made");
         if key == wanted {
             self.known_dir = Some(wanted);
         }
@@ -160,7 +193,11 @@ impl Collector {
     }
 
     /// Walks directories from the root. With `made`, missing ones are made; without, they end the walk with `None`.
-    fn resolve(&mut self, components: &[&[u8]], mut made: Option<&mut Vec<Vec<u8>>>) -> Result<Option<Vec<u8>>, String> {
+    fn resolve(
+        &mut self,
+        components: &[&[u8]],
+        mut made: Option<&mut Vec<Vec<u8>>>,
+    ) -> Result<Option<Vec<u8>>, String> {
         let mut key: Vec<u8> = Vec::new();
         let mut todo: Vec<Vec<u8>> = components.iter().rev().map(|c| c.to_vec()).collect();
         let mut followed = 0;
@@ -180,11 +217,15 @@ impl Collector {
                     if target.starts_with(b"/") {
                         key.clear();
                     }
-                    let parts = target.split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".");
+                    let parts = target
+                        .split(|&b| b == b'/')
+                        .filter(|c| !c.is_empty() && *c != b".");
                     todo.extend(parts.rev().map(<[u8]>::to_vec));
                 }
                 Some(DraftWhat::Whiteout) | None => {
-                    let Some(made) = made.as_deref_mut() else { return Ok(None) };
+                    let Some(made) = made.as_deref_mut() else {
+                        return Ok(None);
+                    };
                     if next.len() > 4095 {
                         return Err("links lead to a path that is too long".into());
                     }
@@ -193,32 +234,57 @@ impl Collector {
                     made.push(path_of(&next));
                     key = next;
                 }
-                Some(_) => return Err(format!("its parent {} is no directory", super::order::show(&path_of(&next)))),
+                Some(_) => {
+                    return Err(format!(
+                        "its parent {} is no directory",
+                        super::order::show(&path_of(&next))
+                    ));
+                }
             }
         }
         Ok(Some(key))
     }
 
     /// A `.wh.` name.
-    fn marker(&mut self, dir: Vec<u8>, name: &[u8], hidden: &[u8], parents: Vec<Vec<u8>>) -> Result<Placed, String> {
+    fn marker(
+        &mut self,
+        dir: &[u8],
+        name: &[u8],
+        hidden: &[u8],
+        parents: Vec<Vec<u8>>,
+    ) -> Result<Placed, String> {
         if name == OPAQUE_MARKER {
-            if !dir.is_empty() || self.drafts.contains_key(&dir) {
-                if let Some(Draft { what: DraftWhat::Directory { opaque }, .. }) = self.drafts.get_mut(&dir) {
+            if !dir.is_empty() || self.drafts.contains_key(dir) {
+                if let Some(Draft {
+                    what: DraftWhat::Directory { opaque },
+                    ..
+                }) = self.drafts.get_mut(dir)
+                {
                     *opaque = true;
                 }
             } else {
                 self.drafts.insert(Vec::new(), Draft::implied(true));
             }
-            return Ok(Placed { path: path_of(&dir), action: Action::Opaque, replaces: false, parents });
+            return Ok(Placed {
+                path: path_of(dir),
+                action: Action::Opaque,
+                replaces: false,
+                parents,
+            });
         }
         if hidden.starts_with(WHITEOUT_PREFIX) {
             // Bookkeeping of aufs, which its tools left in layers.
-            return Ok(Placed { path: path_of(&dir), action: Action::Nothing, replaces: false, parents });
+            return Ok(Placed {
+                path: path_of(dir),
+                action: Action::Nothing,
+                replaces: false,
+                parents,
+            });
         }
         if matches!(hidden, b"" | b"." | b"..") {
             return Err("a whiteout of nothing".into());
         }
-        Ok(self.whiteout(child(&dir, hidden), parents))
+        Ok(self.whiteout(child(dir, hidden), parents))
     }
 
     fn whiteout(&mut self, key: Vec<u8>, parents: Vec<Vec<u8>>) -> Placed {
@@ -234,19 +300,36 @@ impl Collector {
                 Action::Whiteout
             }
         };
-        Placed { path, action, replaces: false, parents }
+        Placed {
+            path,
+            action,
+            replaces: false,
+            parents,
+        }
     }
 
     /// An entry of its own at a place.
-    fn put(&mut self, key: Vec<u8>, raw: &RawEntry, parents: Vec<Vec<u8>>) -> Result<Placed, String> {
+    fn put(
+        &mut self,
+        key: Vec<u8>,
+        raw: &RawEntry,
+        parents: Vec<Vec<u8>>,
+    ) -> Result<Placed, String> {
         let (mut what, mut action) = self.classify(raw, &key)?;
         let path = path_of(&key);
         if action == Action::Nothing {
-            return Ok(Placed { path, action, replaces: false, parents });
+            return Ok(Placed {
+                path,
+                action,
+                replaces: false,
+                parents,
+            });
         }
         let mut replaces = false;
         match (self.drafts.get(&key).map(|draft| &draft.what), &mut what) {
-            (Some(DraftWhat::Directory { opaque: known }), DraftWhat::Directory { opaque }) => *opaque = *known,
+            (Some(DraftWhat::Directory { opaque: known }), DraftWhat::Directory { opaque }) => {
+                *opaque = *known;
+            }
             (Some(DraftWhat::Whiteout), DraftWhat::Directory { opaque }) => {
                 *opaque = true;
                 replaces = true;
@@ -261,7 +344,10 @@ impl Collector {
             self.remove(&key);
         }
         if let DraftWhat::Hardlink(target) = &what {
-            self.links.entry(target.to_vec()).or_default().push(key.clone());
+            self.links
+                .entry(target.to_vec())
+                .or_default()
+                .push(key.clone());
         }
         let linked = matches!(what, DraftWhat::Hardlink(_));
         let draft = Draft {
@@ -272,45 +358,79 @@ impl Collector {
             uid: raw.uid,
             gid: raw.gid,
             mtime: raw.mtime,
-            xattrs: if linked { Box::default() } else { encode_xattrs(&kept_xattrs(&raw.xattrs)).into_boxed_slice() },
+            xattrs: if linked {
+                Box::default()
+            } else {
+                encode_xattrs(&kept_xattrs(&raw.xattrs)).into_boxed_slice()
+            },
         };
         self.drafts.insert(key, draft);
-        Ok(Placed { path, action, replaces, parents })
+        Ok(Placed {
+            path,
+            action,
+            replaces,
+            parents,
+        })
     }
 
     fn classify(&mut self, raw: &RawEntry, key: &[u8]) -> Result<(DraftWhat, Action), String> {
         Ok(match raw.flag {
-            b'5' => (DraftWhat::Directory { opaque: false }, Action::Directory { opaque: false }),
-            0 | b'0' | b'7' => (DraftWhat::File { size: raw.size, offset: raw.offset, digest: [0; 32] }, Action::File),
+            b'5' => (
+                DraftWhat::Directory { opaque: false },
+                Action::Directory { opaque: false },
+            ),
+            0 | b'0' | b'7' => (
+                DraftWhat::File {
+                    size: raw.size,
+                    offset: raw.offset,
+                    digest: [0; 32],
+                },
+                Action::File,
+            ),
             b'2' => {
                 if raw.link.is_empty() || raw.link.contains(&0) {
                     return Err("a symbolic link to nothing".into());
                 }
-                (DraftWhat::Symlink(raw.link.clone().into_boxed_slice()), Action::Symlink)
+                (
+                    DraftWhat::Symlink(raw.link.clone().into_boxed_slice()),
+                    Action::Symlink,
+                )
             }
             b'1' => {
                 let target = self.link_target(&raw.link)?;
-                let action = if target == key { Action::Nothing } else { Action::Hardlink(path_of(&target)) };
+                let action = if target == key {
+                    Action::Nothing
+                } else {
+                    Action::Hardlink(path_of(&target))
+                };
                 (DraftWhat::Hardlink(target.into_boxed_slice()), action)
             }
             b'3' => (DraftWhat::Char(raw.device.0, raw.device.1), Action::Device),
             b'4' => (DraftWhat::Block(raw.device.0, raw.device.1), Action::Device),
             b'6' => (DraftWhat::Fifo, Action::Fifo),
-            other => return Err(format!("an entry of the unknown type {:?}", char::from(other))),
+            other => {
+                return Err(format!(
+                    "an entry of the unknown type {:?}",
+                    char::from(other)
+                ));
+            }
         })
     }
 
     /// Key of the file that a hard link leads to.
     fn link_target(&mut self, link: &[u8]) -> Result<Vec<u8>, String> {
         let shown = super::order::show(link);
-        let components = clean(link).map_err(|reason| format!("its hard link target {shown}: {reason}"))?;
+        let components =
+            clean(link).map_err(|reason| format!("its hard link target {shown}: {reason}"))?;
         let missing = || format!("its hard link target {shown} is not in the layer");
         let (&name, parents) = components.split_last().ok_or_else(missing)?;
         let dir = self.resolve(parents, None)?.ok_or_else(missing)?;
         let key = child(&dir, name);
         match self.drafts.get(&key).map(|draft| &draft.what) {
             Some(DraftWhat::Hardlink(target)) => Ok(target.to_vec()),
-            Some(DraftWhat::Directory { .. }) => Err(format!("its hard link target {shown} is a directory")),
+            Some(DraftWhat::Directory { .. }) => {
+                Err(format!("its hard link target {shown} is a directory"))
+            }
             Some(DraftWhat::Whiteout) | None => Err(missing()),
             Some(_) => Ok(key),
         }
@@ -319,9 +439,21 @@ impl Collector {
     /// Removes what is at a place, with everything below it. Hard links to it live on.
     fn remove(&mut self, key: &[u8]) {
         self.known_dir = None;
-        if !key.is_empty() && matches!(self.drafts.get(key), Some(Draft { what: DraftWhat::Directory { .. }, .. })) {
+        if !key.is_empty()
+            && matches!(
+                self.drafts.get(key),
+                Some(Draft {
+                    what: DraftWhat::Directory { .. },
+                    ..
+                })
+            )
+        {
             let (from, to) = (child(key, b""), [key, &[1]].concat());
-            let below: Vec<Vec<u8>> = self.drafts.range(from..to).map(|(key, _)| key.clone()).collect();
+            let below: Vec<Vec<u8>> = self
+                .drafts
+                .range(from..to)
+                .map(|(key, _)| key.clone())
+                .collect();
             for key in &below {
                 self.remove_one(key);
             }
@@ -330,12 +462,18 @@ impl Collector {
     }
 
     fn remove_one(&mut self, key: &[u8]) {
-        let Some(draft) = self.drafts.remove(key) else { return };
-        let Some(links) = self.links.remove(key) else { return };
-        let is_link = |drafts: &BTreeMap<Vec<u8>, Draft>, link: &[u8]| {
-            matches!(drafts.get(link), Some(Draft { what: DraftWhat::Hardlink(target), .. }) if **target == *key)
+        let Some(draft) = self.drafts.remove(key) else {
+            return;
         };
-        let mut living = links.into_iter().filter(|link| is_link(&self.drafts, link)).collect::<Vec<_>>().into_iter();
+        let Some(links) = self.links.remove(key) else {
+            return;
+        };
+        let is_link = |drafts: &BTreeMap<Vec<u8>, Draft>, link: &[u8]| matches!(drafts.get(link), Some(Draft { what: DraftWhat::Hardlink(target), .. }) if **target == *key);
+        let mut living = links
+            .into_iter()
+            .filter(|link| is_link(&self.drafts, link))
+            .collect::<Vec<_>>()
+            .into_iter();
         let Some(heir) = living.next() else { return };
         let rest: Vec<Vec<u8>> = living.collect();
         for link in &rest {
@@ -351,7 +489,11 @@ impl Collector {
 
     /// Tells the content digest of a file placed before.
     pub(crate) fn content(&mut self, path: &[u8], found: FileDigest) {
-        if let Some(Draft { what: DraftWhat::File { digest, .. }, .. }) = self.drafts.get_mut(&key_of(path)) {
+        if let Some(Draft {
+            what: DraftWhat::File { digest, .. },
+            ..
+        }) = self.drafts.get_mut(&key_of(path))
+        {
             *digest = found;
         }
     }
@@ -365,7 +507,15 @@ impl Collector {
             let target;
             let what = match &draft.what {
                 DraftWhat::Directory { opaque } => What::Directory { opaque: *opaque },
-                DraftWhat::File { size, offset, digest } => What::File { size: *size, offset: *offset, digest: *digest },
+                DraftWhat::File {
+                    size,
+                    offset,
+                    digest,
+                } => What::File {
+                    size: *size,
+                    offset: *offset,
+                    digest: *digest,
+                },
                 DraftWhat::Symlink(link) => What::Symlink(link),
                 DraftWhat::Hardlink(link) => {
                     target = path_of(link);
@@ -394,21 +544,27 @@ impl Collector {
 impl Draft {
     fn implied(opaque: bool) -> Self {
         let what = DraftWhat::Directory { opaque };
-        Self { what, implied: true, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Box::default() }
+        Self {
+            what,
+            implied: true,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Box::default(),
+        }
     }
     fn whiteout() -> Self {
-        Self { what: DraftWhat::Whiteout, implied: false, mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: Box::default() }
+        Self {
+            what: DraftWhat::Whiteout,
+            implied: false,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Box::default(),
+        }
     }
-}
-
-/// Whether a layer keeps an xattr: capabilities and `user.*`, never overlayfs' own, which would redirect or uncover files.
-pub(crate) fn keeps_xattr(name: &[u8]) -> bool {
-    name == b"security.capability" || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.contains(&b'='))
-}
-
-/// The xattrs that are kept.
-pub(crate) fn kept_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    xattrs.iter().filter(|(name, _)| keeps_xattr(name)).cloned().collect()
 }
 
 /// Components of a stored name. A leading slash means the root, as every reader takes it; `..` is refused.
@@ -416,14 +572,21 @@ fn clean(name: &[u8]) -> Result<Vec<&[u8]>, String> {
     if name.contains(&0) {
         return Err("a NUL byte in the name".into());
     }
-    let components: Vec<&[u8]> = name.split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".").collect();
+    let components: Vec<&[u8]> = name
+        .split(|&b| b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
+        .collect();
     if components.contains(&&b".."[..]) {
         return Err("the path leads out of the layer".into());
     }
     if components.iter().any(|c| c.len() > 255) {
         return Err("a name of more than 255 bytes".into());
     }
-    let markers = components.iter().rev().skip(1).any(|c| c.starts_with(WHITEOUT_PREFIX));
+    let markers = components
+        .iter()
+        .rev()
+        .skip(1)
+        .any(|c| c.starts_with(WHITEOUT_PREFIX));
     if markers {
         return Err("a directory named like a whiteout".into());
     }
@@ -431,7 +594,11 @@ fn clean(name: &[u8]) -> Result<Vec<&[u8]>, String> {
 }
 
 fn child(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    if dir.is_empty() { name.to_vec() } else { [dir, name].join(&0) }
+    if dir.is_empty() {
+        name.to_vec()
+    } else {
+        [dir, name].join(&0)
+    }
 }
 
 fn path_of(key: &[u8]) -> Vec<u8> {
@@ -439,5 +606,7 @@ fn path_of(key: &[u8]) -> Vec<u8> {
 }
 
 fn key_of(path: &[u8]) -> Vec<u8> {
-    path.iter().map(|&b| if b == b'/' { 0 } else { b }).collect()
+    path.iter()
+        .map(|&b| if b == b'/' { 0 } else { b })
+        .collect()
 }

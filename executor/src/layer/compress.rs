@@ -27,7 +27,10 @@ pub(crate) fn encoder(compression: Compression) -> Option<String> {
     match compression {
         Compression::Uncompressed => None,
         Compression::Gzip(level) => Some(format!("gzip:{level}:libdeflater-{LIBDEFLATER}")),
-        Compression::Zstd(level) => Some(format!("zstd:{level}:libzstd-{}", zstd::zstd_safe::version_string())),
+        Compression::Zstd(level) => Some(format!(
+            "zstd:{level}:libzstd-{}",
+            zstd::zstd_safe::version_string()
+        )),
     }
 }
 
@@ -58,13 +61,21 @@ impl<W: Write> BlockCompressor<W> {
     ///
     /// # Errors
     /// A level that the encoder does not have; no thread to be had.
-    pub fn new(out: W, compression: Compression, threads: Option<NonZero<usize>>) -> io::Result<Self> {
+    pub fn new(
+        out: W,
+        compression: Compression,
+        threads: Option<NonZero<usize>>,
+    ) -> io::Result<Self> {
         let (block, level) = match compression {
             Compression::Gzip(level) => (GZIP_BLOCK, i32::try_from(level).unwrap_or(i32::MAX)),
             Compression::Zstd(level) => (ZSTD_BLOCK, level),
-            Compression::Uncompressed => return Err(io::Error::other("a plain tar is not compressed")),
+            Compression::Uncompressed => {
+                return Err(io::Error::other("a plain tar is not compressed"));
+            }
         };
-        let threads = threads.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZero::get);
+        let threads = threads
+            .or_else(|| std::thread::available_parallelism().ok())
+            .map_or(1, NonZero::get);
         let threads = threads.min(MOST_THREADS);
         let (jobs, queue) = sync_channel::<Block>(threads);
         let queue = Arc::new(Mutex::new(queue));
@@ -83,7 +94,11 @@ impl<W: Write> BlockCompressor<W> {
                     }
                 }
             };
-            workers.push(std::thread::Builder::new().name("compress".into()).spawn(work)?);
+            workers.push(
+                std::thread::Builder::new()
+                    .name("compress".into())
+                    .spawn(work)?,
+            );
         }
         Ok(Self {
             out,
@@ -114,7 +129,9 @@ impl<W: Write> BlockCompressor<W> {
         }
         self.jobs = None;
         for worker in self.workers.drain(..) {
-            worker.join().map_err(|_| io::Error::other("a compressing thread failed"))?;
+            worker
+                .join()
+                .map_err(|_| io::Error::other("a compressing thread failed"))?;
         }
         self.out.flush()?;
         Ok(self.out)
@@ -124,17 +141,24 @@ impl<W: Write> BlockCompressor<W> {
         while self.given - self.taken >= self.depth {
             self.take()?;
         }
-        let next = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(self.block));
+        let next = self
+            .spare
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(self.block));
         let full = std::mem::replace(&mut self.filling, next);
         let jobs = self.jobs.as_ref().expect("BUG: jobs end with the stream");
-        jobs.send((self.given, full)).map_err(|_| io::Error::other("the compressing threads failed"))?;
+        jobs.send((self.given, full))
+            .map_err(|_| io::Error::other("the compressing threads failed"))?;
         self.given += 1;
         Ok(())
     }
 
     /// Waits for one block and writes those whose turn it is.
     fn take(&mut self) -> io::Result<()> {
-        let received = self.done.recv().map_err(|_| io::Error::other("the compressing threads failed"))?;
+        let received = self
+            .done
+            .recv()
+            .map_err(|_| io::Error::other("the compressing threads failed"))?;
         let (number, output, mut input) = received;
         input.clear();
         self.spare.push(input);
@@ -172,11 +196,16 @@ impl Encoder {
         if let Compression::Zstd(_) = compression {
             let range = zstd::compression_level_range();
             if !range.contains(&level) {
-                return Err(io::Error::other(format!("zstd has the levels {} to {}", range.start(), range.end())));
+                return Err(io::Error::other(format!(
+                    "zstd has the levels {} to {}",
+                    range.start(),
+                    range.end()
+                )));
             }
             return Ok(Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)));
         }
-        let level = CompressionLvl::new(level).map_err(|_| io::Error::other("gzip has the levels 0 to 12"))?;
+        let level = CompressionLvl::new(level)
+            .map_err(|_| io::Error::other("gzip has the levels 0 to 12"))?;
         Ok(Self::Gzip(Compressor::new(level)))
     }
 
@@ -206,6 +235,11 @@ mod tests {
     fn the_named_version_is_the_one_in_use() {
         let lock = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock");
         let lock = std::fs::read_to_string(lock).unwrap();
-        assert!(lock.contains(&format!("name = \"libdeflater\"\nversion = \"{LIBDEFLATER}\"")), "adjust LIBDEFLATER");
+        assert!(
+            lock.contains(&format!(
+                "name = \"libdeflater\"\nversion = \"{LIBDEFLATER}\""
+            )),
+            "adjust LIBDEFLATER"
+        );
     }
 }

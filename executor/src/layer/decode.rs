@@ -106,7 +106,10 @@ impl Decoded {
 
     /// A reason to refuse the layer.
     pub(crate) fn refuse(&self, reason: String) -> Error {
-        Error::Layer { layer: self.layer.diff_id.to_string(), reason }
+        Error::Layer {
+            layer: self.layer.diff_id.to_string(),
+            reason,
+        }
     }
 
     /// Reads what is left and checks the digests.
@@ -122,20 +125,33 @@ impl Decoded {
             self.consume(available);
         }
         let stored = self.thread.take().map(JoinHandle::join).transpose();
-        let stored = stored.map_err(|_| self.refuse("the decoder failed on it".into()))?.flatten();
+        let stored = stored
+            .map_err(|_| self.refuse("the decoder failed on it".into()))?
+            .flatten();
         if let (Some(expected), Some(found)) = (&self.layer.digest, stored) {
             let actual = digest_of(&found);
             if *expected != actual {
                 let (expected, actual) = (expected.to_string(), actual.to_string());
-                return Err(Error::Store(store::Error::Corrupt { expected, actual, path: None }));
+                return Err(Error::Store(store::Error::Corrupt {
+                    expected,
+                    actual,
+                    path: None,
+                }));
             }
         }
-        let diff_id = self.hasher.take().expect("BUG: the hasher is taken once").finish(&[]);
+        let diff_id = self
+            .hasher
+            .take()
+            .expect("BUG: the hasher is taken once")
+            .finish(&[]);
         let actual = digest_of(&diff_id);
         if actual != self.layer.diff_id {
             return Err(self.refuse(format!("its content has the digest {actual} instead")));
         }
-        Ok(Tar { diff_id, size: self.size })
+        Ok(Tar {
+            diff_id,
+            size: self.size,
+        })
     }
 
     /// Passes the used-up chunk on and takes the next.
@@ -148,8 +164,18 @@ impl Decoded {
                 self.copy_error = Some(error);
                 return Err(shown);
             }
-            let used = std::mem::replace(&mut self.current, Chunk { data: Box::default(), len: 0 });
-            let empty = self.hasher.as_mut().expect("BUG: taken only at the end").feed(used);
+            let used = std::mem::replace(
+                &mut self.current,
+                Chunk {
+                    data: Box::default(),
+                    len: 0,
+                },
+            );
+            let empty = self
+                .hasher
+                .as_mut()
+                .expect("BUG: taken only at the end")
+                .feed(used);
             if let Some(back) = &self.back {
                 drop(back.send(empty));
             }
@@ -213,7 +239,10 @@ fn decode(
     to: &SyncSender<io::Result<Chunk>>,
     spare: &Receiver<Chunk>,
 ) -> Option<[u8; 32]> {
-    let input = Hashing { input: file, hasher: wants_digest.then(Sha256::new) };
+    let input = Hashing {
+        input: file,
+        hasher: wants_digest.then(Sha256::new),
+    };
     let mut input = BufReader::with_capacity(BUFFER, input);
     if let Err(error) = decompress(&mut input, limit, to, spare) {
         drop(to.send(Err(error)));
@@ -224,7 +253,10 @@ fn decode(
         drop(to.send(Err(error)));
         return None;
     }
-    input.into_inner().hasher.map(|hasher| hasher.finalize().into())
+    input
+        .into_inner()
+        .hasher
+        .map(|hasher| hasher.finalize().into())
 }
 
 fn decompress(
@@ -245,7 +277,9 @@ fn decompress(
     };
     let mut total = 0u64;
     loop {
-        let Ok(mut chunk) = spare.recv() else { return Ok(()) };
+        let Ok(mut chunk) = spare.recv() else {
+            return Ok(());
+        };
         chunk.len = 0;
         let mut ended = false;
         while chunk.len < chunk.data.len() && !ended {
@@ -259,7 +293,9 @@ fn decompress(
         }
         total += chunk.len as u64;
         if total > limit {
-            return Err(io::Error::other(format!("it unpacks to more than {limit} bytes")));
+            return Err(io::Error::other(format!(
+                "it unpacks to more than {limit} bytes"
+            )));
         }
         if chunk.len > 0 && to.send(Ok(chunk)).is_err() {
             return Ok(());

@@ -4,13 +4,16 @@
 //! root's descriptor with `openat2(RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)`, so that nothing can be made outside. Paths
 //! come from [`super::collect`], clean and free of links.
 
-use super::collect::{Action, Placed, kept_xattrs};
+use super::collect::{Action, Placed};
 use super::index::io_error;
 use super::order::{show, split};
 use super::tar_reader::RawEntry;
+use super::xattr::kept_xattrs;
 use crate::Error;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    self as rfs, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -57,20 +60,45 @@ struct Attributes {
 
 impl Attributes {
     fn of(raw: &RawEntry) -> Self {
-        Self { mode: raw.mode, uid: raw.uid, gid: raw.gid, mtime: raw.mtime, xattrs: kept_xattrs(&raw.xattrs) }
+        Self {
+            mode: raw.mode,
+            uid: raw.uid,
+            gid: raw.gid,
+            mtime: raw.mtime,
+            xattrs: kept_xattrs(&raw.xattrs),
+        }
     }
     fn implied() -> Self {
-        Self { mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: Vec::new() }
+        Self {
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Vec::new(),
+        }
     }
 }
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
 
 /// Opens a path below a root, following no link. The empty path is the root.
-pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], flags: OFlags, mode: Mode) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    mode: Mode,
+) -> rustix::io::Result<OwnedFd> {
     let path = if path.is_empty() { b"." } else { path };
     loop {
-        match rfs::openat2(root, OsStr::from_bytes(path), flags | OFlags::CLOEXEC, mode, BENEATH) {
+        match rfs::openat2(
+            root,
+            OsStr::from_bytes(path),
+            flags | OFlags::CLOEXEC,
+            mode,
+            BENEATH,
+        ) {
             // A rename elsewhere raced with the walk; the kernel asks to try again.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
@@ -83,11 +111,19 @@ impl Extractor {
     pub(crate) fn create(dest: &Path, options: ExtractOptions) -> Result<Self, Error> {
         std::fs::create_dir(dest).map_err(|e| io_error("create", dest, e))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = rfs::open(dest, flags, Mode::empty()).map_err(|e| io_error("open", dest, e.into()))?;
+        let root =
+            rfs::open(dest, flags, Mode::empty()).map_err(|e| io_error("open", dest, e.into()))?;
         // A setgid parent must not hand its group down.
-        rfs::fchmod(&root, Mode::from_raw_mode(0o755)).map_err(|e| io_error("set the mode of", dest, e.into()))?;
+        rfs::fchmod(&root, Mode::from_raw_mode(0o755))
+            .map_err(|e| io_error("set the mode of", dest, e.into()))?;
         let directories = BTreeMap::from([(Vec::new(), Attributes::implied())]);
-        Ok(Self { root, dest: dest.to_path_buf(), options, last: None, directories })
+        Ok(Self {
+            root,
+            dest: dest.to_path_buf(),
+            options,
+            last: None,
+            directories,
+        })
     }
 
     fn error(&self, op: &'static str, path: &[u8], errno: Errno) -> Error {
@@ -112,12 +148,14 @@ impl Extractor {
         if made == Err(Errno::EXIST) {
             // A whiteout of the same layer: the directory takes its place and hides what is below.
             self.remove(path)?;
-            rfs::mkdirat(self.dir(path)?, OsStr::from_bytes(name), mode).map_err(|e| self.error("create", path, e))?;
+            rfs::mkdirat(self.dir(path)?, OsStr::from_bytes(name), mode)
+                .map_err(|e| self.error("create", path, e))?;
             self.opaque(path)?;
         } else {
             made.map_err(|e| self.error("create", path, e))?;
         }
-        self.directories.insert(path.to_vec(), Attributes::implied());
+        self.directories
+            .insert(path.to_vec(), Attributes::implied());
         Ok(())
     }
 
@@ -133,7 +171,10 @@ impl Extractor {
             let fd = fd.map_err(|e| self.error("open", dir, e))?;
             self.last = Some((dir.to_vec(), fd));
         }
-        Ok(self.last.as_ref().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()))
+        Ok(self
+            .last
+            .as_ref()
+            .map_or(self.root.as_fd(), |(_, fd)| fd.as_fd()))
     }
 
     fn remove(&mut self, path: &[u8]) -> Result<(), Error> {
@@ -148,7 +189,9 @@ impl Extractor {
         self.last = None;
         self.directories.remove(path);
         // Everything below begins with `PATH/`, and `0` is the byte after the slash.
-        let below = self.directories.range([path, b"/"].concat()..[path, b"0"].concat());
+        let below = self
+            .directories
+            .range([path, b"/"].concat()..[path, b"0"].concat());
         let below: Vec<Vec<u8>> = below.map(|(path, _)| path.clone()).collect();
         for path in below {
             self.directories.remove(&path);
@@ -158,15 +201,19 @@ impl Extractor {
 
     /// Starts a regular file.
     pub(crate) fn file(&mut self, path: &[u8]) -> Result<Target, Error> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let name = OsStr::from_bytes(split(path).1);
         let file = rfs::openat(self.dir(path)?, name, flags, Mode::from_raw_mode(0o600));
         let file = file.map_err(|e| self.error("create", path, e))?;
-        Ok(Target { file, path: path.to_vec() })
+        Ok(Target {
+            file,
+            path: path.to_vec(),
+        })
     }
 
     /// Ends a regular file: owner, mode, xattrs, time.
-    pub(crate) fn end_file(&self, target: Target, raw: &RawEntry) -> Result<(), Error> {
+    pub(crate) fn end_file(&self, target: &Target, raw: &RawEntry) -> Result<(), Error> {
         self.attributes(target.file.as_fd(), &target.path, &Attributes::of(raw))
     }
 
@@ -179,7 +226,13 @@ impl Extractor {
             Action::Directory { opaque } => self.directory(path, *opaque, raw),
             Action::Opaque => self.opaque(path),
             Action::Whiteout => {
-                let made = rfs::mknodat(self.dir(path)?, name, FileType::CharacterDevice, Mode::empty(), 0);
+                let made = rfs::mknodat(
+                    self.dir(path)?,
+                    name,
+                    FileType::CharacterDevice,
+                    Mode::empty(),
+                    0,
+                );
                 made.map_err(|e| self.error("create the whiteout", path, e))
             }
             Action::Symlink => {
@@ -189,15 +242,31 @@ impl Extractor {
             }
             Action::Hardlink(target) => self.hardlink(path, target),
             Action::Fifo => {
-                let made = rfs::mknodat(self.dir(path)?, name, FileType::Fifo, Mode::from_raw_mode(raw.mode), 0);
+                let made = rfs::mknodat(
+                    self.dir(path)?,
+                    name,
+                    FileType::Fifo,
+                    Mode::from_raw_mode(raw.mode),
+                    0,
+                );
                 made.map_err(|e| self.error("create", path, e))?;
                 self.node_attributes(path, raw)
             }
             Action::Device if !self.options.devices => Ok(()),
             Action::Device => {
-                let kind = if raw.flag == b'3' { FileType::CharacterDevice } else { FileType::BlockDevice };
+                let kind = if raw.flag == b'3' {
+                    FileType::CharacterDevice
+                } else {
+                    FileType::BlockDevice
+                };
                 let device = rfs::makedev(raw.device.0, raw.device.1);
-                let made = rfs::mknodat(self.dir(path)?, name, kind, Mode::from_raw_mode(raw.mode), device);
+                let made = rfs::mknodat(
+                    self.dir(path)?,
+                    name,
+                    kind,
+                    Mode::from_raw_mode(raw.mode),
+                    device,
+                );
                 match made {
                     // A container may be root without CAP_MKNOD.
                     Err(Errno::PERM) => return Ok(()),
@@ -225,7 +294,8 @@ impl Extractor {
 
     fn opaque(&self, path: &[u8]) -> Result<(), Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let dir = open_beneath(self.root.as_fd(), path, flags, Mode::empty()).map_err(|e| self.error("open", path, e))?;
+        let dir = open_beneath(self.root.as_fd(), path, flags, Mode::empty())
+            .map_err(|e| self.error("open", path, e))?;
         rfs::fsetxattr(&dir, "user.overlay.opaque", b"y", XattrFlags::empty())
             .map_err(|e| self.error("mark as opaque", path, e))
     }
@@ -233,22 +303,45 @@ impl Extractor {
     fn hardlink(&mut self, path: &[u8], target: &[u8]) -> Result<(), Error> {
         let (dir, name) = split(target);
         let flags = OFlags::PATH | OFlags::DIRECTORY;
-        let from = open_beneath(self.root.as_fd(), dir, flags, Mode::empty()).map_err(|e| self.error("open", dir, e))?;
+        let from = open_beneath(self.root.as_fd(), dir, flags, Mode::empty())
+            .map_err(|e| self.error("open", dir, e))?;
         let new = OsStr::from_bytes(split(path).1);
-        let linked = rfs::linkat(&from, OsStr::from_bytes(name), self.dir(path)?, new, AtFlags::empty());
+        let linked = rfs::linkat(
+            &from,
+            OsStr::from_bytes(name),
+            self.dir(path)?,
+            new,
+            AtFlags::empty(),
+        );
         match linked {
             // A device that was not made has no links either.
-            Err(Errno::NOENT) if !self.options.devices || rfs::statat(&from, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW).is_err() => Ok(()),
+            Err(Errno::NOENT)
+                if !self.options.devices
+                    || rfs::statat(&from, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW)
+                        .is_err() =>
+            {
+                Ok(())
+            }
             other => other.map_err(|e| self.error("link", path, e)),
         }
     }
 
-    fn attributes(&self, fd: BorrowedFd<'_>, path: &[u8], attributes: &Attributes) -> Result<(), Error> {
+    fn attributes(
+        &self,
+        fd: BorrowedFd<'_>,
+        path: &[u8],
+        attributes: &Attributes,
+    ) -> Result<(), Error> {
         if self.options.owners {
-            let (uid, gid) = (rfs::Uid::from_raw(attributes.uid), rfs::Gid::from_raw(attributes.gid));
-            rfs::fchown(fd, Some(uid), Some(gid)).map_err(|e| self.owner_error(path, attributes, e))?;
+            let (uid, gid) = (
+                rfs::Uid::from_raw(attributes.uid),
+                rfs::Gid::from_raw(attributes.gid),
+            );
+            rfs::fchown(fd, Some(uid), Some(gid))
+                .map_err(|e| self.owner_error(path, attributes, e))?;
         }
-        rfs::fchmod(fd, Mode::from_raw_mode(attributes.mode)).map_err(|e| self.error("set the mode of", path, e))?;
+        rfs::fchmod(fd, Mode::from_raw_mode(attributes.mode))
+            .map_err(|e| self.error("set the mode of", path, e))?;
         for (name, value) in &attributes.xattrs {
             match rfs::fsetxattr(fd, OsStr::from_bytes(name), value, XattrFlags::empty()) {
                 // The index keeps what this file system or namespace cannot hold.
@@ -256,7 +349,8 @@ impl Extractor {
                 Err(error) => return Err(self.error("set an extended attribute of", path, error)),
             }
         }
-        rfs::futimens(fd, &times(attributes.mtime)).map_err(|e| self.error("set the time of", path, e))
+        rfs::futimens(fd, &times(attributes.mtime))
+            .map_err(|e| self.error("set the time of", path, e))
     }
 
     fn owner_error(&self, path: &[u8], attributes: &Attributes, errno: Errno) -> Error {
@@ -264,8 +358,14 @@ impl Extractor {
             return self.error("set the owner of", path, errno);
         }
         let owner = format!("{}:{}", attributes.uid, attributes.gid);
-        let reason = format!("{}: its owner {owner} is outside the subordinate ids of this user", show(path));
-        Error::Layer { layer: self.dest.display().to_string(), reason }
+        let reason = format!(
+            "{}: its owner {owner} is outside the subordinate ids of this user",
+            show(path)
+        );
+        Error::Layer {
+            layer: self.dest.display().to_string(),
+            reason,
+        }
     }
 
     /// Attributes of what cannot be opened: links, FIFOs, devices.
@@ -319,8 +419,14 @@ impl Target {
 }
 
 fn times(mtime: i64) -> Timestamps {
-    let time = Timespec { tv_sec: mtime, tv_nsec: 0 };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: mtime,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// Removes a directory and everything in it, following no link. Unreadable directories of the same owner are opened up.

@@ -26,7 +26,10 @@ pub(crate) struct Chunk {
 impl Chunk {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        Self { data: vec![0; BUFFER].into_boxed_slice(), len: 0 }
+        Self {
+            data: vec![0; BUFFER].into_boxed_slice(),
+            len: 0,
+        }
     }
     /// What is filled.
     pub(crate) fn filled(&self) -> &[u8] {
@@ -44,13 +47,21 @@ pub(crate) struct StreamHasher {
 #[derive(Debug)]
 enum State {
     Inline(Box<Sha256>),
-    Thread { to: SyncSender<Chunk>, back: Receiver<Chunk>, spare: usize, handle: JoinHandle<Box<Sha256>> },
+    Thread {
+        to: SyncSender<Chunk>,
+        back: Receiver<Chunk>,
+        spare: usize,
+        handle: JoinHandle<Box<Sha256>>,
+    },
 }
 
 impl StreamHasher {
     /// Starts; no thread yet.
     pub(crate) fn new() -> Self {
-        Self { state: State::Inline(Box::default()), fed: 0 }
+        Self {
+            state: State::Inline(Box::default()),
+            fed: 0,
+        }
     }
 
     /// Takes a filled chunk, gives an empty one.
@@ -62,37 +73,57 @@ impl StreamHasher {
         match &mut self.state {
             State::Inline(hasher) => {
                 hasher.update(chunk.filled());
-                Chunk { data: chunk.data, len: 0 }
+                Chunk {
+                    data: chunk.data,
+                    len: 0,
+                }
             }
-            State::Thread { to, back, spare, .. } => {
-                to.send(chunk).expect("BUG: the hashing thread ends only after its sender");
+            State::Thread {
+                to, back, spare, ..
+            } => {
+                to.send(chunk)
+                    .expect("BUG: the hashing thread ends only after its sender");
                 if *spare > 0 {
                     *spare -= 1;
                     return Chunk::new();
                 }
-                let chunk = back.recv().expect("BUG: the hashing thread ends only after its sender");
-                Chunk { data: chunk.data, len: 0 }
+                let chunk = back
+                    .recv()
+                    .expect("BUG: the hashing thread ends only after its sender");
+                Chunk {
+                    data: chunk.data,
+                    len: 0,
+                }
             }
         }
     }
 
     fn start_thread(&mut self) {
-        let State::Inline(hasher) = &mut self.state else { return };
+        let State::Inline(hasher) = &mut self.state else {
+            return;
+        };
         let mut hasher = std::mem::take(hasher);
         let (to, chunks) = sync_channel::<Chunk>(DEPTH);
         let (back_to, back) = sync_channel::<Chunk>(DEPTH + 2);
         let copy = hasher.clone();
-        let spawned = std::thread::Builder::new().name("layer hash".into()).spawn(move || {
-            for chunk in chunks {
-                hasher.update(chunk.filled());
-                // Nobody waits for the last ones.
-                drop(back_to.send(chunk));
-            }
-            hasher
-        });
+        let spawned = std::thread::Builder::new()
+            .name("layer hash".into())
+            .spawn(move || {
+                for chunk in chunks {
+                    hasher.update(chunk.filled());
+                    // Nobody waits for the last ones.
+                    drop(back_to.send(chunk));
+                }
+                hasher
+            });
         // Without a thread to be had the hash goes on in place.
         self.state = match spawned {
-            Ok(handle) => State::Thread { to, back, spare: DEPTH, handle },
+            Ok(handle) => State::Thread {
+                to,
+                back,
+                spare: DEPTH,
+                handle,
+            },
             Err(_) => State::Inline(copy),
         };
     }
@@ -101,7 +132,9 @@ impl StreamHasher {
     pub(crate) fn finish(self, last: &[u8]) -> [u8; 32] {
         let mut hasher = match self.state {
             State::Inline(hasher) => hasher,
-            State::Thread { to, back, handle, .. } => {
+            State::Thread {
+                to, back, handle, ..
+            } => {
                 drop(to);
                 drop(back);
                 handle.join().expect("BUG: hashing cannot panic")

@@ -4,6 +4,7 @@
 //! it with only the records that are needed, sorted. Long paths are never split into the ustar prefix. It writes headers,
 //! no content and no padding of content.
 
+use super::xattr::keeps_xattr;
 use crate::tree::{Entry, Kind};
 use std::io::Write as _;
 use tar::Header;
@@ -76,14 +77,27 @@ impl HeaderEncoder {
 
     /// Appends the header of an empty marker file: mode 0, owner 0:0, mtime 0.
     pub(crate) fn marker(&mut self, out: &mut Vec<u8>, name: &[u8]) {
-        let fields = Fields { name, link: b"", flag: b'0', mode: 0, uid: 0, gid: 0, size: 0, mtime: 0, device: (0, 0) };
+        let fields = Fields {
+            name,
+            link: b"",
+            flag: b'0',
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: 0,
+            device: (0, 0),
+        };
         self.write(out, &fields, &[]);
     }
 
     fn write(&mut self, out: &mut Vec<u8>, fields: &Fields<'_>, xattrs: &[(Vec<u8>, Vec<u8>)]) {
         self.records.clear();
         // Order of keys: bytewise, so `SCHILY.` first, then gid, linkpath, mtime, path, size, uid.
-        let mut sorted: Vec<&(Vec<u8>, Vec<u8>)> = xattrs.iter().collect();
+        let mut sorted: Vec<&(Vec<u8>, Vec<u8>)> = xattrs
+            .iter()
+            .filter(|(name, _)| keeps_xattr(name))
+            .collect();
         sorted.sort();
         for (name, value) in sorted {
             let key = [b"SCHILY.xattr.", name.as_slice()].concat();
@@ -157,7 +171,17 @@ fn extended_header(out: &mut Vec<u8>, name: &[u8], records: &[u8]) {
         path.pop();
     }
     let size = records.len() as u64;
-    let fields = Fields { name: &path, link: b"", flag: b'x', mode: 0, uid: 0, gid: 0, size, mtime: 0, device: (0, 0) };
+    let fields = Fields {
+        name: &path,
+        link: b"",
+        flag: b'x',
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        size,
+        mtime: 0,
+        device: (0, 0),
+    };
     let mut header = block(&fields);
     // Device numbers are left empty here, as in every header that is not a file's own.
     let ustar = header.as_ustar_mut().expect("BUG: made as ustar");
@@ -199,7 +223,10 @@ fn text(field: &mut [u8], value: &[u8]) {
         length += 1;
     }
     if cut && field[length - 1] == b'/' {
-        let end = field.iter().rposition(|&b| b != b'/').map_or(0, |at| at + 1);
+        let end = field
+            .iter()
+            .rposition(|&b| b != b'/')
+            .map_or(0, |at| at + 1);
         field[end] = 0;
     }
 }

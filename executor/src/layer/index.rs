@@ -9,11 +9,12 @@
 //! ```
 //! A record: path (offset u32, length u32) | kind u8 | flags u8 | mode u16 | uid u32 | gid u32 | mtime i64 |
 //! size, or major << 32 + minor, u64 | data offset u64 | BLAKE3 32 | link (u32, u32) | xattrs (u32, u32).
-//! An xattr list: name length u32, value length u32, name, value, repeated.
+//! An xattr list: see [`super::xattr`].
 //!
 //! It knows nothing of tar's format or of trees.
 
 use super::order::{compare, is_within, join, show, split};
+use super::xattr::decode_xattrs;
 use crate::Error;
 use crate::tree::{Entry, FileDigest, Kind};
 use std::cmp::Ordering;
@@ -87,22 +88,47 @@ pub(crate) struct Node<'a> {
 impl<'a> Node<'a> {
     /// A path that is not there any more.
     pub(crate) fn whiteout(path: &'a [u8]) -> Self {
-        Self { path, what: What::Whiteout, implied: false, mode: 0, uid: 0, gid: 0, mtime: 0, xattrs: &[] }
+        Self {
+            path,
+            what: What::Whiteout,
+            implied: false,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: &[],
+        }
     }
 
     /// A parent that no entry made.
     fn implied(path: &'a [u8]) -> Self {
         let what = What::Directory { opaque: false };
-        Self { path, what, implied: true, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: &[] }
+        Self {
+            path,
+            what,
+            implied: true,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: &[],
+        }
     }
 
     /// As the shared entry type; `None` for whiteouts.
     pub(crate) fn to_entry(self) -> Option<Entry> {
         let kind = match self.what {
             What::Directory { .. } => Kind::Directory,
-            What::File { size, digest, .. } => Kind::File { size, digest: Some(digest) },
-            What::Symlink(target) => Kind::Symlink { target: target.to_vec() },
-            What::Hardlink(target) => Kind::Hardlink { target: target.to_vec() },
+            What::File { size, digest, .. } => Kind::File {
+                size,
+                digest: Some(digest),
+            },
+            What::Symlink(target) => Kind::Symlink {
+                target: target.to_vec(),
+            },
+            What::Hardlink(target) => Kind::Hardlink {
+                target: target.to_vec(),
+            },
             What::Char(major, minor) => Kind::Char { major, minor },
             What::Block(major, minor) => Kind::Block { major, minor },
             What::Fifo => Kind::Fifo,
@@ -123,7 +149,9 @@ impl<'a> Node<'a> {
     fn identify(&self, hasher: &mut blake3::Hasher) {
         let (tag, text, numbers): (u8, &[u8], [u64; 2]) = match self.what {
             What::Directory { opaque } => (b'd', b"", [u64::from(opaque), u64::from(self.implied)]),
-            What::File { size, ref digest, .. } => (b'f', digest, [size, 0]),
+            What::File {
+                size, ref digest, ..
+            } => (b'f', digest, [size, 0]),
             What::Symlink(target) => (b'l', target, [0, 0]),
             What::Hardlink(target) => (b'h', target, [0, 0]),
             What::Char(major, minor) => (b'c', b"", [major.into(), minor.into()]),
@@ -152,33 +180,6 @@ fn length(len: usize) -> u32 {
     u32::try_from(len).expect("BUG: paths, links and xattr lists are bounded well below 4 GiB")
 }
 
-/// Encodes xattrs, sorted by name.
-pub(crate) fn encode_xattrs(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
-    let mut sorted: Vec<&(Vec<u8>, Vec<u8>)> = xattrs.iter().collect();
-    sorted.sort();
-    let mut out = Vec::new();
-    for (name, value) in sorted {
-        out.extend_from_slice(&length(name.len()).to_le_bytes());
-        out.extend_from_slice(&length(value.len()).to_le_bytes());
-        out.extend_from_slice(name);
-        out.extend_from_slice(value);
-    }
-    out
-}
-
-/// Decodes xattrs; stops at the first that is cut off.
-pub(crate) fn decode_xattrs(mut list: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut xattrs = Vec::new();
-    while let Some((head, rest)) = list.split_at_checked(8) {
-        let (name_len, value_len) = (u32_at(head, 0) as usize, u32_at(head, 4) as usize);
-        let Some((name, rest)) = rest.split_at_checked(name_len) else { break };
-        let Some((value, rest)) = rest.split_at_checked(value_len) else { break };
-        xattrs.push((name.to_vec(), value.to_vec()));
-        list = rest;
-    }
-    xattrs
-}
-
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("BUG: four bytes"))
 }
@@ -188,7 +189,9 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 fn hash_at(bytes: &[u8], at: usize) -> [u8; 32] {
-    bytes[at..at + 32].try_into().expect("BUG: thirty-two bytes")
+    bytes[at..at + 32]
+        .try_into()
+        .expect("BUG: thirty-two bytes")
 }
 
 /// Collects entries in canonical order.
@@ -213,21 +216,33 @@ impl IndexBuilder {
 
     /// The last path, to check the order.
     pub(crate) fn last_path(&self) -> Option<&[u8]> {
-        let record = self.records.get(self.records.len().checked_sub(RECORD)?..)?;
+        let record = self
+            .records
+            .get(self.records.len().checked_sub(RECORD)?..)?;
         Some(&self.heap[span(record, 0)])
     }
 
     /// Whether the last entry is something that can hold nothing, and `path` lies below it.
     pub(crate) fn is_below_no_directory(&self, path: &[u8]) -> bool {
-        let kind = self.records.len().checked_sub(RECORD).map(|at| self.records[at + 8]);
-        kind.is_some_and(|kind| kind != b'd') && self.last_path().is_some_and(|last| is_within(path, last))
+        let kind = self
+            .records
+            .len()
+            .checked_sub(RECORD)
+            .map(|at| self.records[at + 8]);
+        kind.is_some_and(|kind| kind != b'd')
+            && self.last_path().is_some_and(|last| is_within(path, last))
     }
 
     /// Adds the next entry, and implied entries for parents that have none.
     pub(crate) fn push(&mut self, node: &Node<'_>) {
         let (parent, _) = split(node.path);
         if !is_within(&self.current, parent) {
-            let ends = parent.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at).chain([parent.len()]);
+            let ends = parent
+                .iter()
+                .enumerate()
+                .filter(|(_, b)| **b == b'/')
+                .map(|(at, _)| at)
+                .chain([parent.len()]);
             for end in ends {
                 if !is_within(&self.current, &parent[..end]) {
                     self.append(&Node::implied(&parent[..end]));
@@ -235,7 +250,11 @@ impl IndexBuilder {
             }
         }
         self.append(node);
-        let dir = if matches!(node.what, What::Directory { .. }) { node.path } else { parent };
+        let dir = if matches!(node.what, What::Directory { .. }) {
+            node.path
+        } else {
+            parent
+        };
         self.current.clear();
         self.current.extend_from_slice(dir);
     }
@@ -251,7 +270,11 @@ impl IndexBuilder {
                 flags |= if opaque { OPAQUE } else { 0 };
                 b'd'
             }
-            What::File { size, offset, digest } => {
+            What::File {
+                size,
+                offset,
+                digest,
+            } => {
                 number = size;
                 record[40..48].copy_from_slice(&offset.to_le_bytes());
                 record[48..80].copy_from_slice(&digest);
@@ -300,7 +323,8 @@ impl IndexBuilder {
 
     /// Ends the list: computes the identity and gives the whole index.
     pub(crate) fn finish(self, diff_id: [u8; 32], tar_size: u64) -> Index {
-        let mut bytes = Vec::with_capacity(HEADER + self.records.len() + self.heap.len() + CHECKSUM);
+        let mut bytes =
+            Vec::with_capacity(HEADER + self.records.len() + self.heap.len() + CHECKSUM);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&0u32.to_le_bytes());
@@ -310,7 +334,10 @@ impl IndexBuilder {
         bytes.extend_from_slice(&[0; 32]);
         bytes.extend_from_slice(&self.records);
         bytes.extend_from_slice(&self.heap);
-        let mut index = Index { bytes, count: self.len() };
+        let mut index = Index {
+            bytes,
+            count: self.len(),
+        };
         let mut hasher = blake3::Hasher::new_derive_key("kiln layer identity v1");
         for at in 0..index.count {
             index.node(at).identify(&mut hasher);
@@ -337,8 +364,12 @@ pub(crate) struct Index {
 impl Index {
     /// Reads and checks a file.
     pub(crate) fn load(path: &Path) -> Result<Self, Error> {
-        let bytes = std::fs::read(path).map_err(|source| io_error("read the layer index", path, source))?;
-        Self::parse(bytes).map_err(|reason| Error::Layer { layer: path.display().to_string(), reason: reason.into() })
+        let bytes =
+            std::fs::read(path).map_err(|source| io_error("read the layer index", path, source))?;
+        Self::parse(bytes).map_err(|reason| Error::Layer {
+            layer: path.display().to_string(),
+            reason: reason.into(),
+        })
     }
 
     /// Checks an index: no place in it can lead outside afterwards.
@@ -354,13 +385,20 @@ impl Index {
             return Err("the index is damaged");
         }
         let space = (end - HEADER) / RECORD;
-        let count = usize::try_from(u64_at(&bytes, 16)).ok().filter(|&count| count <= space);
-        let Some(count) = count else { return Err("the index is cut off") };
+        let count = usize::try_from(u64_at(&bytes, 16))
+            .ok()
+            .filter(|&count| count <= space);
+        let Some(count) = count else {
+            return Err("the index is cut off");
+        };
         let heap = end - HEADER - count * RECORD;
         let index = Self { bytes, count };
         for at in 0..count {
             let record = index.record(at);
-            if [0, 80, 88].iter().any(|&place| span(record, place).end > heap) {
+            if [0, 80, 88]
+                .iter()
+                .any(|&place| span(record, place).end > heap)
+            {
                 return Err("the index leads outside itself");
             }
             if !b"dflhcbpw".contains(&record[8]) {
@@ -408,8 +446,14 @@ impl Index {
         let device = ((number >> 32) as u32, number as u32);
         let flags = record[9];
         let what = match record[8] {
-            b'd' => What::Directory { opaque: flags & OPAQUE != 0 },
-            b'f' => What::File { size: number, offset: u64_at(record, 40), digest: hash_at(record, 48) },
+            b'd' => What::Directory {
+                opaque: flags & OPAQUE != 0,
+            },
+            b'f' => What::File {
+                size: number,
+                offset: u64_at(record, 40),
+                digest: hash_at(record, 48),
+            },
             b'l' => What::Symlink(self.heap(span(record, 80))),
             b'h' => What::Hardlink(self.heap(span(record, 80))),
             b'c' => What::Char(device.0, device.1),
@@ -457,9 +501,9 @@ impl Index {
     /// The file (or link, device) that entry `at` stands for: itself, or the target of a hard link.
     pub(crate) fn target(&self, at: usize) -> Option<usize> {
         match self.node(at).what {
-            What::Hardlink(target) => {
-                self.find(target).filter(|&found| !matches!(self.node(found).what, What::Hardlink(_)))
-            }
+            What::Hardlink(target) => self
+                .find(target)
+                .filter(|&found| !matches!(self.node(found).what, What::Hardlink(_))),
             _ => Some(at),
         }
     }
@@ -473,11 +517,15 @@ impl Index {
         let skip = if dir.is_empty() { 0 } else { dir.len() + 1 };
         while at < self.count {
             let path = self.path(at);
-            let inside = dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'));
+            let inside =
+                dir.is_empty() || (path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'));
             if !inside {
                 return;
             }
-            let name = path[skip..].split(|&b| b == b'/').next().unwrap_or_default();
+            let name = path[skip..]
+                .split(|&b| b == b'/')
+                .next()
+                .unwrap_or_default();
             let child = join(dir, name);
             if path.len() == child.len() {
                 visit(at, name);
@@ -512,10 +560,20 @@ impl Index {
 
 /// An I/O error on a path.
 pub(crate) fn io_error(op: &'static str, path: &Path, source: std::io::Error) -> Error {
-    Error::Io { op, path: path.to_path_buf(), source }
+    Error::Io {
+        op,
+        path: path.to_path_buf(),
+        source,
+    }
 }
 
 /// A layer error on an entry.
 pub(crate) fn entry_error(layer: &str, path: &[u8], reason: &str) -> Error {
-    Error::Layer { layer: layer.to_owned(), reason: format!("{}: {reason}", show(path)) }
+    Error::Layer {
+        layer: layer.to_owned(),
+        reason: format!("{}: {reason}", show(path)),
+    }
 }
+
+#[cfg(test)]
+mod tests;

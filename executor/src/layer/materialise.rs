@@ -3,10 +3,10 @@
 //! Several threads of one process take turns per layer; several processes each do the work and the store keeps one result.
 
 use super::Compression;
+use super::compress::{BlockCompressor, encoder};
 use super::decode::{Decoded, Source};
 use super::extract::ExtractOptions;
 use super::index::io_error;
-use super::compress::{BlockCompressor, encoder};
 use super::rewrite::rewrite;
 use super::tasks::{self, CaptureRequest, Captured, ExtractRequest, SerialiseRequest};
 use super::unpack::index_blob;
@@ -36,33 +36,67 @@ pub(crate) fn meta_of(written: &Written) -> LayerMeta {
 /// Where the tar of a layer can be had: the plain blob, else a compressed one.
 pub(crate) fn source(store: &Store, diff_id: &Digest) -> Result<Option<Source>, Error> {
     if store.blob_size(diff_id).is_some() {
-        return Ok(Some(Source { path: store.blob_path(diff_id), digest: None, diff_id: diff_id.clone() }));
+        return Ok(Some(Source {
+            path: store.blob_path(diff_id),
+            digest: None,
+            diff_id: diff_id.clone(),
+        }));
     }
-    let blobs = store.layer(diff_id)?.map(|meta| meta.blobs).unwrap_or_default();
-    let found = blobs.into_iter().map(|blob| blob.descriptor.digest().clone()).find(|d| store.blob_size(d).is_some());
-    Ok(found.map(|digest| Source { path: store.blob_path(&digest), digest: Some(digest), diff_id: diff_id.clone() }))
+    let blobs = store
+        .layer(diff_id)?
+        .map(|meta| meta.blobs)
+        .unwrap_or_default();
+    let found = blobs
+        .into_iter()
+        .map(|blob| blob.descriptor.digest().clone())
+        .find(|d| store.blob_size(d).is_some());
+    Ok(found.map(|digest| Source {
+        path: store.blob_path(&digest),
+        digest: Some(digest),
+        diff_id: diff_id.clone(),
+    }))
 }
 
 pub(crate) fn missing(diff_id: &Digest) -> Error {
     let reason = "neither it nor a blob of it is in the store".to_owned();
-    Error::Layer { layer: diff_id.to_string(), reason }
+    Error::Layer {
+        layer: diff_id.to_string(),
+        reason,
+    }
 }
 
 fn files(store: &Store, diff_id: &Digest) -> Option<LayerFiles> {
     let index = store.layer_index(diff_id)?;
     let tar = store.blob_size(diff_id).map(|_| store.blob_path(diff_id));
     let tree = store.layer_tree(diff_id);
-    (tar.is_some() || tree.is_some()).then(|| LayerFiles { diff_id: diff_id.clone(), index, tree, tar })
+    (tar.is_some() || tree.is_some()).then(|| LayerFiles {
+        diff_id: diff_id.clone(),
+        index,
+        tree,
+        tar,
+    })
 }
 
 /// See [`super::register_blob`].
-pub(crate) fn register_blob(space: &Space, diff_id: &Digest, blob: &Descriptor) -> Result<(), Error> {
+pub(crate) fn register_blob(
+    space: &Space,
+    diff_id: &Digest,
+    blob: &Descriptor,
+) -> Result<(), Error> {
     let plain = blob.digest() == diff_id;
-    let mut meta = LayerMeta { diff_id: diff_id.clone(), identity: None, size: None, blobs: Vec::new() };
+    let mut meta = LayerMeta {
+        diff_id: diff_id.clone(),
+        identity: None,
+        size: None,
+        blobs: Vec::new(),
+    };
     if plain {
         meta.size = Some(blob.size());
     } else {
-        meta.blobs.push(LayerBlob { descriptor: blob.clone(), encoder: PULLED.to_owned() });
+        meta.blobs.push(LayerBlob {
+            descriptor: blob.clone(),
+            encoder: PULLED.to_owned(),
+        });
     }
     Ok(space.store().put_layer(&meta, StagedLayer::default())?)
 }
@@ -81,8 +115,16 @@ pub(crate) fn readable(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Er
         let scratch = store.scratch()?;
         let tar = source.digest.is_some().then(|| scratch.path().join("tar"));
         let index = scratch.path().join("index");
-        let written = index_blob(&source, &space.limits(), tar.as_deref(), &index).map_err(|e| in_store(e, &source))?;
-        store.put_layer(&meta_of(&written), StagedLayer { tar, tree: None, index: Some(index) })?;
+        let written = index_blob(&source, &space.limits(), tar.as_deref(), &index)
+            .map_err(|e| in_store(e, &source))?;
+        store.put_layer(
+            &meta_of(&written),
+            StagedLayer {
+                tar,
+                tree: None,
+                index: Some(index),
+            },
+        )?;
         files(store, diff_id).ok_or_else(|| missing(diff_id))
     })
 }
@@ -102,9 +144,17 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
         let folder = scratch.path().join("tree");
         std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
         let (dest, index) = (folder.join("root"), scratch.path().join("index"));
-        let options = ExtractOptions { devices: space.is_root(), owners: !space.has_single_id()? };
-        let request =
-            ExtractRequest { source: absolute(&source)?, limits: space.limits(), dest: dest.clone(), options, index };
+        let options = ExtractOptions {
+            devices: space.is_root(),
+            owners: !space.has_single_id()?,
+        };
+        let request = ExtractRequest {
+            source: absolute(&source)?,
+            limits: space.limits(),
+            dest: dest.clone(),
+            options,
+            index,
+        };
         let written: Result<Written, Error> = space.task(tasks::EXTRACT, &request);
         let written = match written {
             Ok(written) => written,
@@ -114,8 +164,18 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
                 return Err(in_store(error, &source));
             }
         };
-        let index = store.layer_index(diff_id).is_none().then_some(request.index);
-        store.put_layer(&meta_of(&written), StagedLayer { tar: None, tree: Some(dest), index })?;
+        let index = store
+            .layer_index(diff_id)
+            .is_none()
+            .then_some(request.index);
+        store.put_layer(
+            &meta_of(&written),
+            StagedLayer {
+                tar: None,
+                tree: Some(dest),
+                index,
+            },
+        )?;
         store.layer_tree(diff_id).ok_or_else(|| missing(diff_id))
     })
 }
@@ -123,27 +183,51 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
 /// See [`super::capture`].
 pub(crate) fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
     let store = space.store();
-    let below = below.layers.iter().map(|layer| absolute_files(readable(space, layer)?));
+    let below = below
+        .layers
+        .iter()
+        .map(|layer| absolute_files(readable(space, layer)?));
     let below = below.collect::<Result<Vec<_>, Error>>()?;
     let scratch = store.scratch()?;
     let folder = scratch.path().join("tree");
     std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
     let upper = std::path::absolute(upper).map_err(|e| io_error("find", upper, e))?;
     let (dest, index) = (folder.join("root"), scratch.path().join("index"));
-    let request = CaptureRequest { upper, below, single_id: space.has_single_id()?, index, dest: dest.clone() };
+    let request = CaptureRequest {
+        upper,
+        below,
+        single_id: space.has_single_id()?,
+        index,
+        dest: dest.clone(),
+    };
     let Captured { written, notes }: Captured = space.task(tasks::CAPTURE, &request)?;
     for note in notes {
         tracing::warn!("{note}");
     }
     // Early cutoff: the same content was a layer before, with other times at most.
-    if let Some(known) = store.layer_by_identity(&written.identity)?.filter(|known| *known != written.diff_id)
+    if let Some(known) = store
+        .layer_by_identity(&written.identity)?
+        .filter(|known| *known != written.diff_id)
         && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
     {
-        space.remove_tree(&folder).map_err(|e| io_error("remove", &folder, e))?;
-        let size = store.layer(&known)?.and_then(|meta| meta.size).unwrap_or(written.size);
-        return Ok(Written { diff_id: known, size, identity: written.identity });
+        space
+            .remove_tree(&folder)
+            .map_err(|e| io_error("remove", &folder, e))?;
+        let size = store
+            .layer(&known)?
+            .and_then(|meta| meta.size)
+            .unwrap_or(written.size);
+        return Ok(Written {
+            diff_id: known,
+            size,
+            identity: written.identity,
+        });
     }
-    let staged = StagedLayer { tar: None, tree: Some(dest), index: Some(request.index) };
+    let staged = StagedLayer {
+        tar: None,
+        tree: Some(dest),
+        index: Some(request.index),
+    };
     store.put_layer(&meta_of(&written), staged)?;
     Ok(written)
 }
@@ -168,17 +252,35 @@ pub(crate) fn blob(
     let store = space.store();
     let (Some(encoder), Some(media_type)) = (encoder(compression), media_type(compression)) else {
         let size = plain(space, diff_id)?;
-        return Ok(Descriptor::new(MediaType::ImageLayer, size, diff_id.clone()));
+        return Ok(Descriptor::new(
+            MediaType::ImageLayer,
+            size,
+            diff_id.clone(),
+        ));
     };
     let find = || -> Result<Option<Descriptor>, Error> {
-        let blobs = store.layer(diff_id)?.map(|meta| meta.blobs).unwrap_or_default();
-        let family = if matches!(compression, Compression::Gzip(_)) { "gzip" } else { "zstd" };
-        let fits = |blob: &LayerBlob| {
-            let pulled = blob.encoder == PULLED && blob.descriptor.media_type().to_string().ends_with(family);
-            (blob.encoder == encoder || (pulled && !force)) && store.blob_size(blob.descriptor.digest()).is_some()
+        let blobs = store
+            .layer(diff_id)?
+            .map(|meta| meta.blobs)
+            .unwrap_or_default();
+        let family = if matches!(compression, Compression::Gzip(_)) {
+            "gzip"
+        } else {
+            "zstd"
         };
-        let found = blobs.iter().filter(|blob| fits(blob)).map(|blob| &blob.descriptor).next_back();
-        Ok(found.map(|found| Descriptor::new(media_type.clone(), found.size(), found.digest().clone())))
+        let fits = |blob: &LayerBlob| {
+            let pulled = blob.encoder == PULLED
+                && blob.descriptor.media_type().to_string().ends_with(family);
+            (blob.encoder == encoder || (pulled && !force))
+                && store.blob_size(blob.descriptor.digest()).is_some()
+        };
+        let found = blobs
+            .iter()
+            .filter(|blob| fits(blob))
+            .map(|blob| &blob.descriptor)
+            .next_back();
+        Ok(found
+            .map(|found| Descriptor::new(media_type.clone(), found.size(), found.digest().clone())))
     };
     if let Some(found) = find()? {
         return Ok(found);
@@ -190,8 +292,16 @@ pub(crate) fn blob(
         let writer = compressed(space, diff_id, compression)?;
         let (digest, size) = writer.commit(None)?;
         let descriptor = Descriptor::new(media_type.clone(), size, digest);
-        let blobs = vec![LayerBlob { descriptor: descriptor.clone(), encoder: encoder.clone() }];
-        let meta = LayerMeta { diff_id: diff_id.clone(), identity: None, size: None, blobs };
+        let blobs = vec![LayerBlob {
+            descriptor: descriptor.clone(),
+            encoder: encoder.clone(),
+        }];
+        let meta = LayerMeta {
+            diff_id: diff_id.clone(),
+            identity: None,
+            size: None,
+            blobs,
+        };
         store.put_layer(&meta, StagedLayer::default())?;
         Ok(descriptor)
     })
@@ -206,7 +316,11 @@ fn media_type(compression: Compression) -> Option<MediaType> {
 }
 
 /// Compresses a layer's tar, wherever it can be had, into a new blob.
-fn compressed(space: &Space, diff_id: &Digest, compression: Compression) -> Result<store::BlobWriter, Error> {
+fn compressed(
+    space: &Space,
+    diff_id: &Digest,
+    compression: Compression,
+) -> Result<store::BlobWriter, Error> {
     let store = space.store();
     let failed = |e| io_error("write the blob of layer", Path::new(diff_id.as_ref()), e);
     let mut sink = BlockCompressor::new(store.blob_writer()?, compression, None).map_err(failed)?;
@@ -218,7 +332,11 @@ fn compressed(space: &Space, diff_id: &Digest, compression: Compression) -> Resu
         same_again(diff_id, &written)?;
     } else {
         let (_scratch, tar, _) = serialised(space, diff_id, None)?;
-        let source = Source { path: tar, digest: None, diff_id: diff_id.clone() };
+        let source = Source {
+            path: tar,
+            digest: None,
+            diff_id: diff_id.clone(),
+        };
         copy_tar(&source, space, &mut sink, &failed)?;
     }
     sink.finish().map_err(failed)
@@ -249,8 +367,14 @@ fn same_again(diff_id: &Digest, written: &Written) -> Result<(), Error> {
     if written.diff_id == *diff_id {
         return Ok(());
     }
-    let reason = format!("its unpacked tree has changed in the store: it gives {} now", written.diff_id);
-    Err(Error::Layer { layer: diff_id.to_string(), reason })
+    let reason = format!(
+        "its unpacked tree has changed in the store: it gives {} now",
+        written.diff_id
+    );
+    Err(Error::Layer {
+        layer: diff_id.to_string(),
+        reason,
+    })
 }
 
 /// Makes sure that the plain tar is in the store; its size.
@@ -273,28 +397,54 @@ fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
             None => serialised(space, diff_id, None)?,
         };
         same_again(diff_id, &written)?;
-        let index = store.layer_index(diff_id).is_none().then(|| scratch.path().join("index"));
-        store.put_layer(&meta_of(&written), StagedLayer { tar: Some(tar), tree: None, index })?;
+        let index = store
+            .layer_index(diff_id)
+            .is_none()
+            .then(|| scratch.path().join("index"));
+        store.put_layer(
+            &meta_of(&written),
+            StagedLayer {
+                tar: Some(tar),
+                tree: None,
+                index,
+            },
+        )?;
         store.blob_size(diff_id).ok_or_else(|| missing(diff_id))
     })
 }
 
 /// Writes an unpacked layer's tar (and index) to a scratch folder.
-fn serialised(space: &Space, diff_id: &Digest, epoch: Option<i64>) -> Result<(Scratch, PathBuf, Written), Error> {
+fn serialised(
+    space: &Space,
+    diff_id: &Digest,
+    epoch: Option<i64>,
+) -> Result<(Scratch, PathBuf, Written), Error> {
     let scratch = space.store().scratch()?;
     let (tar, index) = (scratch.path().join("tar"), scratch.path().join("index"));
     let files = absolute_files(readable(space, diff_id)?)?;
     let from_tree = files.tar.is_none();
-    let request = SerialiseRequest { files, epoch, tar: tar.clone(), index };
-    let written = if from_tree { space.task(tasks::SERIALISE, &request)? } else { tasks::serialise(request)? };
+    let request = SerialiseRequest {
+        files,
+        epoch,
+        tar: tar.clone(),
+        index,
+    };
+    let written = if from_tree {
+        space.task(tasks::SERIALISE, &request)?
+    } else {
+        tasks::serialise(request)?
+    };
     Ok((scratch, tar, written))
 }
 
 /// See [`super::clamp_times`].
 pub(crate) fn clamp_times(space: &Space, diff_id: &Digest, epoch: i64) -> Result<Digest, Error> {
     let store = space.store();
-    let key: [u8; 32] = Sha256::digest(format!("kiln clamped times 1\n{diff_id}\n{epoch}\n")).into();
-    if let Some(known) = store.record(&key)?.and_then(|known| Digest::try_from(String::from_utf8(known).ok()?).ok())
+    let key: [u8; 32] =
+        Sha256::digest(format!("kiln clamped times 1\n{diff_id}\n{epoch}\n")).into();
+    if let Some(known) = store
+        .record(&key)?
+        .and_then(|known| Digest::try_from(String::from_utf8(known).ok()?).ok())
         && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
     {
         return Ok(known);
@@ -305,17 +455,29 @@ pub(crate) fn clamp_times(space: &Space, diff_id: &Digest, epoch: i64) -> Result
     let clamped = if changes {
         let (scratch, tar, written) = serialised(space, diff_id, Some(epoch))?;
         let index = Some(scratch.path().join("index"));
-        store.put_layer(&meta_of(&written), StagedLayer { tar: Some(tar), tree: None, index })?;
+        store.put_layer(
+            &meta_of(&written),
+            StagedLayer {
+                tar: Some(tar),
+                tree: None,
+                index,
+            },
+        )?;
         written.diff_id
     } else {
         diff_id.clone()
     };
-    store.put_record(&key, clamped.as_ref().as_bytes(), &[diff_id.clone(), clamped.clone()])?;
+    store.put_record(
+        &key,
+        clamped.as_ref().as_bytes(),
+        &[diff_id.clone(), clamped.clone()],
+    )?;
     Ok(clamped)
 }
 
 fn absolute_files(files: LayerFiles) -> Result<LayerFiles, Error> {
-    let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|e| io_error("find", &path, e));
+    let absolute =
+        |path: PathBuf| std::path::absolute(&path).map_err(|e| io_error("find", &path, e));
     Ok(LayerFiles {
         diff_id: files.diff_id,
         index: absolute(files.index)?,
@@ -327,15 +489,24 @@ fn absolute_files(files: LayerFiles) -> Result<LayerFiles, Error> {
 /// A task may have another working directory.
 fn absolute(source: &Source) -> Result<Source, Error> {
     let path = std::path::absolute(&source.path).map_err(|e| io_error("find", &source.path, e))?;
-    Ok(Source { path, ..source.clone() })
+    Ok(Source {
+        path,
+        ..source.clone()
+    })
 }
 
 /// A corrupt blob of the store is told with its file.
 fn in_store(error: Error, source: &Source) -> Error {
     match error {
-        Error::Store(store::Error::Corrupt { expected, actual, path: None }) => {
-            Error::Store(store::Error::Corrupt { expected, actual, path: Some(source.path.clone()) })
-        }
+        Error::Store(store::Error::Corrupt {
+            expected,
+            actual,
+            path: None,
+        }) => Error::Store(store::Error::Corrupt {
+            expected,
+            actual,
+            path: Some(source.path.clone()),
+        }),
         other => other,
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod tar_reader;
 pub(crate) mod tasks;
 mod unpack;
 mod writer;
+mod xattr;
 
 pub use collect::Limits;
 pub use compress::BlockCompressor;
@@ -91,7 +92,12 @@ pub fn tree(space: &Space, diff_id: &Digest) -> Result<std::path::PathBuf, Error
 ///
 /// # Errors
 /// I/O, corrupt blobs.
-pub fn blob(space: &Space, diff_id: &Digest, compression: Compression, force: bool) -> Result<Descriptor, Error> {
+pub fn blob(
+    space: &Space,
+    diff_id: &Digest,
+    compression: Compression,
+    force: bool,
+) -> Result<Descriptor, Error> {
     materialise::blob(space, diff_id, compression, force)
 }
 

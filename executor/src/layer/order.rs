@@ -53,7 +53,8 @@ pub(crate) fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 
 /// Whether `path` lies below `dir` (or is it); everything is below the root.
 pub(crate) fn is_within(path: &[u8], dir: &[u8]) -> bool {
-    dir.is_empty() || (path.starts_with(dir) && (path.len() == dir.len() || path[dir.len()] == b'/'))
+    dir.is_empty()
+        || (path.starts_with(dir) && (path.len() == dir.len() || path[dir.len()] == b'/'))
 }
 
 /// Why no layer can hold a path, when that is so. The empty path is the root and fine.
@@ -64,12 +65,15 @@ pub(crate) fn name_problem(path: &[u8]) -> Option<&'static str> {
     if path.contains(&0) {
         return Some("the name holds a NUL byte");
     }
-    path.split(|&b| b == b'/').find_map(|component| match component {
-        b"" => Some("the path has an empty component"),
-        b"." | b".." => Some("the path has a `.` or `..` component"),
-        c if c.starts_with(WHITEOUT_PREFIX) => Some("names that begin with `.wh.` are whiteouts to every image reader"),
-        _ => None,
-    })
+    path.split(|&b| b == b'/')
+        .find_map(|component| match component {
+            b"" => Some("the path has an empty component"),
+            b"." | b".." => Some("the path has a `.` or `..` component"),
+            c if c.starts_with(WHITEOUT_PREFIX) => {
+                Some("names that begin with `.wh.` are whiteouts to every image reader")
+            }
+            _ => None,
+        })
 }
 
 /// A path for messages.
@@ -83,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_directory_is_followed_by_what_it_holds() {
-        let sorted: Vec<&[u8]> = vec![b"", b"a", b"a/b", b"a/b/c", b"a/b-", b"a-", b"a.b", b"a0", b"b", b"\xff"];
+        let sorted: Vec<&[u8]> = vec![
+            b"", b"a", b"a/b", b"a/b/c", b"a/b-", b"a-", b"a.b", b"a0", b"b", b"\xff",
+        ];
         for (i, left) in sorted.iter().enumerate() {
             for (j, right) in sorted.iter().enumerate() {
                 assert_eq!(compare(left, right), i.cmp(&j), "{left:?} {right:?}");
@@ -94,7 +100,17 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(name_problem(b"a/b"), None);
-        for bad in [&b"a//b"[..], b"/a", b"a/", b"a/../b", b".", b"a/.wh.b", b".wh..wh..opq", b"a\0b", b".wh.x/y"] {
+        for bad in [
+            &b"a//b"[..],
+            b"/a",
+            b"a/",
+            b"a/../b",
+            b".",
+            b"a/.wh.b",
+            b".wh..wh..opq",
+            b"a\0b",
+            b".wh.x/y",
+        ] {
             assert!(name_problem(bad).is_some(), "{bad:?}");
         }
     }

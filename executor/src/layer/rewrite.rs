@@ -30,7 +30,12 @@ pub(crate) struct SerialiseRequest {
 
 /// The task.
 pub(crate) fn serialise(request: SerialiseRequest) -> Result<Written, Error> {
-    let SerialiseRequest { files, epoch, tar, index } = request;
+    let SerialiseRequest {
+        files,
+        epoch,
+        tar,
+        index,
+    } = request;
     let out = File::create(&tar).map_err(|e| io_error("create", &tar, e))?;
     let (written, built) = rewrite(&files, epoch, out)?;
     built.save(&index)?;
@@ -38,14 +43,24 @@ pub(crate) fn serialise(request: SerialiseRequest) -> Result<Written, Error> {
 }
 
 /// Writes a layer's entries to `out`, times above `epoch` set to it.
-pub(crate) fn rewrite<W: Write>(files: &LayerFiles, epoch: Option<i64>, out: W) -> Result<(Written, Index), Error> {
+pub(crate) fn rewrite<W: Write>(
+    files: &LayerFiles,
+    epoch: Option<i64>,
+    out: W,
+) -> Result<(Written, Index), Error> {
     let index = Index::load(&files.index)?;
     let view = View::load(std::slice::from_ref(files))?;
     // Elsewhere a link may come before the file in canonical order: the first of its paths becomes the file.
     let mut first: HashMap<&[u8], &[u8]> = HashMap::new();
     for node in index.nodes() {
         if let What::Hardlink(target) = node.what {
-            first.entry(target).or_insert_with(|| if compare(node.path, target).is_lt() { node.path } else { target });
+            first.entry(target).or_insert_with(|| {
+                if compare(node.path, target).is_lt() {
+                    node.path
+                } else {
+                    target
+                }
+            });
         }
     }
     let mut writer = LayerWriter::new(out);
@@ -56,7 +71,9 @@ pub(crate) fn rewrite<W: Write>(files: &LayerFiles, epoch: Option<i64>, out: W) 
         };
         let group = group.copied();
         let source = match (node.what, group) {
-            (What::Hardlink(target), Some(path)) if path == node.path => index.find(target).map(|at| index.node(at)),
+            (What::Hardlink(target), Some(path)) if path == node.path => {
+                index.find(target).map(|at| index.node(at))
+            }
             _ => Some(node),
         };
         let Some(mut entry) = source.and_then(super::index::Node::to_entry) else {
@@ -65,7 +82,9 @@ pub(crate) fn rewrite<W: Write>(files: &LayerFiles, epoch: Option<i64>, out: W) 
         };
         entry.path = node.path.to_vec();
         if let Some(path) = group.filter(|path| *path != node.path) {
-            entry.kind = Kind::Hardlink { target: path.to_vec() };
+            entry.kind = Kind::Hardlink {
+                target: path.to_vec(),
+            };
         }
         entry.mtime = epoch.map_or(entry.mtime, |epoch| entry.mtime.min(epoch));
         match (&entry.kind, node.what) {

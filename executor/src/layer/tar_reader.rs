@@ -72,7 +72,12 @@ struct Extended {
 impl<R: BufRead> TarReader<R> {
     /// At the beginning of a stream.
     pub(crate) fn new(input: R) -> Self {
-        Self { input, position: 0, left: 0, pad: 0 }
+        Self {
+            input,
+            position: 0,
+            left: 0,
+            pad: 0,
+        }
     }
 
     /// The stream, wherever it stands.
@@ -85,14 +90,17 @@ impl<R: BufRead> TarReader<R> {
         let mut extended = Extended::default();
         loop {
             self.skip_content()?;
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
             match header.as_bytes()[156] {
                 b'x' => {
                     let records = self.special(&header)?;
                     parse_records(&records, &mut extended)?;
                 }
                 // Go's reader ignores global records too, and so does every image tool built on it.
-                b'g' | b'V' => self.start_content(number(&header.as_old().size).unwrap_or(0), b"global header")?,
+                b'g' | b'V' => self
+                    .start_content(number(&header.as_old().size).unwrap_or(0), b"global header")?,
                 b'L' => extended.path = Some(until_nul(&self.special(&header)?).to_vec()),
                 b'K' => extended.link = Some(until_nul(&self.special(&header)?).to_vec()),
                 _ => return self.entry(&header, extended).map(Some),
@@ -103,35 +111,50 @@ impl<R: BufRead> TarReader<R> {
     fn entry(&mut self, header: &Header, extended: Extended) -> Result<RawEntry, Problem> {
         let old = header.as_old();
         let name = extended.path.unwrap_or_else(|| short_name(header));
-        let link = extended.link.unwrap_or_else(|| until_nul(&old.linkname).to_vec());
+        let link = extended
+            .link
+            .unwrap_or_else(|| until_nul(&old.linkname).to_vec());
         if name.is_empty() {
             return Err(Problem::Tar("an entry has no name".into()));
         }
         if name.len() > PATH_LIMIT || link.len() > PATH_LIMIT {
             let start = &name[..name.len().min(80)];
-            return Err(Problem::Tar(format!("{}...: a path of more than {PATH_LIMIT} bytes", show(start))));
+            return Err(Problem::Tar(format!(
+                "{}...: a path of more than {PATH_LIMIT} bytes",
+                show(start)
+            )));
         }
         let flag = header.as_bytes()[156];
         let bad = |what: &str| Problem::Tar(format!("{}: {what}", show(&name)));
         if flag == b'S' || extended.sparse {
-            return Err(bad("GNU sparse files are not supported in layers; write the tar without --sparse"));
+            return Err(bad(
+                "GNU sparse files are not supported in layers; write the tar without --sparse",
+            ));
         }
         let small = |given: Option<u64>, field: &[u8], what: &str| -> Result<u32, Problem> {
             let value = match given {
                 Some(value) => Some(value),
                 None => number(field).and_then(|value| u64::try_from(value).ok()),
             };
-            value.and_then(|value| u32::try_from(value).ok()).ok_or_else(|| bad(what))
+            value
+                .and_then(|value| u32::try_from(value).ok())
+                .ok_or_else(|| bad(what))
         };
         let size = match extended.size {
             Some(size) => size,
-            None => number(&old.size).and_then(|size| u64::try_from(size).ok()).ok_or_else(|| bad("a bad size"))?,
+            None => number(&old.size)
+                .and_then(|size| u64::try_from(size).ok())
+                .ok_or_else(|| bad("a bad size"))?,
         };
         let mtime = match extended.mtime {
             Some(mtime) => mtime,
             None => number(&old.mtime).ok_or_else(|| bad("a bad time"))?,
         };
-        let device = if matches!(flag, b'3' | b'4') { device(header).ok_or_else(|| bad("a bad device number"))? } else { (0, 0) };
+        let device = if matches!(flag, b'3' | b'4') {
+            device(header).ok_or_else(|| bad("a bad device number"))?
+        } else {
+            (0, 0)
+        };
         let mut entry = RawEntry {
             flag,
             mode: number(&old.mode).ok_or_else(|| bad("a bad mode"))? as u32 & 0o7777,
@@ -143,7 +166,11 @@ impl<R: BufRead> TarReader<R> {
             xattrs: extended.xattrs,
             offset: self.position,
             // Links have no content, whatever the field says; some writers repeat the target's size there.
-            size: if matches!(flag, b'1' | b'2' | b'3' | b'4' | b'5' | b'6') { 0 } else { size },
+            size: if matches!(flag, b'1' | b'2' | b'3' | b'4' | b'5' | b'6') {
+                0
+            } else {
+                size
+            },
             name,
         };
         if matches!(flag, 0 | b'0' | b'7') && entry.name.ends_with(b"/") {
@@ -212,9 +239,14 @@ impl<R: BufRead> TarReader<R> {
             return Ok(None);
         }
         let stored = number(&header.as_old().cksum);
-        if stored != Some(checksum(header.as_bytes(), u8::into)) && stored != Some(checksum(header.as_bytes(), signed)) {
+        if stored != Some(checksum(header.as_bytes(), u8::into))
+            && stored != Some(checksum(header.as_bytes(), signed))
+        {
             let name = short_name(&header);
-            return Err(Problem::Tar(format!("{}: the header's checksum is wrong", show(&name))));
+            return Err(Problem::Tar(format!(
+                "{}: the header's checksum is wrong",
+                show(&name)
+            )));
         }
         Ok(Some(header))
     }
@@ -223,12 +255,17 @@ impl<R: BufRead> TarReader<R> {
     fn special(&mut self, header: &Header) -> Result<Vec<u8>, Problem> {
         let size = number(&header.as_old().size).and_then(|size| u64::try_from(size).ok());
         let Some(size) = size.filter(|&size| size <= SPECIAL_LIMIT) else {
-            return Err(Problem::Tar(format!("{}: an extended header that is too large", show(&short_name(header)))));
+            return Err(Problem::Tar(format!(
+                "{}: an extended header that is too large",
+                show(&short_name(header))
+            )));
         };
         let mut bytes = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != size {
-            return Err(Problem::Tar("the tar is cut off inside an extended header".into()));
+            return Err(Problem::Tar(
+                "the tar is cut off inside an extended header".into(),
+            ));
         }
         self.position += size;
         self.left = 0;
@@ -238,7 +275,11 @@ impl<R: BufRead> TarReader<R> {
 }
 
 fn cut_off(error: io::Error) -> Problem {
-    if error.kind() == io::ErrorKind::UnexpectedEof { Problem::Tar("the tar is cut off".into()) } else { Problem::Io(error) }
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        Problem::Tar("the tar is cut off".into())
+    } else {
+        Problem::Io(error)
+    }
 }
 
 fn signed(byte: u8) -> i64 {
@@ -270,7 +311,10 @@ fn device(header: &Header) -> Option<(u32, u32)> {
         (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
         (None, None) => return Some((0, 0)),
     };
-    Some((u32::try_from(number(major)?).ok()?, u32::try_from(number(minor)?).ok()?))
+    Some((
+        u32::try_from(number(major)?).ok()?,
+        u32::try_from(number(minor)?).ok()?,
+    ))
 }
 
 /// A numeric field: octal with blanks and NULs around it, or two's complement in base 256 when the first bit is set.
@@ -279,11 +323,12 @@ fn number(field: &[u8]) -> Option<i64> {
         let negative = field[0] & 0x40 != 0;
         let mut value: i64 = if negative { -1 } else { 0 };
         for (at, &byte) in field.iter().enumerate() {
-            let byte = if at == 0 { if negative { byte | 0x80 } else { byte & 0x7f } } else { byte };
-            if value.checked_mul(256).is_none() {
-                return None;
-            }
-            value = value << 8 | i64::from(byte);
+            let byte = if at == 0 {
+                if negative { byte | 0x80 } else { byte & 0x7f }
+            } else {
+                byte
+            };
+            value = value.checked_mul(256)? | i64::from(byte);
         }
         return Some(value);
     }
@@ -302,8 +347,15 @@ fn number(field: &[u8]) -> Option<i64> {
 fn parse_records(mut records: &[u8], extended: &mut Extended) -> Result<(), Problem> {
     let bad = || Problem::Tar("a damaged extended header".to_owned());
     while !records.is_empty() {
-        let blank = records.iter().take(12).position(|&b| b == b' ').ok_or_else(bad)?;
-        let size: usize = std::str::from_utf8(&records[..blank]).ok().and_then(|text| text.parse().ok()).ok_or_else(bad)?;
+        let blank = records
+            .iter()
+            .take(12)
+            .position(|&b| b == b' ')
+            .ok_or_else(bad)?;
+        let size: usize = std::str::from_utf8(&records[..blank])
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(bad)?;
         if size <= blank + 1 {
             return Err(bad());
         }
@@ -323,7 +375,10 @@ fn keep_record(key: &[u8], value: &[u8], extended: &mut Extended) -> Option<()> 
         // An empty value takes the key back (POSIX pax).
         b"path" => extended.path = (!value.is_empty()).then(|| value.to_vec()),
         b"linkpath" => extended.link = (!value.is_empty()).then(|| value.to_vec()),
-        b"size" => extended.size = Some(text()?.parse().ok().filter(|size| *size <= i64::MAX as u64)?),
+        b"size" => {
+            let size = text()?.parse().ok();
+            extended.size = Some(size.filter(|size| *size <= i64::MAX as u64)?);
+        }
         b"uid" => extended.uid = Some(text()?.parse().ok()?),
         b"gid" => extended.gid = Some(text()?.parse().ok()?),
         b"mtime" => extended.mtime = Some(whole_seconds(text()?)?),
@@ -346,7 +401,11 @@ fn whole_seconds(text: &str) -> Option<i64> {
     }
     let seconds: i64 = whole.parse().ok()?;
     let below = whole.starts_with('-') && fraction.bytes().any(|b| b != b'0');
-    if below { seconds.checked_sub(1) } else { Some(seconds) }
+    if below {
+        seconds.checked_sub(1)
+    } else {
+        Some(seconds)
+    }
 }
 
 #[cfg(test)]
@@ -361,8 +420,14 @@ mod tests {
         assert_eq!(number(b"77777777"), Some(0o77_777_777));
         assert_eq!(number(b"\x80\0\0\0\0\0\x01\x00"), Some(256));
         assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xfe"), Some(-2));
-        assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf8\x53"), Some(-1965));
-        assert_eq!(number(b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), None);
+        assert_eq!(
+            number(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xf8\x53"),
+            Some(-1965)
+        );
+        assert_eq!(
+            number(b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+            None
+        );
         assert_eq!(number(b"12 4\0\0\0\0"), None);
         assert_eq!(number(b"-1\0\0\0\0\0\0"), None);
     }

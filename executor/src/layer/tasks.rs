@@ -37,6 +37,12 @@ pub(crate) struct ExtractRequest {
 
 /// The task [`EXTRACT`].
 pub(crate) fn extract(request: ExtractRequest) -> Result<Written, Error> {
-    let ExtractRequest { source, limits, dest, options, index } = request;
+    let ExtractRequest {
+        source,
+        limits,
+        dest,
+        options,
+        index,
+    } = request;
     extract_blob(&source, &limits, &dest, options, &index)
 }

@@ -17,7 +17,12 @@ use std::path::Path;
 ///
 /// # Errors
 /// Corrupt or hostile layers, naming layer and entry; I/O.
-pub fn index_blob(source: &Source, limits: &Limits, copy: Option<&Path>, index: &Path) -> Result<Written, Error> {
+pub fn index_blob(
+    source: &Source,
+    limits: &Limits,
+    copy: Option<&Path>,
+    index: &Path,
+) -> Result<Written, Error> {
     run(source, limits, copy, None, index)
 }
 
@@ -59,7 +64,11 @@ fn run(
     }
     let built = collector.finish().finish(found.diff_id, found.size);
     built.save(index)?;
-    Ok(Written { diff_id: digest_of(&found.diff_id), size: found.size, identity: built.identity() })
+    Ok(Written {
+        diff_id: digest_of(&found.diff_id),
+        size: found.size,
+        identity: built.identity(),
+    })
 }
 
 /// Why a scan stopped.
@@ -82,9 +91,9 @@ fn scan(
     mut extractor: Option<&mut Extractor>,
 ) -> Result<(), Stop> {
     while let Some(raw) = tar.next_entry()? {
-        let placed = collector
-            .place(&raw)
-            .map_err(|reason| Problem::Tar(format!("{}: {reason}", show(raw.name.trim_ascii_end()))))?;
+        let placed = collector.place(&raw).map_err(|reason| {
+            Problem::Tar(format!("{}: {reason}", show(raw.name.trim_ascii_end())))
+        })?;
         if let Some(extractor) = extractor.as_deref_mut() {
             extractor.prepare(&placed).map_err(Stop::Tree)?;
         }
@@ -124,7 +133,7 @@ fn file(
     }
     collector.content(path, *hasher.finalize().as_bytes());
     if let (Some(extractor), Some(target)) = (extractor, target) {
-        extractor.end_file(target, raw).map_err(Stop::Tree)?;
+        extractor.end_file(&target, raw).map_err(Stop::Tree)?;
     }
     Ok(())
 }

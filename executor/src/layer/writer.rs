@@ -4,8 +4,9 @@
 
 use super::hash::{Chunk, StreamHasher, digest_of};
 use super::header::{BLOCK, HeaderEncoder, padding};
-use super::index::{Index, IndexBuilder, Node, What, encode_xattrs, entry_error};
+use super::index::{Index, IndexBuilder, Node, What, entry_error};
 use super::order::{OPAQUE_MARKER, WHITEOUT_PREFIX, compare, join, name_problem, split};
+use super::xattr::{encode_xattrs, kept_xattrs};
 use crate::Error;
 use crate::tree::{Entry, FileDigest, Kind};
 use oci_spec::image::Digest;
@@ -88,9 +89,17 @@ impl<W: Write> LayerWriter<W> {
                 let offset = self.size;
                 let found = self.content(&entry.path, *size, data)?;
                 if digest.is_some_and(|expected| expected != found) {
-                    return Err(entry_error(UNFINISHED, &entry.path, "the file changed while it was read"));
+                    return Err(entry_error(
+                        UNFINISHED,
+                        &entry.path,
+                        "the file changed while it was read",
+                    ));
                 }
-                What::File { size: *size, offset, digest: found }
+                What::File {
+                    size: *size,
+                    offset,
+                    digest: found,
+                }
             }
             Kind::Directory => What::Directory { opaque: false },
             Kind::Symlink { target } => What::Symlink(target),
@@ -101,7 +110,11 @@ impl<W: Write> LayerWriter<W> {
         };
         // A hard link's xattrs are its target's.
         let linked = matches!(what, What::Hardlink(_));
-        let xattrs = if linked { Vec::new() } else { encode_xattrs(&entry.xattrs) };
+        let xattrs = if linked {
+            Vec::new()
+        } else {
+            encode_xattrs(&kept_xattrs(&entry.xattrs))
+        };
         self.index.push(&Node {
             path: &entry.path,
             what,
@@ -145,7 +158,7 @@ impl<W: Write> LayerWriter<W> {
             uid: entry.uid,
             gid: entry.gid,
             mtime: entry.mtime,
-            xattrs: &encode_xattrs(&entry.xattrs),
+            xattrs: &encode_xattrs(&kept_xattrs(&entry.xattrs)),
         });
         Ok(())
     }
@@ -163,20 +176,37 @@ impl<W: Write> LayerWriter<W> {
         if let Some(problem) = name_problem(path) {
             return Err(entry_error(UNFINISHED, path, problem));
         }
-        if self.index.last_path().is_some_and(|last| compare(last, path) != Ordering::Less) {
-            return Err(entry_error(UNFINISHED, path, "entries are not in canonical order"));
+        if self
+            .index
+            .last_path()
+            .is_some_and(|last| compare(last, path) != Ordering::Less)
+        {
+            return Err(entry_error(
+                UNFINISHED,
+                path,
+                "entries are not in canonical order",
+            ));
         }
         if self.index.is_below_no_directory(path) {
             return Err(entry_error(UNFINISHED, path, "its parent is no directory"));
         }
         if self.index.is_full() {
-            return Err(entry_error(UNFINISHED, path, "the layer has too many entries"));
+            return Err(entry_error(
+                UNFINISHED,
+                path,
+                "the layer has too many entries",
+            ));
         }
         Ok(())
     }
 
     /// Copies one file's content through the buffer, hashing it.
-    fn content(&mut self, path: &[u8], size: u64, data: Option<&mut dyn Read>) -> Result<FileDigest, Error> {
+    fn content(
+        &mut self,
+        path: &[u8],
+        size: u64,
+        data: Option<&mut dyn Read>,
+    ) -> Result<FileDigest, Error> {
         let Some(data) = data else {
             if size > 0 {
                 return Err(entry_error(UNFINISHED, path, "content is missing"));
@@ -190,10 +220,16 @@ impl<W: Write> LayerWriter<W> {
                 self.flush()?;
             }
             let start = self.chunk.len;
-            let room = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk.data.len() - start);
+            let room = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(self.chunk.data.len() - start);
             let got = read_some(path, data, &mut self.chunk.data[start..start + room])?;
             if got == 0 {
-                return Err(entry_error(UNFINISHED, path, "the file became shorter while it was read"));
+                return Err(entry_error(
+                    UNFINISHED,
+                    path,
+                    "the file became shorter while it was read",
+                ));
             }
             hasher.update(&self.chunk.data[start..start + got]);
             self.chunk.len += got;
@@ -201,7 +237,11 @@ impl<W: Write> LayerWriter<W> {
             left -= got as u64;
         }
         if read_some(path, data, &mut [0])? != 0 {
-            return Err(entry_error(UNFINISHED, path, "the file became longer while it was read"));
+            return Err(entry_error(
+                UNFINISHED,
+                path,
+                "the file became longer while it was read",
+            ));
         }
         self.put(&[0; BLOCK][..padding(size)])?;
         Ok(*hasher.finalize().as_bytes())
@@ -225,7 +265,13 @@ impl<W: Write> LayerWriter<W> {
 
     fn flush(&mut self) -> Result<(), Error> {
         write_out(&mut self.out, self.chunk.filled())?;
-        let full = std::mem::replace(&mut self.chunk, Chunk { data: Box::default(), len: 0 });
+        let full = std::mem::replace(
+            &mut self.chunk,
+            Chunk {
+                data: Box::default(),
+                len: 0,
+            },
+        );
         self.chunk = self.hasher.feed(full);
         Ok(())
     }
@@ -248,7 +294,11 @@ impl<W: Write> LayerWriter<W> {
         let diff_id = self.hasher.finish(self.chunk.filled());
         let index = self.index.finish(diff_id, self.size);
         check_links(&index)?;
-        let written = Written { diff_id: digest_of(&diff_id), size: self.size, identity: index.identity() };
+        let written = Written {
+            diff_id: digest_of(&diff_id),
+            size: self.size,
+            identity: index.identity(),
+        };
         Ok((written, index))
     }
 }
@@ -257,14 +307,13 @@ fn check_kind(entry: &Entry) -> Result<(), Error> {
     let problem = match &entry.kind {
         Kind::Socket => "sockets cannot be stored in a layer",
         Kind::Char { major: 0, minor: 0 } => "a character device 0:0 stands for a removed file",
-        Kind::Symlink { target } if target.is_empty() || target.contains(&0) => "the link target is no path",
+        Kind::Symlink { target } if target.is_empty() || target.contains(&0) => {
+            "the link target is no path"
+        }
         Kind::Hardlink { target } if target.is_empty() || name_problem(target).is_some() => {
             "the link target is no path of the layer"
         }
         _ if entry.path.is_empty() && entry.kind != Kind::Directory => "the root is no directory",
-        _ if entry.xattrs.iter().any(|(name, _)| name.contains(&b'=')) => {
-            "an extended attribute with `=` in its name cannot be stored in a layer"
-        }
         _ => return Ok(()),
     };
     Err(entry_error(UNFINISHED, &entry.path, problem))
@@ -273,12 +322,22 @@ fn check_kind(entry: &Entry) -> Result<(), Error> {
 /// Hard links must lead to an earlier entry that is not a directory or a link itself.
 fn check_links(index: &Index) -> Result<(), Error> {
     for (at, node) in index.nodes().enumerate() {
-        let What::Hardlink(target) = node.what else { continue };
+        let What::Hardlink(target) = node.what else {
+            continue;
+        };
         let fine = index.find(target).is_some_and(|found| {
-            found < at && !matches!(index.node(found).what, What::Directory { .. } | What::Hardlink(_) | What::Whiteout)
+            found < at
+                && !matches!(
+                    index.node(found).what,
+                    What::Directory { .. } | What::Hardlink(_) | What::Whiteout
+                )
         });
         if !fine {
-            return Err(entry_error(UNFINISHED, node.path, "the hard link leads to no earlier file of the layer"));
+            return Err(entry_error(
+                UNFINISHED,
+                node.path,
+                "the hard link leads to no earlier file of the layer",
+            ));
         }
     }
     Ok(())
@@ -292,7 +351,11 @@ fn read_some(path: &[u8], data: &mut dyn Read, buffer: &mut [u8]) -> Result<usiz
             Err(source) => {
                 use std::os::unix::ffi::OsStrExt as _;
                 let path = Path::new(std::ffi::OsStr::from_bytes(path)).to_path_buf();
-                return Err(Error::Io { op: "read", path, source });
+                return Err(Error::Io {
+                    op: "read",
+                    path,
+                    source,
+                });
             }
         }
     }
@@ -303,5 +366,9 @@ fn write_out(out: &mut impl Write, bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn write_error(source: std::io::Error) -> Error {
-    Error::Io { op: "write", path: "layer tar".into(), source }
+    Error::Io {
+        op: "write",
+        path: "layer tar".into(),
+        source,
+    }
 }

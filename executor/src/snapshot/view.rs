@@ -6,8 +6,8 @@
 use super::LayerFiles;
 use crate::Error;
 use crate::layer::index::{Index, What, io_error};
-use crate::layer::{digest_of, open_beneath};
 use crate::layer::order::{join, show};
+use crate::layer::{digest_of, open_beneath};
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -38,6 +38,9 @@ struct Layer {
     tree: OnceLock<OwnedFd>,
 }
 
+/// Numbers of a layer, topmost first, and of an entry in its index.
+type Place = (usize, usize);
+
 /// What one layer says about a path.
 enum Says {
     /// It has it.
@@ -58,11 +61,25 @@ impl View {
             let index = Index::load(&files.index)?;
             if digest_of(&index.diff_id()) != files.diff_id {
                 let reason = format!("{} is the index of another layer", files.index.display());
-                return Err(Error::Layer { layer: files.diff_id.to_string(), reason });
+                return Err(Error::Layer {
+                    layer: files.diff_id.to_string(),
+                    reason,
+                });
             }
-            Ok(Layer { files: files.clone(), index, tar: OnceLock::new(), tree: OnceLock::new() })
+            Ok(Layer {
+                files: files.clone(),
+                index,
+                tar: OnceLock::new(),
+                tree: OnceLock::new(),
+            })
         };
-        Ok(Self { layers: layers.iter().rev().map(load).collect::<Result<_, Error>>()? })
+        Ok(Self {
+            layers: layers
+                .iter()
+                .rev()
+                .map(load)
+                .collect::<Result<_, Error>>()?,
+        })
     }
 
     /// Resolves symlinks inside the root as chroot would (at most 255 links); the last component only when `follow_last`.
@@ -83,9 +100,11 @@ impl View {
             if todo.is_empty() && !follow_last {
                 return Ok(next);
             }
-            let link = self.find(&next).and_then(|(layer, at)| match self.layers[layer].index.node(at).what {
-                What::Symlink(target) => Some(target),
-                _ => None,
+            let link = self.find(&next).and_then(|(layer, at)| {
+                match self.layers[layer].index.node(at).what {
+                    What::Symlink(target) => Some(target),
+                    _ => None,
+                }
             });
             let Some(target) = link else {
                 done = next;
@@ -111,21 +130,31 @@ impl View {
     /// Unreadable, larger than `limit` bytes.
     pub fn read(&self, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, Error> {
         let path = self.resolve(path, true)?;
-        let Some((layer, at)) = self.find(&path) else { return Ok(None) };
-        let Some(Kind::File { size, .. }) = self.layers[layer].entry(at).map(|entry| entry.kind) else {
-            return Err(os_error("read", &path, io::Error::other("it is no regular file")));
+        let Some((layer, at)) = self.find(&path) else {
+            return Ok(None);
+        };
+        let Some(Kind::File { size, .. }) = self.layers[layer].entry(at).map(|entry| entry.kind)
+        else {
+            return Err(os_error(
+                "read",
+                &path,
+                io::Error::other("it is no regular file"),
+            ));
         };
         if size > limit {
-            let message = format!("it has {size} bytes, more than the {limit} expected of such a file");
+            let message =
+                format!("it has {size} bytes, more than the {limit} expected of such a file");
             return Err(os_error("read", &path, io::Error::other(message)));
         }
         let mut content = Vec::new();
-        self.open(&path)?.read_to_end(&mut content).map_err(|e| os_error("read", &path, e))?;
+        self.open(&path)?
+            .read_to_end(&mut content)
+            .map_err(|e| os_error("read", &path, e))?;
         Ok(Some(content))
     }
 
     /// Where a path's topmost entry is.
-    fn find(&self, path: &[u8]) -> Option<(usize, usize)> {
+    fn find(&self, path: &[u8]) -> Option<Place> {
         // A parent that no entry made has the attributes it has below, if it is there at all.
         let mut implied = None;
         for (number, layer) in self.layers.iter().enumerate() {
@@ -152,9 +181,9 @@ impl View {
     }
 
     /// Names in a directory, each with where its topmost entry is.
-    fn names(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, (usize, usize))>, Error> {
+    fn names(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Place)>, Error> {
         // The topmost layer that says something about a name decides.
-        let mut names: BTreeMap<Vec<u8>, Option<(usize, usize)>> = BTreeMap::new();
+        let mut names: BTreeMap<Vec<u8>, Option<Place>> = BTreeMap::new();
         let mut found = path.is_empty();
         for (number, layer) in self.layers.iter().enumerate() {
             let opaque = match layer.says(path) {
@@ -171,7 +200,9 @@ impl View {
             found = true;
             layer.index.children(path, &mut |at, name| {
                 let visible = layer.index.node(at).what != What::Whiteout;
-                names.entry(name.to_vec()).or_insert(visible.then_some((number, at)));
+                names
+                    .entry(name.to_vec())
+                    .or_insert(visible.then_some((number, at)));
             });
             if opaque {
                 break;
@@ -180,7 +211,10 @@ impl View {
         if !found {
             return Err(os_error("list", path, ErrorKind::NotFound.into()));
         }
-        Ok(names.into_iter().filter_map(|(name, place)| Some((name, place?))).collect())
+        Ok(names
+            .into_iter()
+            .filter_map(|(name, place)| Some((name, place?)))
+            .collect())
     }
 
     /// The regular file behind a path.
@@ -191,7 +225,11 @@ impl View {
         let target = layer.index.target(at).ok_or_else(missing)?;
         match layer.index.node(target).what {
             What::File { .. } => Ok((layer, target)),
-            _ => Err(os_error("open", path, io::Error::other("it is no regular file"))),
+            _ => Err(os_error(
+                "open",
+                path,
+                io::Error::other("it is no regular file"),
+            )),
         }
     }
 }
@@ -200,13 +238,28 @@ impl Layer {
     /// What this layer alone says about a path.
     fn says(&self, path: &[u8]) -> Says {
         if let Some(at) = self.index.find(path) {
-            return if self.index.node(at).what == What::Whiteout { Says::Gone } else { Says::Entry(at) };
+            return if self.index.node(at).what == What::Whiteout {
+                Says::Gone
+            } else {
+                Says::Entry(at)
+            };
         }
         // Parents have entries always, implied ones at least: the first that is missing ends the search.
-        let ends = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
-        for end in std::iter::once(0).chain(ends).filter(|end| *end < path.len()) {
+        let ends = path
+            .iter()
+            .enumerate()
+            .filter(|(_, b)| **b == b'/')
+            .map(|(at, _)| at);
+        for end in std::iter::once(0)
+            .chain(ends)
+            .filter(|end| *end < path.len())
+        {
             let Some(at) = self.index.find(&path[..end]) else {
-                if end == 0 { continue } else { return Says::Nothing }
+                if end == 0 {
+                    continue;
+                } else {
+                    return Says::Nothing;
+                }
             };
             if !matches!(self.index.node(at).what, What::Directory { opaque: false }) {
                 return Says::Gone;
@@ -225,7 +278,11 @@ impl Layer {
     fn open(&self, at: usize) -> Result<Box<dyn Read + Send + '_>, Error> {
         let node = self.index.node(at);
         let What::File { size, offset, .. } = node.what else {
-            return Err(os_error("open", node.path, io::Error::other("it is no regular file")));
+            return Err(os_error(
+                "open",
+                node.path,
+                io::Error::other("it is no regular file"),
+            ));
         };
         if let Some(path) = &self.files.tar {
             let tar = match self.tar.get() {
@@ -235,39 +292,67 @@ impl Layer {
                     self.tar.get_or_init(|| opened)
                 }
             };
-            return Ok(Box::new(Slice { tar, offset, left: size }));
+            return Ok(Box::new(Slice {
+                tar,
+                offset,
+                left: size,
+            }));
         }
         let Some(path) = &self.files.tree else {
             let layer = self.files.diff_id.to_string();
-            return Err(Error::Layer { layer, reason: "its content is not at hand".into() });
+            return Err(Error::Layer {
+                layer,
+                reason: "its content is not at hand".into(),
+            });
         };
         let tree = match self.tree.get() {
             Some(tree) => tree,
             None => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let opened = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| io_error("open", path, e.into()))?;
+                let opened = rustix::fs::open(path, flags, Mode::empty())
+                    .map_err(|e| io_error("open", path, e.into()))?;
                 self.tree.get_or_init(|| opened)
             }
         };
-        let file = open_beneath(tree.as_fd(), node.path, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty());
-        let file = file.map_err(|e| io_error("open", &path.join(OsStr::from_bytes(node.path)), e.into()))?;
+        let file = open_beneath(
+            tree.as_fd(),
+            node.path,
+            OFlags::RDONLY | OFlags::NOFOLLOW,
+            Mode::empty(),
+        );
+        let file =
+            file.map_err(|e| io_error("open", &path.join(OsStr::from_bytes(node.path)), e.into()))?;
         Ok(Box::new(File::from(file)))
     }
 }
 
 impl FileTree for View {
     fn entry(&self, path: &[u8]) -> Result<Option<Entry>, Error> {
-        let found = self.find(path).and_then(|(layer, at)| self.layers[layer].entry(at));
+        let found = self
+            .find(path)
+            .and_then(|(layer, at)| self.layers[layer].entry(at));
         if found.is_none() && path.is_empty() {
             let (mode, mtime) = (0o755, 0);
             let kind = Kind::Directory;
-            return Ok(Some(Entry { path: Vec::new(), kind, mode, uid: 0, gid: 0, mtime, xattrs: Vec::new() }));
+            return Ok(Some(Entry {
+                path: Vec::new(),
+                kind,
+                mode,
+                uid: 0,
+                gid: 0,
+                mtime,
+                xattrs: Vec::new(),
+            }));
         }
         Ok(found)
     }
 
     fn list(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-        Ok(self.names(path)?.into_iter().map(|(name, _)| name).collect())
+        Ok(self
+            .names(path)?
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect())
     }
 
     fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, Error> {
@@ -275,7 +360,11 @@ impl FileTree for View {
         for (name, (number, at)) in self.names(path)? {
             let layer = &self.layers[number];
             // What a directory without an entry of its own is like, the layers below say.
-            let entry = if layer.index.node(at).implied { self.entry(layer.index.path(at))? } else { layer.entry(at) };
+            let entry = if layer.index.node(at).implied {
+                self.entry(layer.index.path(at))?
+            } else {
+                layer.entry(at)
+            };
             children.extend(entry.map(|entry| (name, entry)));
         }
         Ok(children)
@@ -290,7 +379,11 @@ impl FileTree for View {
         let (layer, at) = self.file(path)?;
         match layer.index.node(at).what {
             What::File { digest, .. } => Ok(digest),
-            _ => Err(os_error("open", path, io::Error::other("it is no regular file"))),
+            _ => Err(os_error(
+                "open",
+                path,
+                io::Error::other("it is no regular file"),
+            )),
         }
     }
 
@@ -310,13 +403,18 @@ struct Slice<'a> {
 
 impl Read for Slice<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let room = usize::try_from(self.left).unwrap_or(usize::MAX).min(out.len());
+        let room = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(out.len());
         if room == 0 {
             return Ok(0);
         }
         let got = self.tar.read_at(&mut out[..room], self.offset)?;
         if got == 0 {
-            return Err(io::Error::new(ErrorKind::UnexpectedEof, "the layer's tar is shorter than its index says"));
+            return Err(io::Error::new(
+                ErrorKind::UnexpectedEof,
+                "the layer's tar is shorter than its index says",
+            ));
         }
         self.offset += got as u64;
         self.left -= got as u64;
@@ -326,9 +424,14 @@ impl Read for Slice<'_> {
 
 /// Components that say something; `..` stays.
 fn components(path: &[u8]) -> impl Iterator<Item = &[u8]> {
-    path.split(|&b| b == b'/').filter(|c| !c.is_empty() && *c != b".")
+    path.split(|&b| b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
 }
 
 fn os_error(op: &'static str, path: &[u8], source: io::Error) -> Error {
-    io_error(op, Path::new(OsStr::from_bytes(show(path).as_bytes())), source)
+    io_error(
+        op,
+        Path::new(OsStr::from_bytes(show(path).as_bytes())),
+        source,
+    )
 }

@@ -12,8 +12,20 @@ use std::path::{Path, PathBuf};
 use store::Store;
 
 pub(crate) fn entry(path: &[u8], kind: Kind) -> Entry {
-    let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
-    Entry { path: path.to_vec(), kind, mode, uid: 0, gid: 0, mtime: 1_485_449_953, xattrs: Vec::new() }
+    let mode = if kind == Kind::Directory {
+        0o755
+    } else {
+        0o644
+    };
+    Entry {
+        path: path.to_vec(),
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: 1_485_449_953,
+        xattrs: Vec::new(),
+    }
 }
 
 pub(crate) fn dir(path: &str) -> Entry {
@@ -25,24 +37,51 @@ pub(crate) fn file(path: &str, size: u64) -> Entry {
 }
 
 pub(crate) fn link(path: &str, target: &str) -> Entry {
-    Entry { mode: 0o777, ..entry(path.as_bytes(), Kind::Symlink { target: target.as_bytes().to_vec() }) }
+    Entry {
+        mode: 0o777,
+        ..entry(
+            path.as_bytes(),
+            Kind::Symlink {
+                target: target.as_bytes().to_vec(),
+            },
+        )
+    }
 }
 
 pub(crate) fn hardlink(path: &str, target: &str) -> Entry {
-    entry(path.as_bytes(), Kind::Hardlink { target: target.as_bytes().to_vec() })
+    entry(
+        path.as_bytes(),
+        Kind::Hardlink {
+            target: target.as_bytes().to_vec(),
+        },
+    )
 }
 
 /// Entries with the content of their files, `None` for a whiteout.
 pub(crate) type Items<'a> = &'a [(Entry, Option<&'a [u8]>)];
 
 /// Writes entries; gives the tar and the index file's path.
-pub(crate) fn write(folder: &Path, name: &str, items: Items<'_>, whiteouts: &[&str]) -> (Written, Vec<u8>, PathBuf) {
+pub(crate) fn write(
+    folder: &Path,
+    name: &str,
+    items: Items<'_>,
+    whiteouts: &[&str],
+) -> (Written, Vec<u8>, PathBuf) {
     let mut tar = Vec::new();
     let index = folder.join(format!("{name}.index"));
     let mut writer = LayerWriter::new(&mut tar);
     let mut all: Vec<(Vec<u8>, Option<usize>)> = Vec::new();
-    all.extend(items.iter().enumerate().map(|(at, (entry, _))| (entry.path.clone(), Some(at))));
-    all.extend(whiteouts.iter().map(|path| (path.as_bytes().to_vec(), None)));
+    all.extend(
+        items
+            .iter()
+            .enumerate()
+            .map(|(at, (entry, _))| (entry.path.clone(), Some(at))),
+    );
+    all.extend(
+        whiteouts
+            .iter()
+            .map(|path| (path.as_bytes().to_vec(), None)),
+    );
     all.sort_by(|a, b| executor::layer::compare(&a.0, &b.0));
     for (path, at) in all {
         match at {
@@ -50,7 +89,9 @@ pub(crate) fn write(folder: &Path, name: &str, items: Items<'_>, whiteouts: &[&s
             Some(at) => {
                 let (entry, content) = &items[at];
                 let mut content = *content;
-                writer.entry(entry, content.as_mut().map(|c| c as &mut dyn Read)).unwrap();
+                writer
+                    .entry(entry, content.as_mut().map(|c| c as &mut dyn Read))
+                    .unwrap();
             }
         }
     }
@@ -59,11 +100,21 @@ pub(crate) fn write(folder: &Path, name: &str, items: Items<'_>, whiteouts: &[&s
 }
 
 /// A written layer as files for a view.
-pub(crate) fn layer_files(folder: &Path, name: &str, items: Items<'_>, whiteouts: &[&str]) -> LayerFiles {
+pub(crate) fn layer_files(
+    folder: &Path,
+    name: &str,
+    items: Items<'_>,
+    whiteouts: &[&str],
+) -> LayerFiles {
     let (written, tar, index) = write(folder, name, items, whiteouts);
     let path = folder.join(format!("{name}.tar"));
     std::fs::write(&path, tar).unwrap();
-    LayerFiles { diff_id: written.diff_id, index, tree: None, tar: Some(path) }
+    LayerFiles {
+        diff_id: written.diff_id,
+        index,
+        tree: None,
+        tar: Some(path),
+    }
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> Digest {
@@ -85,7 +136,8 @@ impl Scratch {
 
     pub(crate) fn with_limits(limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let space = Space::new(Store::open(&folder.path().join("store")).unwrap()).with_limits(limits);
+        let space =
+            Space::new(Store::open(&folder.path().join("store")).unwrap()).with_limits(limits);
         Self { folder, space }
     }
 
@@ -106,7 +158,9 @@ pub(crate) struct TarMaker {
 
 impl TarMaker {
     pub(crate) fn new() -> Self {
-        Self { builder: tar::Builder::new(Vec::new()) }
+        Self {
+            builder: tar::Builder::new(Vec::new()),
+        }
     }
 
     /// An entry whose name is written as it is, without any check.
@@ -140,7 +194,9 @@ impl TarMaker {
 
     /// Extended records for the next entry.
     pub(crate) fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
-        self.builder.append_pax_extensions(records.iter().copied()).unwrap();
+        self.builder
+            .append_pax_extensions(records.iter().copied())
+            .unwrap();
         self
     }
 
@@ -165,6 +221,9 @@ pub(crate) fn skip_without_root(what: &str) -> bool {
         return false;
     }
     eprintln!("SKIPPED: {what} needs root");
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} needs root, and nothing may be skipped here");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} needs root, and nothing may be skipped here"
+    );
     true
 }
