@@ -178,7 +178,7 @@ fn a_base_image_gives_its_config_history_and_layers() {
         files["usr/a"], "file 644 1000:1001 one",
         "a link of the base is followed"
     );
-    assert_eq!(files["link"], "symlink 644 0:0 usr");
+    assert_eq!(files["link"], "symlink 777 0:0 usr");
     assert_eq!(files["usr/data"], "file 600 0:0 data");
 }
 

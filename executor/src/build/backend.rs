@@ -130,7 +130,7 @@ impl<'a> Executor<'a> {
                 layer: layer.clone(),
                 created: self.request.now,
             });
-            let payload = record::encode(&output, &[], &[]);
+            let payload = record::encode(&output, &[], None);
             self.space
                 .store()
                 .put_record(&key.0, &payload, &output.snapshot().layers)?;
@@ -203,6 +203,23 @@ impl<'a> Executor<'a> {
         }
         store.put_record(&key, self.request.now.to_string().as_bytes(), &[])?;
         Ok(self.request.now)
+    }
+
+    /// Keeps the list of what a step read, once for each content; returns the key of its record.
+    fn record_reads(&self, step: StepId, source: &ContentId) -> Result<CacheKey, Error> {
+        let entries = {
+            let mut reads = self
+                .reads
+                .lock()
+                .expect("BUG: no holder of the read lists panics");
+            reads
+                .get_mut(&step)
+                .map(|(_, entries)| std::mem::take(entries))
+        };
+        let entries = entries.unwrap_or_default();
+        let (key, payload) = record::encode_reads(source, &entries);
+        self.space.store().put_record(&key.0, &payload, &[])?;
+        Ok(key)
     }
 
     fn source_of(&self, step: StepId) -> Option<ContentId> {
@@ -343,21 +360,11 @@ impl Backend for Executor<'_> {
         if matches!(step.op, Op::Image(_)) {
             return Ok(());
         }
-        let payload = {
-            let reads = self
-                .reads
-                .lock()
-                .expect("BUG: no holder of the read lists panics");
-            let (source, entries) = reads
-                .get(&step.id)
-                .map(|(id, entries)| (id, entries.as_slice()))
-                .unzip();
-            record::encode(
-                output,
-                &key::fields(step, source),
-                entries.unwrap_or_default(),
-            )
-        };
+        let source = self.source_of(step.id);
+        let reads = source
+            .map(|source| self.record_reads(step.id, &source))
+            .transpose()?;
+        let payload = record::encode(output, &key::fields(step, source.as_ref()), reads);
         let own: Vec<Digest> = output
             .chain
             .iter()

@@ -2,14 +2,16 @@
 //!
 //! Payload of a record, JSON: `version`, `output` (base layers, then one link for each step of the chain
 //! that made the root file system), `fields` (what is in the step's key, for explanations) and `reads`
-//! (files of a context that the step read). Nothing secret is in it, because nothing secret is in a key.
+//! (key of the record that lists the files of a context that the step read: apart, because a lookup does not need
+//! them and there can be many). Nothing secret is in it, because nothing secret is in a key.
 
 use crate::copy::ReadEntry;
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
-use planner::key::Field;
+use planner::key::{CacheKey, ContentId, Field};
 use planner::plan::Op;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// Version of the payload; others count as absent.
 const VERSION: u32 = 1;
@@ -54,7 +56,8 @@ struct PayloadRef<'a> {
     version: u32,
     output: &'a StepOutput,
     fields: &'a [Field],
-    reads: &'a [ReadEntry],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads: Option<CacheKey>,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +67,7 @@ struct Payload {
 }
 
 /// The payload of a record.
-pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: &[ReadEntry]) -> Vec<u8> {
+pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: Option<CacheKey>) -> Vec<u8> {
     let payload = PayloadRef {
         version: VERSION,
         output,
@@ -72,6 +75,16 @@ pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: &[ReadEntry])
         reads,
     };
     serde_json::to_vec(&payload).expect("BUG: a record has string keys only")
+}
+
+/// Key and payload of the record that lists what was read, by the digest of all that.
+pub(crate) fn encode_reads(source: &ContentId, reads: &[ReadEntry]) -> (CacheKey, Vec<u8>) {
+    let mut hasher = Sha256::new();
+    hasher.update(b"kiln files read 1\n");
+    hasher.update(source.0);
+    let key = CacheKey(hasher.finalize().into());
+    let payload = serde_json::to_vec(reads).expect("BUG: a list of files has string keys only");
+    (key, payload)
 }
 
 /// The output in a payload; `None` when it is damaged or of another version.
