@@ -1,4 +1,5 @@
 //! Contexts: what they show, that they never read outside, and what they say of files that cannot be read or change.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod support;
 
@@ -109,7 +110,7 @@ fn the_digest_is_of_what_is_read() {
     assert_eq!(
         names,
         [
-            format!("a/l 120777 x"),
+            "a/l 120777 x".to_owned(),
             format!("a/x 100644 {}", hash("1")),
             format!("a/y 100644 {}", hash("2"))
         ]

@@ -1,4 +1,9 @@
 //! ADD of local archives: told by content, unpacked inside the root, hostile names contained or refused.
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    reason = "helpers of tests"
+)]
 
 mod support;
 

@@ -108,7 +108,7 @@ impl Matcher {
                     form = Form::General;
                 }
                 '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => {
-                    expression.push(Piece::Escaped(rune))
+                    expression.push(Piece::Escaped(rune));
                 }
                 _ => expression.push(Piece::Rune(rune)),
             }
@@ -280,10 +280,10 @@ fn flatten(pieces: &[Piece]) -> Vec<(Piece, usize)> {
     for (origin, &piece) in pieces.iter().enumerate() {
         match piece {
             Piece::Star | Piece::Question => {
-                flat.extend("[^/]".chars().map(|rune| (Piece::Rune(rune), origin)))
+                flat.extend("[^/]".chars().map(|rune| (Piece::Rune(rune), origin)));
             }
             Piece::Directories => {
-                flat.extend("(.*/)?".chars().map(|rune| (Piece::Rune(rune), origin)))
+                flat.extend("(.*/)?".chars().map(|rune| (Piece::Rune(rune), origin)));
             }
             Piece::Everything => flat.extend(".*".chars().map(|rune| (Piece::Rune(rune), origin))),
             Piece::Rune(_) | Piece::Escaped(_) => flat.push((piece, origin)),

@@ -236,7 +236,7 @@ impl Context {
             self.work(
                 &crew,
                 Some(&|crew| drop(scope.spawn(move || self.work(crew, None)))),
-            )
+            );
         });
         Ok(())
     }

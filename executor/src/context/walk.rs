@@ -48,11 +48,14 @@ pub(super) struct Node {
     pub(super) details: OnceLock<Details>,
 }
 
+/// Extended attributes by name.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What takes opening a file.
 #[derive(Clone, Debug)]
 pub(super) struct Details {
     pub(super) digest: FileDigest,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) xattrs: Xattrs,
 }
 
 impl Node {
@@ -376,7 +379,7 @@ fn changed_error() -> io::Error {
 }
 
 /// Attributes that layers keep: `security.capability` and `user.*`.
-fn kept_xattrs(file: &File) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+fn kept_xattrs(file: &File) -> Result<Xattrs, Errno> {
     let mut names = [MaybeUninit::<u8>::uninit(); 4096];
     let names: Vec<u8> = match rustix::fs::flistxattr(file, &mut names) {
         Ok((names, _)) => names.to_vec(),

@@ -97,7 +97,7 @@ impl Copier<'_, '_> {
         } else {
             split(&place).0
         };
-        self.target.make_directories(&needed.to_vec(), made)?;
+        self.target.make_directories(needed, made)?;
 
         if !directory {
             return self.file(number, group.inline, root, place);

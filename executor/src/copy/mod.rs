@@ -354,18 +354,11 @@ fn finish(
     contents: write::Contents<'_>,
     out: &Path,
 ) -> Result<Option<Written>, Error> {
-    let (changes, whiteouts) = target.finish()?;
-    if changes.is_empty() {
+    let finished = target.finish()?;
+    if finished.changes.is_empty() {
         return Ok(None);
     }
-    write::write(
-        &changes,
-        &whiteouts,
-        contents,
-        &out.join(TAR),
-        &out.join(INDEX),
-    )
-    .map(Some)
+    write::write(&finished, contents, &out.join(TAR), &out.join(INDEX)).map(Some)
 }
 
 /// Puts the layer into the store, or takes the one of equal content that it has.

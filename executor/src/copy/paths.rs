@@ -52,11 +52,11 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
     kept.join(&b'/')
 }
 
+/// What is at a path, links not followed.
+type Lookup<'l> = dyn Fn(&[u8]) -> Result<Option<Entry>, Error> + 'l;
+
 /// Follows links inside the root as chroot would, the last component's too. The result need not exist.
-pub(super) fn resolve(
-    path: &[u8],
-    lookup: &dyn Fn(&[u8]) -> Result<Option<Entry>, Error>,
-) -> Result<Vec<u8>, Error> {
+pub(super) fn resolve(path: &[u8], lookup: &Lookup<'_>) -> Result<Vec<u8>, Error> {
     let mut done: Vec<u8> = Vec::new();
     let mut todo: Vec<Vec<u8>> = path
         .split(|&byte| byte == b'/')

@@ -58,12 +58,25 @@ pub(super) enum Found {
     Other,
 }
 
+/// What a layer holds.
+#[derive(Debug)]
+pub(super) struct Finished {
+    /// In canonical order.
+    #[allow(
+        clippy::vec_box,
+        reason = "as they are in the map: sorting moves pointers"
+    )]
+    pub(super) changes: Vec<Box<Change>>,
+    /// Paths of the base that are gone.
+    pub(super) whiteouts: Vec<Vec<u8>>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     base: Option<&'a View>,
     /// By path; the entries' own paths are empty until the end.
-    changes: HashMap<Vec<u8>, Change>,
+    changes: HashMap<Vec<u8>, Box<Change>>,
     /// Directories that were not there: the base has nothing below them.
     fresh: HashSet<Vec<u8>>,
     /// Directories of the base that were replaced.
@@ -171,7 +184,7 @@ impl<'a> Target<'a> {
             && known.entry.kind != Kind::Directory
             && change.entry.kind != Kind::Directory
         {
-            *known = change;
+            **known = change;
             return Ok(());
         }
         let before = self.found(&path)?;
@@ -183,7 +196,7 @@ impl<'a> Target<'a> {
             self.fresh.insert(path.clone());
         }
         self.keep_parents(&path)?;
-        self.changes.insert(path, change);
+        self.changes.insert(path, Box::new(change));
         Ok(())
     }
 
@@ -208,7 +221,8 @@ impl<'a> Target<'a> {
         change(&mut entry);
         if entry != before {
             self.keep_parents(path)?;
-            self.changes.insert(path.to_vec(), Change::new(entry));
+            let change = Box::new(Change::new(entry));
+            self.changes.insert(path.to_vec(), change);
         }
         Ok(())
     }
@@ -220,7 +234,7 @@ impl<'a> Target<'a> {
             if known.entry.kind == Kind::Directory {
                 return Ok(None);
             }
-            let mut change = known.clone();
+            let mut change = Change::clone(known);
             change.entry.path = path.to_vec();
             return Ok(Some(change));
         }
@@ -247,7 +261,8 @@ impl<'a> Target<'a> {
         let mut at = split(path).0;
         while !at.is_empty() && !self.changes.contains_key(at) {
             if let Some(entry) = self.base_entry(at)? {
-                self.changes.insert(at.to_vec(), Change::new(entry));
+                let change = Box::new(Change::new(entry));
+                self.changes.insert(at.to_vec(), change);
             }
             at = split(at).0;
         }
@@ -266,21 +281,21 @@ impl<'a> Target<'a> {
     }
 
     /// The layer: changes in canonical order, and whiteouts for what replaced directories of the base hide.
-    pub(super) fn finish(self) -> Result<(Vec<Change>, Vec<Vec<u8>>), Error> {
+    pub(super) fn finish(self) -> Result<Finished, Error> {
         let mut whiteouts = Vec::new();
         if let Some(base) = self.base {
             for path in &self.gone {
                 self.hide(base, path, &mut whiteouts)?;
             }
         }
-        let with_path = |(path, mut change): (Vec<u8>, Change)| {
+        let with_path = |(path, mut change): (Vec<u8>, Box<Change>)| {
             change.entry.path = path;
             change
         };
-        let mut changes: Vec<Change> = self.changes.into_iter().map(with_path).collect();
+        let mut changes: Vec<Box<Change>> = self.changes.into_iter().map(with_path).collect();
         changes.sort_unstable_by(|a, b| crate::layer::compare(&a.entry.path, &b.entry.path));
         number_links(&mut changes);
-        Ok((changes, whiteouts))
+        Ok(Finished { changes, whiteouts })
     }
 
     /// A directory that came again at a path must not show what the base has in it.
@@ -309,7 +324,7 @@ impl<'a> Target<'a> {
 }
 
 /// The first of the files that are one file has the content; the others become hard links to it.
-fn number_links(changes: &mut [Change]) {
+fn number_links(changes: &mut [Box<Change>]) {
     let mut first: HashMap<LinkKey, usize> = HashMap::new();
     for at in 0..changes.len() {
         let Some(link) = changes[at].link else {

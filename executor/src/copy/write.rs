@@ -4,7 +4,7 @@
 
 use super::archive::Spool;
 use super::paths::show;
-use super::target::{Change, Data};
+use super::target::{Change, Data, Finished};
 use super::{CopySourceFiles, Written};
 use crate::Error;
 use crate::layer::{LayerWriter, compare};
@@ -21,7 +21,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 /// Larger files are not read ahead.
 const AHEAD_FILE: u64 = 256 * 1024;
 /// Bytes read ahead at most.
-const AHEAD_BYTES: usize = 8 << 20;
+const AHEAD_BYTES: usize = 2 << 20;
 /// With fewer small files another thread does not pay.
 const AHEAD_FROM: usize = 32;
 
@@ -61,8 +61,7 @@ impl<'a> Contents<'a> {
 
 /// Writes the tar and the index.
 pub(super) fn write(
-    changes: &[Change],
-    whiteouts: &[Vec<u8>],
+    finished: &Finished,
     contents: Contents<'_>,
     tar: &Path,
     index: &Path,
@@ -73,11 +72,13 @@ pub(super) fn write(
         source,
     })?;
     let mut writer = LayerWriter::new(file);
-    let mut whiteouts: Vec<&[u8]> = whiteouts.iter().map(Vec::as_slice).collect();
+    let changes = &finished.changes;
+    let mut whiteouts: Vec<&[u8]> = finished.whiteouts.iter().map(Vec::as_slice).collect();
     whiteouts.sort_unstable_by(|a, b| compare(a, b));
     let mut hidden = whiteouts.into_iter().peekable();
     let ahead: Vec<&Change> = changes
         .iter()
+        .map(|change| &**change)
         .filter(|change| is_read_ahead(change))
         .collect();
     let queue = (ahead.len() >= AHEAD_FROM).then(Queue::default);

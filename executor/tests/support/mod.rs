@@ -1,4 +1,5 @@
 //! Folders and layers as lists of lines, for tables of cases.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use executor::context::{Context, IgnoreRules};
@@ -165,7 +166,8 @@ pub fn make(folder: &Path, lines: &str) {
             "l" => std::os::unix::fs::symlink(words.next().unwrap(), &path).unwrap(),
             "h" => std::fs::hard_link(folder.join(words.next().unwrap()), &path).unwrap(),
             "p" => {
-                rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from(0o644)).unwrap()
+                rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::from(0o644))
+                    .unwrap();
             }
             other => panic!("no such kind: {other}"),
         }
