@@ -1,8 +1,8 @@
 //! COPY by tables: a source tree, what is below, the instruction, and the layer that must come of it.
 #![allow(
     clippy::unwrap_used,
-    clippy::type_complexity,
-    reason = "helpers of tests"
+    clippy::too_many_lines,
+    reason = "helpers and tables of tests"
 )]
 
 mod support;

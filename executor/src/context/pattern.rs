@@ -231,9 +231,9 @@ impl PatternSet {
     fn candidates(&self, path: &[u8]) -> Option<Vec<bool>> {
         let prefilter = self.prefilter.as_ref()?;
         let mut candidates = vec![false; self.patterns.len()];
-        // A path with a trailing slash or bytes outside UTF-8 is rare: every pattern is a candidate.
+        // `globset` sees no file name in paths that end so, and such paths are rare: every pattern is a candidate.
         match std::str::from_utf8(path) {
-            Ok(text) if !text.ends_with('/') => {
+            Ok(text) if !text.ends_with(['/', '.']) => {
                 for position in prefilter.matches(text) {
                     candidates[position] = true;
                 }
