@@ -63,7 +63,7 @@ impl Failure {
             }
             Self::Build(report) => eprint!("{}", report.render(environment.colour)),
             Self::Other(message) => {
-                eprintln!("{}", render::error_line(&message, environment.colour))
+                eprintln!("{}", render::error_line(&message, environment.colour));
             }
             Self::Interrupted => {
                 eprintln!("{}", render::error_line("interrupted", environment.colour));

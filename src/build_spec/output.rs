@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
             return Err(invalid("a folder cannot be written to standard output"));
         }
         None if matches!(output.kind, OutputKind::Tar | OutputKind::Oci) => {
-            output.dest = Some(OutputDest::Stdout)
+            output.dest = Some(OutputDest::Stdout);
         }
         None if output.kind == OutputKind::Docker => output.kind = OutputKind::Image,
         _ => {}

@@ -63,7 +63,7 @@ pub fn run(args: &HistoryArgs, space: &Space) -> Result<(), Failure> {
 }
 
 fn shown(text: &str, whole: bool) -> String {
-    let text = text.replace('\n', " ").replace('\t', " ");
+    let text = text.replace(['\n', '\t'], " ");
     if whole || text.chars().count() <= SHORT {
         return text;
     }

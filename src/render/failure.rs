@@ -69,21 +69,16 @@ impl BuildReport {
     }
 
     fn write_hints(&self, out: &mut String) {
-        match &self.failure.error {
-            executor::Error::Command { exit, log, .. } => {
-                if let Some(meaning) = exit_meaning(*exit) {
-                    let _ = writeln!(out, "  what it means: {meaning}");
-                }
-                if let Some(log) = log {
-                    let _ = writeln!(out, "  whole log: {}", log.display());
-                }
+        if let executor::Error::Command { exit, log, .. } = &self.failure.error {
+            if let Some(meaning) = exit_meaning(*exit) {
+                let _ = writeln!(out, "  what it means: {meaning}");
             }
-            executor::Error::Copy {
-                help: Some(help), ..
-            } => {
-                let _ = writeln!(out, "  help: {help}");
+            if let Some(log) = log {
+                let _ = writeln!(out, "  whole log: {}", log.display());
             }
-            _ => {}
+        }
+        if let Some(help) = self.failure.error.help() {
+            let _ = writeln!(out, "  help: {help}");
         }
     }
 }

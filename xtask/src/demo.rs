@@ -12,7 +12,7 @@ pub fn run() -> Result<(), String> {
         "busybox=oci-layout://{}",
         root.join("testdata/images/busybox").display()
     );
-    let archive = shell::target_dir().join("demo.oci.tar");
+    let archive = shell::target_dir().join("demo.tar");
     shell::run(
         Command::new(&kiln)
             .arg("build")
@@ -22,7 +22,7 @@ pub fn run() -> Result<(), String> {
             .arg("-o")
             .arg("type=image")
             .arg("-o")
-            .arg(format!("type=oci,dest={}", archive.display()))
+            .arg(format!("type=docker,dest={}", archive.display()))
             .arg(root.join("examples/generated-site")),
     )?;
     shell::run(Command::new(&kiln).arg("--root").arg(&store).arg("images"))?;

@@ -76,7 +76,7 @@ fn check(package: &Value, name: &str, allowed: &[&str], problems: &mut Vec<Strin
         let is_dev = dependency["kind"].as_str() == Some("dev");
         let ours = ALLOWED.iter().any(|(known, _)| *known == target);
         let dev_only = target == "kiln-testkit" && is_dev;
-        if ours && !dev_only && !(is_dev && name == "kiln") && !allowed.contains(&target) {
+        if ours && !dev_only && !allowed.contains(&target) {
             problems.push(format!("{name} must not depend on {target}"));
         }
         if PURE.contains(&name) && !is_dev && IMPURE_LIBRARIES.contains(&target) {

@@ -9,6 +9,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Stands for the registry of the recorded runs; images "pushed" there are in the store.
+pub const REGISTRY: &str = "localhost:5000";
+
 /// mtime of every context file in the recorded runs.
 const CONTEXT_MTIME: &str = "@1485449953";
 
@@ -16,7 +19,13 @@ const CONTEXT_MTIME: &str = "@1485449953";
 pub fn context(dir: &Path, ops: &Value) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
     for op in ops.as_array().into_iter().flatten() {
-        apply(dir, op).map_err(|error| format!("context op {op}: {error}"))?;
+        apply(dir, op).map_err(|error| {
+            if error.starts_with(super::builds::LEFT_OUT) {
+                error
+            } else {
+                format!("context op {op}: {error}")
+            }
+        })?;
     }
     shell::output(Command::new("find").arg(dir).args([
         "-exec",
@@ -38,6 +47,9 @@ fn apply(dir: &Path, op: &Value) -> Result<(), String> {
         std::fs::create_dir_all(parent).map_err(failed)?;
     }
     match text("op") {
+        "file" if op["content"].is_null() && op["size"].as_u64().unwrap_or(0) > 0 => {
+            return Err("left out: the corpus does not hold this file".to_owned());
+        }
         "file" => std::fs::write(&path, content(&op["content"])?).map_err(failed)?,
         "dir" => std::fs::create_dir_all(&path).map_err(failed)?,
         "symlink" => return symlink(text("target"), &path).map_err(failed),
@@ -60,7 +72,7 @@ fn apply(dir: &Path, op: &Value) -> Result<(), String> {
 /// File content: text, `{"base64"}`, `{"tar": [...]}`, `{"gzip": ...}`.
 fn content(value: &Value) -> Result<Vec<u8>, String> {
     if let Some(text) = value.as_str() {
-        return Ok(text.as_bytes().to_vec());
+        return Ok(text.replace("{registry}", REGISTRY).into_bytes());
     }
     if value.is_null() {
         return Ok(Vec::new());
@@ -140,8 +152,8 @@ pub struct Bases {
     work: PathBuf,
     /// The binary.
     pub kiln: PathBuf,
-    /// Layers of busybox, for merged trees.
-    pub busybox: Vec<Vec<(String, super::image::Entry)>>,
+    /// Layers of the base images.
+    layers: Vec<Vec<(String, super::image::Entry)>>,
 }
 
 impl Bases {
@@ -172,12 +184,23 @@ impl Bases {
                     .arg(&archive),
             )?;
         }
-        let busybox = super::image::read(&images.join("busybox"))?.layers;
+        let mut layers = Vec::new();
+        for name in ["busybox", "alpine"] {
+            layers.extend(super::image::read(&images.join(name))?.layers);
+        }
         Ok(Self {
             work: work.to_owned(),
             kiln,
-            busybox,
+            layers,
         })
+    }
+
+    /// The layer itself, when it is one of a base image.
+    pub fn known_layer(
+        &self,
+        layer: Option<&Vec<(String, super::image::Entry)>>,
+    ) -> Option<Vec<(String, super::image::Entry)>> {
+        layer.filter(|layer| self.layers.contains(layer)).cloned()
     }
 
     /// A fresh store with the base images in it.

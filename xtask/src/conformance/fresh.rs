@@ -45,7 +45,7 @@ fn one(
         let value = value.as_str().unwrap_or_default();
         match key.split_once(':') {
             Some(("build-arg", key)) => {
-                args.extend(["--build-arg".to_owned(), format!("{key}={value}")])
+                args.extend(["--build-arg".to_owned(), format!("{key}={value}")]);
             }
             Some(("label", key)) => args.extend(["--label".to_owned(), format!("{key}={value}")]),
             _ if key == "target" => args.extend(["--target".to_owned(), value.to_owned()]),

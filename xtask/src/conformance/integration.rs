@@ -91,7 +91,7 @@ fn plan(build: &Value, golden: &Value, dir: &Path) -> Result<Build, String> {
     }
     for export in build["exports"].as_array().into_iter().flatten() {
         if let Some(name) = export["attrs"]["name"].as_str() {
-            push("-t", registry(name));
+            push("-o", format!("type=image,name={}", registry(name)));
         }
         if text(&export["type"]) == "local" {
             push(
@@ -114,11 +114,19 @@ fn plan(build: &Value, golden: &Value, dir: &Path) -> Result<Build, String> {
     if build["no_cache"] == Value::Bool(true) {
         args.push("--no-cache".to_owned());
     }
-    let file = build["filename"].as_str().unwrap_or("Dockerfile");
-    args.extend([
-        "-f".to_owned(),
-        format!("{}/{file}", text(&build["dockerfile_dir"])),
-    ]);
+    // Without a name the default is looked for in the context, as the recorded runs did.
+    let same = build["dockerfile_dir"] == build["context"] || build["dockerfile_dir"].is_null();
+    if let Some(file) = build["filename"].as_str() {
+        args.extend([
+            "-f".to_owned(),
+            format!("{}/{file}", text(&build["dockerfile_dir"])),
+        ]);
+    } else if !same {
+        args.extend([
+            "-f".to_owned(),
+            format!("{}/Dockerfile", text(&build["dockerfile_dir"])),
+        ]);
+    }
     args.push(text(&build["context"]).to_owned());
     Ok(Build {
         args,
@@ -130,7 +138,7 @@ fn plan(build: &Value, golden: &Value, dir: &Path) -> Result<Build, String> {
 }
 
 fn registry(text: &str) -> String {
-    text.replace("{registry}", "localhost:5000")
+    text.replace("{registry}", super::fixture::REGISTRY)
 }
 
 fn strings(value: &Value) -> Vec<String> {
