@@ -303,3 +303,29 @@ fn a_named_context_can_be_an_image_or_take_another_name() {
         assert_eq!(place.files(&request)["a"], "file 644 0:0 one", "{key}");
     }
 }
+
+#[test]
+fn a_slow_registry_can_be_given_up() {
+    let place = Place::new();
+    // A server that takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut request = place.request(&format!("FROM {}/x\n", silent.local_addr().unwrap()));
+    request.insecure_registries = vec![silent.local_addr().unwrap().to_string()];
+    let cancel = planner::scheduler::Cancel::default();
+    let stopper = cancel.clone();
+    let before = std::time::Instant::now();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        stopper.cancel();
+    });
+    let failure =
+        executor::build::build(&place.store, &request, &Recorder::default(), &cancel, None)
+            .unwrap_err();
+    thread.join().unwrap();
+    assert!(
+        matches!(failure.error, executor::Error::Cancelled),
+        "{}",
+        failure_text(&failure)
+    );
+    assert!(before.elapsed() < std::time::Duration::from_secs(5));
+}

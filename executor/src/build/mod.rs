@@ -100,7 +100,7 @@ pub fn build(
 ) -> Result<BuildResult, BuildFailure> {
     let dockerfile = parse(request, ui)?;
     let space = Space::new(store.clone());
-    let remote = Remote::new(request);
+    let remote = Remote::new(request, cancel);
     let resolver = Resolver {
         space: &space,
         request,

@@ -5,14 +5,20 @@ use crate::Error;
 use crate::build::manifest::{self, Desc};
 use crate::request::BuildRequest;
 use oci_spec::image::Digest;
+use planner::scheduler::Cancel;
 use registry_client::{Client, ClientOptions, FetchedManifest, Reference};
 use std::future::Future;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+
+/// How often a transfer looks whether it is to stop.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A lazily started client.
 pub(crate) struct Remote {
     options: ClientOptions,
+    cancel: Cancel,
     started: OnceLock<(Runtime, Client)>,
 }
 
@@ -25,7 +31,7 @@ impl std::fmt::Debug for Remote {
 }
 
 impl Remote {
-    pub(crate) fn new(request: &BuildRequest) -> Self {
+    pub(crate) fn new(request: &BuildRequest, cancel: &Cancel) -> Self {
         let proxy = |names: [&str; 2]| {
             names
                 .iter()
@@ -43,6 +49,7 @@ impl Remote {
         };
         Self {
             options,
+            cancel: cancel.clone(),
             started: OnceLock::new(),
         }
     }
@@ -69,12 +76,16 @@ impl Remote {
         F: Future<Output = Result<T, registry_client::Error>>,
     {
         let (runtime, client) = self.started()?;
-        runtime
-            .block_on(call(client.clone()))
-            .map_err(|source| Error::Registry {
-                reference: reference.to_string(),
-                source,
-            })
+        let call = call(client.clone());
+        runtime.block_on(async {
+            tokio::select! {
+                ended = call => ended.map_err(|source| Error::Registry {
+                    reference: reference.to_string(),
+                    source,
+                }),
+                () = cancelled(&self.cancel) => Err(Error::Cancelled),
+            }
+        })
     }
 
     /// A manifest or index, by the reference or by digest in its repository.
@@ -132,5 +143,12 @@ impl Remote {
         self.run(reference, |client| async move {
             client.blob(reference, &descriptor, sink).await
         })
+    }
+}
+
+/// Ends when the build is to stop.
+async fn cancelled(cancel: &Cancel) {
+    while !cancel.is_cancelled() {
+        tokio::time::sleep(CANCEL_INTERVAL).await;
     }
 }
