@@ -9,7 +9,7 @@ use oci_spec::image::{Descriptor, MediaType};
 use std::fs::{self, File};
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use store::Store;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -39,10 +39,40 @@ fn main() -> Outcome<()> {
     peak()
 }
 
-fn report(what: &str, start: Instant, bytes: u64) {
-    let seconds = start.elapsed().as_secs_f64();
-    let speed = bytes as f64 / 1e6 / seconds;
-    let line = format!("{what:45} {seconds:7.3} s {speed:8.0} MB/s\n");
+/// Wall clock and CPU time at the beginning of a step.
+struct Start {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Start {
+    fn now() -> Self {
+        Self {
+            wall: Instant::now(),
+            cpu: cpu_time(),
+        }
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
+fn report(what: &str, start: &Start, bytes: u64) {
+    let (wall, cpu) = (
+        start.wall.elapsed().as_secs_f64(),
+        (cpu_time() - start.cpu).as_secs_f64(),
+    );
+    let speed = bytes as f64 / 1e6;
+    let line = format!(
+        "{what:40} {wall:7.3} s {:6.0} MB/s   CPU {cpu:7.3} s {:6.0} MB/s\n",
+        speed / wall,
+        speed / cpu
+    );
     drop(std::io::stdout().write_all(line.as_bytes()));
 }
 
@@ -79,7 +109,7 @@ fn entry(path: String, kind: Kind) -> Entry {
 
 fn write_layer(dir: &Path, tar: &Path, what: &str) -> Outcome<()> {
     drop(fs::remove_file(tar));
-    let start = Instant::now();
+    let start = Start::now();
     let mut writer = LayerWriter::new(File::create(tar)?);
     let mut subs: Vec<PathBuf> = fs::read_dir(dir)?
         .map(|e| e.map(|e| e.path()))
@@ -103,21 +133,34 @@ fn write_layer(dir: &Path, tar: &Path, what: &str) -> Outcome<()> {
         }
     }
     let written = writer.finish(&tar.with_extension("index"))?;
-    report(what, start, written.size);
+    report(what, &start, written.size);
     Ok(())
 }
 
+/// Counts what is written.
+struct Count(u64);
+
+impl std::io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 fn compress(tar: &Path, compression: Compression) -> Outcome<()> {
-    let start = Instant::now();
-    let mut sink = BlockCompressor::new(Vec::new(), compression, None)?;
+    let start = Start::now();
+    let mut sink = BlockCompressor::new(Count(0), compression, None)?;
     let size = std::io::copy(&mut File::open(tar)?, &mut sink)?;
-    let packed = sink.finish()?.len() as u64;
+    let packed = sink.finish()?.0;
     report(
         &format!(
             "{compression:?}, to {:.1} %",
             packed as f64 * 100.0 / size as f64
         ),
-        start,
+        &start,
         size,
     );
     Ok(())
@@ -129,34 +172,34 @@ fn unpack(space: &Space, tar: &Path) -> Outcome<()> {
     let mut hasher = store.blob_writer()?;
     std::io::copy(&mut File::open(tar)?, &mut hasher)?;
     let (diff_id, _) = hasher.commit(None)?;
-    let start = Instant::now();
+    let start = Start::now();
     let plain = Descriptor::new(MediaType::ImageLayer, size, diff_id.clone());
     layer::register_blob(space, &diff_id, &plain)?;
     layer::readable(space, &diff_id)?;
-    report("index a plain tar", start, size);
-    let start = Instant::now();
+    report("index a plain tar", &start, size);
+    let start = Start::now();
     let tree = layer::tree(space, &diff_id)?;
-    report("unpack a plain tar", start, size);
-    let start = Instant::now();
+    report("unpack a plain tar", &start, size);
+    let start = Start::now();
     let blob = layer::blob(space, &diff_id, Compression::Gzip(6), false)?;
-    report("blob, gzip", start, size);
+    report("blob, gzip", &start, size);
     space.remove_tree(&tree)?;
     fs::remove_file(store.blob_path(&diff_id))?;
-    let start = Instant::now();
+    let start = Start::now();
     layer::tree(space, &diff_id)?;
-    report("unpack its gzip blob", start, size);
+    report("unpack its gzip blob", &start, size);
     fs::remove_file(store.layer_index(&diff_id).ok_or("no index")?)?;
-    let start = Instant::now();
+    let start = Start::now();
     let files = layer::readable(space, &diff_id)?;
-    report("index its gzip blob, keeping the tar", start, size);
-    let start = Instant::now();
+    report("index its gzip blob, keeping the tar", &start, size);
+    let start = Start::now();
     let view = View::load(&[files])?;
     report(
         "load the index",
-        start,
+        &start,
         fs::metadata(store.layer_index(&diff_id).ok_or("no index")?)?.len(),
     );
-    let start = Instant::now();
+    let start = Start::now();
     let mut pending = vec![Vec::new()];
     let (mut count, mut bytes) = (0u64, 0);
     while let Some(dir) = pending.pop() {
@@ -178,7 +221,7 @@ fn unpack(space: &Space, tar: &Path) -> Outcome<()> {
     }
     report(
         &format!("walk and read the view, {count} entries"),
-        start,
+        &start,
         bytes,
     );
     drop(blob);
@@ -195,15 +238,15 @@ fn capture(space: &Space, small: &Path, folder: &Path) -> Outcome<()> {
     if !status.success() {
         return Err("cp".into());
     }
-    let start = Instant::now();
+    let start = Start::now();
     let written = layer::capture(space, &upper, &Snapshot::default())?;
-    report("capture 50,000 files", start, written.size);
-    let start = Instant::now();
+    report("capture 50,000 files", &start, written.size);
+    let start = Start::now();
     layer::blob(space, &written.diff_id, Compression::Uncompressed, false)?;
-    report("write its tar from the tree", start, written.size);
-    let start = Instant::now();
+    report("write its tar from the tree", &start, written.size);
+    let start = Start::now();
     layer::blob(space, &written.diff_id, Compression::Gzip(6), false)?;
-    report("blob, gzip", start, written.size);
+    report("blob, gzip", &start, written.size);
     Ok(())
 }
 

@@ -4,14 +4,17 @@
 
 mod layer_support;
 
-use executor::layer::{self, Limits};
+use executor::layer::{self, Compression, Limits};
 use executor::snapshot::View;
+use executor::space::Space;
 use executor::tree::FileTree as _;
 use layer_support::{Scratch, TarMaker, gzip, is_root};
+use oci_spec::image::{Descriptor, MediaType};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
+use store::Store;
 
 /// Reads and unpacks a layer; the error, or the tree's folder.
 fn take(scratch: &Scratch, tar: &[u8], blob: &[u8]) -> Result<std::path::PathBuf, String> {
@@ -514,6 +517,69 @@ fn threads_unpack_once() {
             .collect()
     });
     assert_eq!(trees.len(), 1);
+}
+
+/// Two handles on one store are as two processes to each other.
+#[test]
+fn processes_may_unpack_at_once() {
+    let (scratch, tar) = (Scratch::new(), sample());
+    let diff_id = scratch.register(&tar, &gzip(&tar));
+    let root = scratch.space.store().root();
+    let unfinished = || std::fs::read_dir(root.join("scratch")).unwrap().count();
+    let before = unfinished();
+    std::thread::scope(|scope| {
+        let work = || {
+            let space = Space::new(Store::open(root).unwrap());
+            let files = layer::readable(&space, &diff_id).unwrap();
+            let tree = layer::tree(&space, &diff_id).unwrap();
+            assert!(tree.join("d/f").is_file() && files.index.is_file());
+        };
+        let threads: Vec<_> = (0..6).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+    });
+    assert_eq!(unfinished(), before, "nothing half-made is left");
+}
+
+#[test]
+fn a_full_disk_is_told() {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    if layer_support::skip_without_root("mounting a small tmpfs") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let options = c"size=1m";
+    mount(
+        "tmpfs",
+        folder.path(),
+        "tmpfs",
+        MountFlags::empty(),
+        options,
+    )
+    .unwrap();
+    let tar = TarMaker::new().file("a", &"x".repeat(4 << 20)).end();
+    let blob = gzip(&tar);
+    let shown = std::panic::catch_unwind(|| {
+        let space = Space::new(Store::open(&folder.path().join("store")).unwrap());
+        let digest = space.store().put_blob(&blob).unwrap();
+        let descriptor = Descriptor::new(MediaType::ImageLayerGzip, blob.len() as u64, digest);
+        let diff_id = layer_support::sha256(&tar);
+        layer::register_blob(&space, &diff_id, &descriptor).unwrap();
+        [
+            layer::readable(&space, &diff_id).map(drop),
+            layer::tree(&space, &diff_id).map(drop),
+            layer::blob(&space, &diff_id, Compression::Uncompressed, false).map(drop),
+        ]
+        .map(|result| executor::error::chain(&result.unwrap_err()))
+    });
+    unmount(folder.path(), UnmountFlags::DETACH).unwrap();
+    for error in shown.unwrap() {
+        assert!(
+            error.contains("could not write") && error.contains("No space left"),
+            "{error}"
+        );
+    }
 }
 
 /// Header blocks with right checksums around random fields, so that reading gets beyond the first check.

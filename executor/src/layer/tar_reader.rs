@@ -296,25 +296,30 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|&b| b == 0).next().unwrap_or_default()
 }
 
-/// The header's own name; with the prefix only where the format has one (GNU keeps times there).
+/// The header's own name; with the prefix only where the format has one (GNU keeps times there, star's is shorter).
 fn short_name(header: &Header) -> Vec<u8> {
-    let name = until_nul(&header.as_old().name);
-    match header.as_ustar().map(|ustar| until_nul(&ustar.prefix)) {
-        Some(prefix) if !prefix.is_empty() => [prefix, b"/", name].concat(),
-        _ => name.to_vec(),
+    let (name, block) = (until_nul(&header.as_old().name), header.as_bytes());
+    if &block[257..263] != b"ustar\0" {
+        return name.to_vec();
+    }
+    let end = if &block[508..512] == b"tar\0" {
+        476
+    } else {
+        500
+    };
+    match until_nul(&block[345..end]) {
+        b"" => name.to_vec(),
+        prefix => [prefix, b"/", name].concat(),
     }
 }
 
 fn device(header: &Header) -> Option<(u32, u32)> {
-    let (major, minor) = match (header.as_ustar(), header.as_gnu()) {
-        (Some(ustar), _) => (&ustar.dev_major, &ustar.dev_minor),
-        (None, Some(gnu)) => (&gnu.dev_major, &gnu.dev_minor),
-        (None, None) => return Some((0, 0)),
-    };
-    Some((
-        u32::try_from(number(major)?).ok()?,
-        u32::try_from(number(minor)?).ok()?,
-    ))
+    let block = header.as_bytes();
+    if &block[257..262] != b"ustar" {
+        return Some((0, 0));
+    }
+    let part = |field: &[u8]| u32::try_from(number(field)?).ok();
+    Some((part(&block[329..337])?, part(&block[337..345])?))
 }
 
 /// A numeric field: octal with blanks and NULs around it, or two's complement in base 256 when the first bit is set.
