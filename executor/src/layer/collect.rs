@@ -5,7 +5,7 @@
 //! (image-spec layer.md#whiteouts): with an entry of the same path they make a directory opaque and otherwise say nothing.
 
 use super::index::{IndexBuilder, Node, What};
-use super::order::{OPAQUE_MARKER, WHITEOUT_PREFIX};
+use super::order::{OPAQUE_MARKER, WHITEOUT_PREFIX, clean};
 use super::tar_reader::RawEntry;
 use super::xattr::{encode_xattrs, kept_xattrs};
 use crate::tree::FileDigest;
@@ -565,32 +565,6 @@ impl Draft {
             xattrs: Box::default(),
         }
     }
-}
-
-/// Components of a stored name. A leading slash means the root, as every reader takes it; `..` is refused.
-fn clean(name: &[u8]) -> Result<Vec<&[u8]>, String> {
-    if name.contains(&0) {
-        return Err("a NUL byte in the name".into());
-    }
-    let components: Vec<&[u8]> = name
-        .split(|&b| b == b'/')
-        .filter(|c| !c.is_empty() && *c != b".")
-        .collect();
-    if components.contains(&&b".."[..]) {
-        return Err("the path leads out of the layer".into());
-    }
-    if components.iter().any(|c| c.len() > 255) {
-        return Err("a name of more than 255 bytes".into());
-    }
-    let markers = components
-        .iter()
-        .rev()
-        .skip(1)
-        .any(|c| c.starts_with(WHITEOUT_PREFIX));
-    if markers {
-        return Err("a directory named like a whiteout".into());
-    }
-    Ok(components)
 }
 
 fn child(dir: &[u8], name: &[u8]) -> Vec<u8> {

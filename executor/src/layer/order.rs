@@ -76,6 +76,32 @@ pub(crate) fn name_problem(path: &[u8]) -> Option<&'static str> {
         })
 }
 
+/// Components of a stored name. A leading slash means the root, as every reader takes it; `..` is refused.
+pub(crate) fn clean(name: &[u8]) -> Result<Vec<&[u8]>, String> {
+    if name.contains(&0) {
+        return Err("a NUL byte in the name".into());
+    }
+    let components: Vec<&[u8]> = name
+        .split(|&b| b == b'/')
+        .filter(|c| !c.is_empty() && *c != b".")
+        .collect();
+    if components.contains(&&b".."[..]) {
+        return Err("the path leads out of the layer".into());
+    }
+    if components.iter().any(|c| c.len() > 255) {
+        return Err("a name of more than 255 bytes".into());
+    }
+    let markers = components
+        .iter()
+        .rev()
+        .skip(1)
+        .any(|c| c.starts_with(WHITEOUT_PREFIX));
+    if markers {
+        return Err("a directory named like a whiteout".into());
+    }
+    Ok(components)
+}
+
 /// A path for messages.
 pub(crate) fn show(path: &[u8]) -> String {
     format!("/{}", path.escape_ascii())
