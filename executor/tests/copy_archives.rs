@@ -272,6 +272,12 @@ fn owners_can_be_overridden() {
 fn hostile_archives() {
     let cases: &[(&str, &[Member<'_>], &str, Result<&str, &str>)] = &[
         (
+            "an entry without a name",
+            &[("", FILE, 0o644, ""), ("f", FILE, 0o644, "x")],
+            "",
+            Ok("d x 755 0:0\nf x/f 644 7:8 x"),
+        ),
+        (
             "dots",
             &[("../../f", FILE, 0o644, "x")],
             "",

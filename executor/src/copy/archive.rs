@@ -85,7 +85,7 @@ pub(super) fn open<'r>(
     let Some(stream) = decompress(content, spool)? else {
         return Ok(None);
     };
-    let mut reader = TarReader::new(BufReader::with_capacity(BUFFER, stream));
+    let mut reader = TarReader::new(BufReader::with_capacity(BUFFER, stream)).with_unnamed();
     Ok(match reader.next_entry() {
         Ok(Some(first)) => Some(Opened { reader, first }),
         Ok(None) | Err(_) => None,

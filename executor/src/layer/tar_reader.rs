@@ -54,6 +54,8 @@ pub(crate) struct TarReader<R: BufRead> {
     /// Content of the current entry not read yet, and its padding.
     left: u64,
     pad: usize,
+    /// Entries without a name are given out, not refused.
+    unnamed: bool,
 }
 
 /// Records of an extended header that say something here.
@@ -77,6 +79,15 @@ impl<R: BufRead> TarReader<R> {
             position: 0,
             left: 0,
             pad: 0,
+            unnamed: false,
+        }
+    }
+
+    /// Gives out entries without a name too, as archives that are not layers can have one for their top.
+    pub(crate) fn with_unnamed(self) -> Self {
+        Self {
+            unnamed: true,
+            ..self
         }
     }
 
@@ -114,7 +125,7 @@ impl<R: BufRead> TarReader<R> {
         let link = extended
             .link
             .unwrap_or_else(|| until_nul(&old.linkname).to_vec());
-        if name.is_empty() {
+        if name.is_empty() && !self.unnamed {
             return Err(Problem::Tar("an entry has no name".into()));
         }
         if name.len() > PATH_LIMIT || link.len() > PATH_LIMIT {
