@@ -154,8 +154,8 @@ pub fn make(folder: &Path, lines: &str) {
                 let mode = mode(words.next());
                 let content = words.next().unwrap_or_default().replace("\\n", "\n");
                 std::fs::write(&path, content).unwrap();
-                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
                 set_time(&path, 1_000_000_000);
+                std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
             }
             "d" => {
                 std::fs::create_dir_all(&path).unwrap();
