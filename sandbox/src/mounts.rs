@@ -193,7 +193,7 @@ fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
         new_mount(
             "tmpfs",
             &[("mode", "1777"), ("size", &shm_size)],
-            NOSUID | NODEV | NOEXEC,
+            NOSUID | NODEV,
         )?,
     )?;
     attach_new("mqueue", new_mount("mqueue", &[], NOSUID | NODEV | NOEXEC)?)

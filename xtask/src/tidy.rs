@@ -15,7 +15,7 @@ const LEFTOVERS: &[&str] = &[
     concat!("XX", "X:"),
     concat!("todo", "!("),
     concat!("unimplemented", "!("),
-    concat!("#[ig", "nore"),
+    concat!("#[ig", "nore]"),
 ];
 
 /// Files that are tables and may be long.

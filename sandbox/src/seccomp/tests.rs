@@ -1,3 +1,5 @@
+//! Golden and behaviour tests of the filter: the compiled program is run over tables of calls.
+
 use super::{Filter, arm, compile, i386, native, parse, tables};
 use std::collections::BTreeMap;
 

@@ -64,7 +64,7 @@ impl Bench {
         command
             .arg("build")
             .arg("--root")
-            .arg(self.work.path().join(store))
+            .arg(self.work.path().join("stores").join(store))
             .args(["-q", "-t", "bench", "--build-context", &self.base])
             .args(extra)
             .arg(context)
