@@ -98,7 +98,11 @@ pub trait FileTree {
     fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, Error> {
         let mut children = Vec::new();
         for name in self.list(path)? {
-            let full = if path.is_empty() { name.clone() } else { [path, b"/", &name].concat() };
+            let full = if path.is_empty() {
+                name.clone()
+            } else {
+                [path, b"/", &name].concat()
+            };
             if let Some(entry) = self.entry(&full)? {
                 children.push((name, entry));
             }
@@ -112,7 +116,11 @@ pub trait FileTree {
     /// Unreadable.
     fn complete(&self, entries: &mut [&mut Entry]) -> Result<(), Error> {
         for entry in entries {
-            if let Kind::File { digest: digest @ None, .. } = &mut entry.kind {
+            if let Kind::File {
+                digest: digest @ None,
+                ..
+            } = &mut entry.kind
+            {
                 *digest = Some(self.digest(&entry.path)?);
             }
         }

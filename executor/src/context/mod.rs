@@ -1,6 +1,6 @@
 //! Local directory contexts: `.dockerignore`, walking, digests with the stat cache.
 //!
-//! A context is read lazily, each directory at most once, and never outside its folder (see [`walk`]). What the rules hide is
+//! A context is read lazily, each directory at most once, and never outside its folder (see `walk`). What the rules hide is
 //! not there. Where sources are found and what a COPY makes of them is [`crate::copy`]'s job.
 
 mod automaton;

@@ -1,7 +1,7 @@
 //! COPY and local ADD: which files, where to, with which attributes; written straight into a layer, never through a tree.
 //!
-//! [`select`] takes what the sources name, [`apply`] places it in a [`target::Target`] by BuildKit's rules, [`write`] writes
-//! the layer. Keys come from the selection alone ([`digest`]). What steps mean and when they run is the planner's.
+//! `select` takes what the sources name, `apply` places it in a `target::Target` by BuildKit's rules, `write` writes
+//! the layer. Keys come from the selection alone (`digest`). What steps mean and when they run is the planner's.
 
 mod apply;
 mod archive;
