@@ -1,0 +1,21 @@
+//! The program as its users meet it: every test runs the `kiln` binary on a store and a context of its own and looks at
+//! exit statuses, messages and files. What single crates promise is tested beside them.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "a test may panic, says what it skips, and has no public surface"
+)]
+
+mod bad_input;
+mod cache;
+mod examples;
+mod hostile;
+mod killed;
+mod mounts;
+mod outputs;
+mod reproducible;
+mod store_commands;
+mod support;
+mod users;

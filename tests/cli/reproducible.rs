@@ -1,0 +1,42 @@
+//! Equal input gives equal bytes, whatever the store held before.
+
+use crate::support::Project;
+use std::fs;
+
+const DOCKERFILE: &str = "\
+FROM busybox AS build
+RUN mkdir -p /out/dir && echo text > /out/dir/file && ln /out/dir/file /out/linked && ln -s file /out/dir/link
+FROM busybox
+RUN echo installed > /etc/installed && rm /etc/os-release && chmod 600 /etc/installed && chown 7:8 /etc/installed
+COPY --from=build --chmod=755 /out /srv
+COPY file.txt /file.txt
+WORKDIR /made/for/this
+RUN touch now
+CMD [\"sh\"]
+";
+
+#[test]
+fn one_source_date_epoch_gives_one_archive() {
+    let mut seen = Vec::new();
+    for (kind, epoch) in [("oci", 1_700_000_000), ("docker", 1_700_000_000), ("oci", 5)] {
+        let mut archives = Vec::new();
+        for jobs in ["1", "8"] {
+            let project = Project::new(DOCKERFILE);
+            project.write("file.txt", "content");
+            let output = format!("type={kind},dest=image.tar,rewrite-timestamp=true");
+            let flags = ["--jobs", jobs, "-o", &output, "--metadata-file", "metadata"];
+            let mut command = project.build_command(&flags);
+            command.env("SOURCE_DATE_EPOCH", epoch.to_string());
+            project.run(command).ok();
+            let archive = fs::read(project.path("image.tar")).unwrap();
+            archives.push((testkit::digest_of(&archive), fs::read(project.path("metadata")).unwrap()));
+            if seen.is_empty() {
+                // Clocks go on between the builds.
+                std::thread::sleep(std::time::Duration::from_millis(1100));
+            }
+        }
+        assert_eq!(archives[0], archives[1], "{kind} {epoch}");
+        seen.push(archives.remove(0));
+    }
+    assert_ne!(seen[0], seen[2], "the epoch is in the image");
+}
