@@ -20,7 +20,10 @@ pub use error::Error;
 pub const TASKS: &[(&str, sandbox::TaskFn)] = &ALL_TASKS;
 
 const ALL_TASKS: [(&str, sandbox::TaskFn); space::TASKS.len() + 1] = {
-    let own: (&str, sandbox::TaskFn) = (build::mounts::TASK_OWN_FOLDER, build::mounts::own_folder_task);
+    let own: (&str, sandbox::TaskFn) = (
+        build::mounts::TASK_OWN_FOLDER,
+        build::mounts::own_folder_task,
+    );
     let mut all = [own; space::TASKS.len() + 1];
     let mut next = 0;
     while next < space::TASKS.len() {

@@ -156,7 +156,7 @@ fn a_base_image_gives_its_config_history_and_layers() {
         .insert("base".to_owned(), base(&place));
     let result = place.build(&request).unwrap();
     let (manifest, config) = place.image(result.digest.as_deref().unwrap());
-    assert_eq!(manifest["layers"].as_array().unwrap().len(), 2);
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 3);
     assert_eq!(
         manifest["layers"][0]["mediaType"],
         "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -169,9 +169,9 @@ fn a_base_image_gives_its_config_history_and_layers() {
         json!({"created": "2020-01-01T00:00:00Z", "created_by": "base"})
     );
     assert_eq!(history[1]["created"], "2023-11-14T22:13:20Z");
-    assert_eq!(
-        history[2]["empty_layer"], true,
-        "a WORKDIR that is there makes no layer"
+    assert!(
+        history[2]["empty_layer"].is_null(),
+        "a WORKDIR that is there makes an empty layer, as BuildKit has it"
     );
     let files = place.files(&request);
     assert_eq!(

@@ -294,12 +294,11 @@ fn a_replaced_directory_never_leads_outside() {
             let context = bench.open(&dir, "");
             for source in ["d/f", "d/sub", "."] {
                 match bench.run(&op(source, "/x/"), &bench.base(""), &context) {
-                    Ok(Some(written)) => {
+                    Ok(written) => {
                         let entries = bench.entries(&written).join("\n");
                         assert!(!entries.contains("secret"), "{source}: {entries}");
                         copied += 1;
                     }
-                    Ok(None) => {}
                     Err(error) => {
                         let error = message(&error);
                         assert!(
@@ -331,7 +330,6 @@ fn links_to_outside_stay_inside() {
     }
     let written = bench
         .run(&op(".", "/y/"), &bench.base(""), &context)
-        .unwrap()
         .unwrap();
     let layer = "d y 755 0:0\nl y/abs 0:0 -> /etc\nl y/file 0:0 -> ../outside/f\nl y/up 0:0 -> ../outside\nf y/x 644 0:0 x";
     assert_eq!(bench.entries(&written), expected(layer));

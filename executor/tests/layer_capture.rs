@@ -38,9 +38,12 @@ impl Overlay {
         for dir in [&upper, &work, &merged] {
             fs::create_dir_all(dir).unwrap();
         }
+        // The kernel takes a folder once; a layer that is in the stack twice counts at its topmost place.
+        let mut seen = std::collections::HashSet::new();
         let lowers: Vec<String> = layers
             .iter()
             .rev()
+            .filter(|l| seen.insert((*l).clone()))
             .map(|l| {
                 layer::tree(&scratch.space, l)
                     .unwrap()

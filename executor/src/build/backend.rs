@@ -87,7 +87,7 @@ impl<'a> Executor<'a> {
                 return Ok(false);
             }
         }
-        for layer in output.chain.iter().filter_map(|link| link.layer.as_ref()) {
+        for layer in output.chain.iter().map(|link| &link.layer) {
             if !fetch::available(self.space, layer)? {
                 return Ok(false);
             }
@@ -95,7 +95,7 @@ impl<'a> Executor<'a> {
         Ok(true)
     }
 
-    fn copy(&self, step: &Step, op: &CopyOp, work: &Work<'_>) -> Result<Option<Digest>, Error> {
+    fn copy(&self, step: &Step, op: &CopyOp, work: &Work<'_>) -> Result<Digest, Error> {
         let layer_key = self.link_key(step, work)?;
         if let Some(found) = self.link_hit(step, layer_key.as_ref())? {
             return Ok(found);
@@ -124,7 +124,7 @@ impl<'a> Executor<'a> {
             CopyFrom::Scratch => CopySourceTree::Empty,
         };
         let written = copy::copy(self.space, op, &base, source)?;
-        let layer = written.map(|written| self.known(written)).transpose()?;
+        let layer = self.known(written)?;
         if let Some(key) = layer_key {
             let output = StepOutput::default().with(Link {
                 layer: layer.clone(),
@@ -151,15 +151,7 @@ impl<'a> Executor<'a> {
         Ok(key::layer_key(step, &identities, source.as_ref()))
     }
 
-    #[expect(
-        clippy::option_option,
-        reason = "found or not, and a found step may have made no layer"
-    )]
-    fn link_hit(
-        &self,
-        step: &Step,
-        key: Option<&CacheKey>,
-    ) -> Result<Option<Option<Digest>>, Error> {
+    fn link_hit(&self, step: &Step, key: Option<&CacheKey>) -> Result<Option<Digest>, Error> {
         let Some(key) = key.filter(|_| !step.no_cache) else {
             return Ok(None);
         };
@@ -184,10 +176,7 @@ impl<'a> Executor<'a> {
     }
 
     /// When a root file system was first made in this store: now, unless it is an old one made again.
-    fn first_made(&self, output: &StepOutput, layer: Option<&Digest>) -> Result<i64, Error> {
-        let Some(layer) = layer else {
-            return Ok(self.request.now);
-        };
+    fn first_made(&self, output: &StepOutput, layer: &Digest) -> Result<i64, Error> {
         let mut hasher = Sha256::new();
         hasher.update(b"kiln first made 1\n");
         for layer in output.snapshot().layers.iter().chain([layer]) {
@@ -343,16 +332,14 @@ impl Backend for Executor<'_> {
             Op::Mkdir(op) => {
                 let base = work.base(op.base);
                 self.ensure(&base.layers, step.id, events, cancel)?;
-                copy::mkdir(self.space, op, &base)?
-                    .map(|written| self.known(written))
-                    .transpose()?
+                self.known(copy::mkdir(self.space, op, &base)?)?
             }
-            Op::Run(op) => Some(run::run(self, step, op, &work)?),
+            Op::Run(op) => run::run(self, step, op, &work)?,
         };
         let base = base_of(&step.op)
             .map(|index| inputs[index].clone())
             .unwrap_or_default();
-        let created = self.first_made(&base, layer.as_ref())?;
+        let created = self.first_made(&base, &layer)?;
         Ok(base.with(Link { layer, created }))
     }
 
@@ -365,11 +352,7 @@ impl Backend for Executor<'_> {
             .map(|source| self.record_reads(step.id, &source))
             .transpose()?;
         let payload = record::encode(output, &key::fields(step, source.as_ref()), reads);
-        let own: Vec<Digest> = output
-            .chain
-            .iter()
-            .filter_map(|link| link.layer.clone())
-            .collect();
+        let own: Vec<Digest> = output.chain.iter().map(|link| link.layer.clone()).collect();
         for key in keys {
             self.space.store().put_record(&key.0, &payload, &own)?;
         }
@@ -433,7 +416,7 @@ fn identity(space: &Space, output: &StepOutput) -> Result<ContentId, Error> {
     for layer in &output.base {
         hasher.update(format!("base {layer}\n"));
     }
-    for layer in output.chain.iter().filter_map(|link| link.layer.as_ref()) {
+    for layer in output.chain.iter().map(|link| &link.layer) {
         let identity = space.store().layer(layer)?.and_then(|meta| meta.identity);
         match identity {
             Some(identity) => hasher.update(format!("content {identity}\n")),

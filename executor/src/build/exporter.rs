@@ -179,7 +179,7 @@ impl Exporter<'_> {
                 .results
                 .iter()
                 .flat_map(|result| &result.chain)
-                .filter_map(|link| link.layer.as_ref())
+                .map(|link| &link.layer)
             {
                 if !replaced.contains_key(layer) {
                     replaced.insert(layer.clone(), layer::clamp_times(self.space, layer, epoch)?);

@@ -108,11 +108,8 @@ fn history(
     for mut entry in target.history[first_own..].iter().cloned() {
         if let Some(step) = entry.step {
             match links.get(&step) {
-                Some(Link {
-                    layer: Some(_),
-                    created,
-                }) => entry.created = Some(rfc3339(*created)),
-                _ => entry.empty_layer = true,
+                Some(link) => entry.created = Some(rfc3339(link.created)),
+                None => entry.empty_layer = true,
             }
         }
         entries.push(entry);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Version of the payload; others count as absent.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A step's result: its root file system, with the steps that made it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -28,8 +28,8 @@ pub(crate) struct StepOutput {
 /// What one step added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Link {
-    /// Its layer; `None` when it changed nothing.
-    pub layer: Option<Digest>,
+    /// Its layer, an empty one when it changed nothing.
+    pub layer: Digest,
     /// When this root file system was first made here, seconds since the epoch.
     pub created: i64,
 }
@@ -37,7 +37,7 @@ pub(crate) struct Link {
 impl StepOutput {
     /// The root file system.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let own = self.chain.iter().filter_map(|link| link.layer.clone());
+        let own = self.chain.iter().map(|link| link.layer.clone());
         Snapshot {
             layers: self.base.iter().cloned().chain(own).collect(),
         }

@@ -65,7 +65,7 @@ pub fn source_digest(
     Ok(digest::digest(&select::select(op, source)?))
 }
 
-/// Carries a COPY/ADD out: one new layer over `base`. `Ok(None)` when nothing changes.
+/// Carries a COPY/ADD out: one new layer over `base`, an empty one when nothing changes, as BuildKit has it.
 ///
 /// # Errors
 /// BuildKit's messages for missing sources, files in the way of directories, unknown users, bad modes.
@@ -74,7 +74,7 @@ pub fn copy(
     op: &CopyOp,
     base: &Snapshot,
     source: CopySourceTree<'_>,
-) -> Result<Option<Written>, Error> {
+) -> Result<Written, Error> {
     let scratch = space.store().scratch()?;
     let base = if op.link && !names_owner(op) {
         Vec::new()
@@ -117,16 +117,14 @@ pub fn copy(
             CopySourceTree::Empty => run(op, &base, CopySourceFiles::Empty, scratch.path())?,
         }
     };
-    written
-        .map(|written| keep(space, written, scratch.path()))
-        .transpose()
+    keep(space, written, scratch.path())
 }
 
-/// Carries a WORKDIR out: `Ok(None)` when the directory is there.
+/// Carries a WORKDIR out: one new layer, an empty one when the directory is there, as BuildKit has it.
 ///
 /// # Errors
 /// Something else is in the way.
-pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Option<Written>, Error> {
+pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Written, Error> {
     let view = View::load(&readable(space, base)?)?;
     let owner = match op.user.as_str() {
         "" => None,
@@ -143,9 +141,7 @@ pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Option<Writ
         spool: None,
     };
     let written = finish(target, contents, scratch.path())?;
-    written
-        .map(|written| keep(space, written, scratch.path()))
-        .transpose()
+    keep(space, written, scratch.path())
 }
 
 /// Ids of a `USER` or `--chown` text in a root file system: uid, gid, supplementary groups (only when no group is given).
@@ -195,7 +191,7 @@ enum JobSource {
 ///
 /// # Errors
 /// As [`copy`].
-pub fn copy_task(job: CopyJob) -> Result<Option<Written>, Error> {
+pub fn copy_task(job: CopyJob) -> Result<Written, Error> {
     match job.source {
         JobSource::Layers(layers) => run(
             &job.op,
@@ -306,7 +302,7 @@ fn run(
     base: &[LayerFiles],
     source: CopySourceFiles<'_>,
     out: &Path,
-) -> Result<Option<Written>, Error> {
+) -> Result<Written, Error> {
     let base = View::load(base)?;
     let owner = match op.chown.as_deref() {
         None | Some("") => None,
@@ -353,12 +349,9 @@ fn finish(
     target: target::Target<'_>,
     contents: write::Contents<'_>,
     out: &Path,
-) -> Result<Option<Written>, Error> {
+) -> Result<Written, Error> {
     let finished = target.finish()?;
-    if finished.changes.is_empty() {
-        return Ok(None);
-    }
-    write::write(&finished, contents, &out.join(TAR), &out.join(INDEX)).map(Some)
+    write::write(&finished, contents, &out.join(TAR), &out.join(INDEX))
 }
 
 /// Puts the layer into the store, or takes the one of equal content that it has.

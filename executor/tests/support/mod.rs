@@ -64,21 +64,15 @@ impl Bench {
             lines.lines().partition(|line| !line.contains(" @"));
         let context = self.context(&format!("base{}", unique()), &plain.join("\n"), "");
         let all = op(".", "/");
-        snapshot.layers.extend(
-            self.run(&all, &Snapshot::default(), &context)
-                .unwrap()
-                .map(|w| w.diff_id),
-        );
+        let written = self.run(&all, &Snapshot::default(), &context).unwrap();
+        snapshot.layers.push(written.diff_id);
         for line in owned {
             let (line, owner) = line.split_once(" @").unwrap();
             let context = self.context(&format!("base{}", unique()), line, "");
             let mut all = op(".", "/");
             all.chown = Some(owner.to_owned());
-            snapshot.layers.extend(
-                self.run(&all, &snapshot, &context)
-                    .unwrap()
-                    .map(|w| w.diff_id),
-            );
+            let written = self.run(&all, &snapshot, &context).unwrap();
+            snapshot.layers.push(written.diff_id);
         }
         snapshot
     }
@@ -88,7 +82,7 @@ impl Bench {
         op: &CopyOp,
         base: &Snapshot,
         context: &Context,
-    ) -> Result<Option<Written>, executor::Error> {
+    ) -> Result<Written, executor::Error> {
         copy::copy(&self.space, op, base, CopySourceTree::Context(context))
     }
 
