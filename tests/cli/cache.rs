@@ -57,13 +57,17 @@ fn a_second_build_runs_nothing() {
     let (second, warm) = build(&project, &[]);
     assert_eq!(first, second);
     let steps = work(&warm);
-    assert!(!steps.is_empty() && steps.iter().all(|(_, end)| end == "CACHED"), "{steps:?}");
+    assert!(
+        !steps.is_empty() && steps.iter().all(|(_, end)| end == "CACHED"),
+        "{steps:?}"
+    );
 
     // Another name, time or place of the context is no other content.
     project.write("../elsewhere/Dockerfile", STAGES);
     project.write("../elsewhere/one.txt", "one");
     project.write("../elsewhere/two.txt", "two");
-    let mut moved = project.command(&["build", "--progress", "plain", "--iidfile", "id", "-t", "x"]);
+    let mut moved =
+        project.command(&["build", "--progress", "plain", "--iidfile", "id", "-t", "x"]);
     moved.args(crate::support::with_busybox()).arg("elsewhere");
     assert_eq!(ran(&project.run(moved).ok()), [""; 0]);
     assert_eq!(std::fs::read_to_string(project.path("id")).unwrap(), first);
@@ -112,8 +116,14 @@ fn the_cache_can_be_refused() {
     assert_eq!(ran(&run).len(), 7, "{}", run.stderr);
     let (_, run) = build(&project, &["--no-cache-filter", "one"]);
     let names = ran(&run);
-    assert!(names.contains(&"RUN wc -c < /one > /size".to_owned()), "{names:?}");
-    assert!(!names.contains(&"RUN cat /two > /copied".to_owned()), "{names:?}");
+    assert!(
+        names.contains(&"RUN wc -c < /one > /size".to_owned()),
+        "{names:?}"
+    );
+    assert!(
+        !names.contains(&"RUN cat /two > /copied".to_owned()),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -125,8 +135,14 @@ fn build_arguments_count_where_they_are_used() {
     build(&project, &[]);
     let (_, run) = build(&project, &["--build-arg", "WHO=you"]);
     let names = ran(&run);
-    assert!(names.iter().any(|name| name == "RUN echo you > /who"), "{names:?}");
-    assert!(!names.contains(&"RUN echo base > /base".to_owned()), "{names:?}");
+    assert!(
+        names.iter().any(|name| name == "RUN echo you > /who"),
+        "{names:?}"
+    );
+    assert!(
+        !names.contains(&"RUN echo base > /base".to_owned()),
+        "{names:?}"
+    );
 }
 
 #[test]

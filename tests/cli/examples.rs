@@ -13,7 +13,11 @@ fn example(project: &Project, name: &str, args: &[&str]) {
 #[test]
 fn static_site() {
     let project = Project::new("");
-    example(&project, "static-site", &["-t", "site", "-o", "type=oci,tar=false,dest=out"]);
+    example(
+        &project,
+        "static-site",
+        &["-t", "site", "-o", "type=oci,tar=false,dest=out"],
+    );
     testkit::validate(&project.path("out")).unwrap();
     let tree = testkit::merged_tree(&project.path("out"), "latest").unwrap();
     assert!(tree.contains_key("var/www/index.html") && tree.contains_key("etc/httpd.conf"));
@@ -23,13 +27,24 @@ fn static_site() {
 #[test]
 fn generated_site() {
     let project = Project::new("");
-    example(&project, "generated-site", &["-t", "site", "-o", "type=oci,tar=false,dest=out"]);
+    example(
+        &project,
+        "generated-site",
+        &["-t", "site", "-o", "type=oci,tar=false,dest=out"],
+    );
     testkit::validate(&project.path("out")).unwrap();
     let args = ["--target", "files", "-o", "type=local,dest=pages"];
     example(&project, "generated-site", &args);
     let index = fs::read_to_string(project.path("pages/index.html")).unwrap();
     assert!(index.contains("Notes from the kiln"), "{index}");
-    let args = ["--target", "files", "-o", "pages", "--build-arg", "TITLE=Other notes"];
+    let args = [
+        "--target",
+        "files",
+        "-o",
+        "pages",
+        "--build-arg",
+        "TITLE=Other notes",
+    ];
     example(&project, "generated-site", &args);
     let index = fs::read_to_string(project.path("pages/index.html")).unwrap();
     assert!(index.contains("Other notes"), "{index}");

@@ -26,13 +26,30 @@ fn secrets_leave_no_trace() {
     let file = project.path("secret.txt");
     fs::write(&file, &secret).unwrap();
     let spec = format!("id=file,src={}", file.display());
-    let args = ["--secret", &spec, "--secret", "id=variable,env=E2E_VARIABLE"];
-    let outputs = ["-t", "x", "-o", "type=tar,dest=x.tar", "-o", "type=image", "-o", "out"];
+    let args = [
+        "--secret",
+        &spec,
+        "--secret",
+        "id=variable,env=E2E_VARIABLE",
+    ];
+    let outputs = [
+        "-t",
+        "x",
+        "-o",
+        "type=tar,dest=x.tar",
+        "-o",
+        "type=image",
+        "-o",
+        "out",
+    ];
     let mut command = project.build_command(&[&args[..], &outputs].concat());
     command.env("E2E_VARIABLE", &from_env);
     project.run(command).ok();
     let length = fs::read_to_string(project.path("out/length")).unwrap();
-    assert_eq!(length, format!("{}\n{}\n444 7\n", secret.len(), from_env.len()));
+    assert_eq!(
+        length,
+        format!("{}\n{}\n444 7\n", secret.len(), from_env.len())
+    );
 
     let files = files_below(&project.store());
     assert!(files.len() > 20, "{files:?}");
@@ -68,7 +85,10 @@ fn cache_mounts_stay_and_are_in_no_layer() {
     for (n, expected) in [("1", "1\n"), ("2", "1\n2\n"), ("3", "1\n2\n3\n")] {
         let arg = format!("N={n}");
         project.build(&["--build-arg", &arg, "-o", "out"]).ok();
-        assert_eq!(fs::read_to_string(project.path("out/log")).unwrap(), expected);
+        assert_eq!(
+            fs::read_to_string(project.path("out/log")).unwrap(),
+            expected
+        );
     }
     assert!(!project.path("out/cache/log").exists());
 }
@@ -95,6 +115,9 @@ fn tmpfs_and_bind_mounts_show_what_they_should() {
         "/context/.dockerignore\n/context/Dockerfile\n/context/kept.txt\nother\n"
     );
     assert!(!project.path("out/fast/gone").exists());
-    assert!(!project.path("out/given").exists() || fs::metadata(project.path("out/given")).unwrap().len() == 0);
+    assert!(
+        !project.path("out/given").exists()
+            || fs::metadata(project.path("out/given")).unwrap().len() == 0
+    );
     assert!(!project.path("context/made").exists());
 }

@@ -18,7 +18,11 @@ CMD [\"sh\"]
 #[test]
 fn one_source_date_epoch_gives_one_archive() {
     let mut seen = Vec::new();
-    for (kind, epoch) in [("oci", 1_700_000_000), ("docker", 1_700_000_000), ("oci", 5)] {
+    for (kind, epoch) in [
+        ("oci", 1_700_000_000),
+        ("docker", 1_700_000_000),
+        ("oci", 5),
+    ] {
         let mut archives = Vec::new();
         for jobs in ["1", "8"] {
             let project = Project::new(DOCKERFILE);
@@ -29,7 +33,10 @@ fn one_source_date_epoch_gives_one_archive() {
             command.env("SOURCE_DATE_EPOCH", epoch.to_string());
             project.run(command).ok();
             let archive = fs::read(project.path("image.tar")).unwrap();
-            archives.push((testkit::digest_of(&archive), fs::read(project.path("metadata")).unwrap()));
+            archives.push((
+                testkit::digest_of(&archive),
+                fs::read(project.path("metadata")).unwrap(),
+            ));
             if seen.is_empty() {
                 // Clocks go on between the builds.
                 std::thread::sleep(std::time::Duration::from_millis(1100));

@@ -1,1 +1,143 @@
-//! x
+//! Builds of ordinary users: with ranges of subordinate ids, and without; the same image as root's where it can be.
+
+use crate::support::{Project, Run, able, is_root, program};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// A user that is removed in the end.
+struct User {
+    name: &'static str,
+    id: u32,
+}
+
+impl User {
+    /// Makes the user anew; `None` where the tools are missing.
+    fn new(name: &'static str, ranges: bool) -> Option<Self> {
+        let _ = quiet("userdel", &[name]);
+        let kind: &[&str] = if ranges { &[] } else { &["--system"] };
+        let args = [kind, &["--no-create-home", "--shell", "/bin/sh", name]].concat();
+        // Another program may hold the lock of the user list for a moment.
+        let made = (0..50).any(|_| {
+            let made = quiet("useradd", &args);
+            if !made {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            made
+        });
+        let id = Command::new("id").args(["-u", name]).output().ok()?.stdout;
+        let id = String::from_utf8(id).ok()?.trim().parse().ok()?;
+        made.then_some(Self { name, id })
+    }
+
+    fn has_ranges(&self) -> bool {
+        let text = fs::read_to_string("/etc/subuid").unwrap_or_default();
+        let entry = format!("{}:", self.name);
+        text.lines().any(|line| line.starts_with(&entry))
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = (0..50).any(|_| {
+            let removed = quiet("userdel", &[self.name]);
+            if !removed {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            removed
+        });
+    }
+}
+
+fn quiet(tool: &str, args: &[&str]) -> bool {
+    let output = Command::new(tool).args(args).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+/// Runs a copy of the program as this user, with a store and a home of theirs.
+fn build_as(project: &Project, user: &User, args: &[&str]) -> Run {
+    let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let home = project.path(user.name);
+    fs::create_dir_all(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(user.id), Some(user.id)).unwrap();
+    open(&project.path("."), 0o755);
+    let binary = project.path("kiln");
+    if !binary.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
+        let base = project.path("base");
+        let copied = Command::new("cp").arg("-r").arg(testkit::busybox_layout()).arg(&base).status();
+        assert!(copied.unwrap().success());
+    }
+    let id = user.id.to_string();
+    let mut command = program(Path::new("/usr/bin/setpriv"));
+    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&binary);
+    command.args(["build", "--progress", "plain", "--build-context"]);
+    command.arg(format!("busybox=oci-layout://{}", project.path("base").display()));
+    command.args(args).arg(project.path("context"));
+    command.env("HOME", &home).env("KILN_ROOT", home.join("store")).env("USER", user.name);
+    command.env("SOURCE_DATE_EPOCH", "1700000000").current_dir(&home);
+    project.run(command)
+}
+
+/// Digests of the layers of a layout, and what they make together without times.
+fn layers(layout: &Path) -> Vec<String> {
+    testkit::validate(layout).unwrap();
+    let manifest = testkit::manifest_of(layout, "latest").unwrap();
+    let layers = manifest["layers"].as_array().unwrap().iter();
+    layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+}
+
+const DOCKERFILE: &str = "\
+FROM busybox AS build
+RUN echo made > /made && id -u > /id && mkdir -m 700 /closed && touch /closed/file
+FROM busybox
+COPY f /f
+COPY --chown=3:4 --chmod=640 f /owned/
+COPY --from=build /made /id /from/
+RUN cat /f /from/made > /both
+RUN rm /etc/os-release && mkdir -p /var/www/new
+";
+
+/// One test, because users of these names are there once.
+#[test]
+fn ordinary_users_build_what_root_builds() {
+    if !able(is_root(), "root, to become other users") {
+        return;
+    }
+    let lock = File::create(std::env::temp_dir().join("kiln-e2e-users.lock")).unwrap();
+    lock.lock().unwrap();
+    let project = Project::new(DOCKERFILE);
+    project.write("f", "content");
+    let args = ["-t", "x", "-o", "type=oci,tar=false,dest=layout", "-o", "type=tar,dest=files.tar"];
+    let flags = [&args[..], &["-o", "type=image"]].concat();
+    let mut command = project.build_command(&flags);
+    command.env("SOURCE_DATE_EPOCH", "1700000000");
+    project.run(command).ok();
+    let expected = layers(&project.path("layout"));
+
+    for (name, ranges) in [("kilne2e1", true), ("kilne2e2", false)] {
+        let user = User::new(name, ranges);
+        let user = user.filter(|user| user.has_ranges() == ranges);
+        if !able(user.is_some(), "useradd and /etc/subuid") {
+            continue;
+        }
+        let user = user.unwrap();
+        let run = build_as(&project, &user, &flags).ok();
+        let layout = project.path(name).join("layout");
+        let found = layers(&layout);
+        assert_eq!(found, expected, "layers of {name}\n{}", run.stderr);
+        let again = build_as(&project, &user, &flags).ok();
+        assert!(!again.steps().is_empty());
+        for (step, end) in again.steps() {
+            assert!(step.starts_with("exporting") || end == "CACHED", "{step} {end}");
+        }
+        // What the steps left is the user's own to remove.
+        let store = project.path(name).join("store");
+        assert!(quiet(
+            "setpriv",
+            &["--reuid", name, "--regid", name, "--clear-groups", "rm", "-rf", store.to_str().unwrap()]
+        ));
+    }
+}
