@@ -7,7 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use testkit::{BaseImage, Compression, Entry};
 
-const USES_ALL: &str = "FROM evil\nCOPY f /pwned/f\nRUN ls -R / > /dev/null\n";
+/// Reads the layers in all ways: looks a target up, unpacks, exports. The base need have no program of its own.
+const USES_ALL: &str = "\
+FROM evil
+COPY f /pwned/f
+RUN --mount=type=bind,from=busybox,source=/bin/busybox,target=/busybox [\"/busybox\", \"find\", \"/pwned\"]
+";
 
 /// Builds on a layout of the project named `evil`.
 fn build_on(project: &Project, args: &[&str]) -> Run {
@@ -65,16 +70,33 @@ fn no_entry_of_a_base_leaves_the_store() {
         vec![Entry::file("dir/.wh...", "")],
         vec![Entry::symlink(".", target)],
     ];
+    let mut contained = 0;
     for (number, escape) in escapes.iter().enumerate() {
         let _ = fs::remove_dir_all(project.path("evil"));
         let base = BaseImage::new().layer(&[Entry::dir("bin")]).layer(escape);
         base.write(&project.path("evil")).unwrap();
-        build_on(&project, &["--no-cache", "-o", "type=tar,dest=out.tar"]);
+        let run = build_on(
+            &project,
+            &["-o", "type=tar,dest=out.tar", "-o", "type=local,dest=out"],
+        );
+        if run.status == 0 {
+            contained += 1;
+        } else {
+            assert!(
+                run.stderr.contains("sha256:"),
+                "case {number}: {}",
+                run.stderr
+            );
+        }
         assert_eq!(fs::read(&victim).unwrap(), b"untouched", "case {number}");
         assert_eq!(fs::metadata(&victim).unwrap().nlink(), 1, "case {number}");
         let names: Vec<_> = fs::read_dir(&outside).unwrap().collect();
         assert_eq!(names.len(), 1, "case {number}: {names:?}");
     }
+    assert!(
+        contained > 0,
+        "links and names that only look dangerous are used every day"
+    );
     still_works(&project);
 }
 
@@ -160,7 +182,7 @@ fn a_layer_that_declares_more_than_it_has_is_refused() {
 fn layers_with_absurd_entries_do_not_harm() {
     let project = Project::new(USES_ALL);
     let long = ["d"; 6000].join("/");
-    let many = (0..30_000).map(|n| Entry::file(format!("many/{n}"), ""));
+    let many = (0..10_000).map(|n| Entry::file(format!("many/{n}"), ""));
     let cases: [Vec<Entry>; 5] = [
         vec![Entry::file(long, "x")],
         vec![Entry::file("n".repeat(300), "x")],

@@ -57,10 +57,19 @@ fn several_outputs_of_one_build() {
     let docker = json(&project.path("docker/manifest.json"));
     let tags: Vec<_> = docker[0]["RepoTags"].as_array().unwrap().iter().collect();
     assert_eq!(tags.len(), 2, "{docker}");
-    let config = json(&project.path("docker").join(docker[0]["Config"].as_str().unwrap()));
+    let config = json(
+        &project
+            .path("docker")
+            .join(docker[0]["Config"].as_str().unwrap()),
+    );
     assert_eq!(config["config"]["Labels"]["a"], "b");
     for layer in docker[0]["Layers"].as_array().unwrap() {
-        assert!(project.path("docker").join(layer.as_str().unwrap()).is_file());
+        assert!(
+            project
+                .path("docker")
+                .join(layer.as_str().unwrap())
+                .is_file()
+        );
     }
 
     assert_eq!(fs::read(project.path("files/f")).unwrap(), b"content");
@@ -68,20 +77,29 @@ fn several_outputs_of_one_build() {
         fs::read_link(project.path("files/made/link")).unwrap(),
         Path::new("file")
     );
-    let mode = fs::metadata(project.path("files/made/file")).unwrap().mode();
+    let mode = fs::metadata(project.path("files/made/file"))
+        .unwrap()
+        .mode();
     assert_eq!(mode & 0o777, 0o755);
     let entries = testkit::tar_entries(&project.path("files.tar")).unwrap();
     let names: Vec<&str> = entries.iter().map(|entry| entry.path.as_str()).collect();
     assert_eq!(names, ["f", "made", "made/file", "made/link"]);
     let mut images = project.images();
     images.sort();
-    assert_eq!(images, ["docker.io/library/name:1", "docker.io/library/other:latest"]);
+    assert_eq!(
+        images,
+        ["docker.io/library/name:1", "docker.io/library/other:latest"]
+    );
 }
 
 #[test]
 fn a_tar_on_standard_output_is_all_that_is_there() {
     let project = project();
-    for args in [&["-o", "-"][..], &["-q", "-o", "-"], &["-o", "type=tar,dest=-"]] {
+    for args in [
+        &["-o", "-"][..],
+        &["-q", "-o", "-"],
+        &["-o", "type=tar,dest=-"],
+    ] {
         let run = project.build(args).ok();
         let entries = testkit::read_entries(run.stdout.as_slice()).unwrap();
         assert_eq!(entries.len(), 4, "{args:?}");
@@ -107,7 +125,14 @@ fn folders_are_added_to_not_replaced() {
 #[test]
 fn ids_and_metadata() {
     let project = project();
-    let args = ["-t", "x:1", "--iidfile", "id", "--metadata-file", "metadata"];
+    let args = [
+        "-t",
+        "x:1",
+        "--iidfile",
+        "id",
+        "--metadata-file",
+        "metadata",
+    ];
     let run = project.build(&args).ok();
     assert_eq!(run.text(), "");
     let id = fs::read_to_string(project.path("id")).unwrap();
@@ -116,11 +141,16 @@ fn ids_and_metadata() {
     assert_eq!(metadata["image.name"], "docker.io/library/x:1");
     let digest = &metadata["containerimage.digest"];
     assert_eq!(&metadata["containerimage.descriptor"]["digest"], digest);
-    let inspected: Value = serde_json::from_slice(&project.kiln(&["inspect", "x:1"]).ok().stdout).unwrap();
+    let inspected: Value =
+        serde_json::from_slice(&project.kiln(&["inspect", "x:1"]).ok().stdout).unwrap();
     assert_eq!(inspected[0]["id"], id);
     assert_eq!(&inspected[0]["digest"], digest);
 
-    for args in [&["-q"][..], &["-q", "-t", "y"], &["-q", "--no-cache", "--iidfile", "id"]] {
+    for args in [
+        &["-q"][..],
+        &["-q", "-t", "y"],
+        &["-q", "--no-cache", "--iidfile", "id"],
+    ] {
         let run = project.build_quiet(args);
         assert_eq!(run.stderr, "", "{args:?}");
         let text = run.text().to_owned();
@@ -134,7 +164,10 @@ impl Project {
     #[track_caller]
     fn build_quiet(&self, args: &[&str]) -> Run {
         let mut command = self.command(&["build"]);
-        command.args(crate::support::with_busybox()).args(args).arg("context");
+        command
+            .args(crate::support::with_busybox())
+            .args(args)
+            .arg("context");
         self.run(command).ok()
     }
 }
@@ -143,11 +176,23 @@ impl Project {
 fn progress_modes() {
     let project = Project::new("FROM busybox\nRUN echo tick; echo tock >&2\n");
     let plain = project.build_quiet(&["--progress", "plain"]);
-    assert!(plain.stderr.lines().any(|line| line.ends_with(" tick")), "{}", plain.stderr);
-    assert!(plain.stderr.lines().any(|line| line.ends_with(" tock")), "{}", plain.stderr);
+    assert!(
+        plain.stderr.lines().any(|line| line.ends_with(" tick")),
+        "{}",
+        plain.stderr
+    );
+    assert!(
+        plain.stderr.lines().any(|line| line.ends_with(" tock")),
+        "{}",
+        plain.stderr
+    );
     // A file is no terminal: the default is the same, without escape sequences.
     let auto = project.build_quiet(&["--no-cache"]);
-    assert!(auto.stderr.contains("#2 ") && !auto.stderr.contains('\x1b'), "{}", auto.stderr);
+    assert!(
+        auto.stderr.contains("#2 ") && !auto.stderr.contains('\x1b'),
+        "{}",
+        auto.stderr
+    );
     let quiet = project.build_quiet(&["--no-cache", "--progress", "quiet"]);
     assert_eq!(quiet.stderr, "");
 
@@ -156,11 +201,22 @@ fn progress_modes() {
     for line in raw.stderr.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let vertexes = line["vertexes"].as_array().cloned().unwrap_or_default();
-        names.extend(vertexes.iter().map(|vertex| vertex["name"].as_str().unwrap().to_owned()));
+        names.extend(
+            vertexes
+                .iter()
+                .map(|vertex| vertex["name"].as_str().unwrap().to_owned()),
+        );
     }
-    assert!(names.iter().any(|name| name.contains("RUN echo tick")), "{names:?}");
+    assert!(
+        names.iter().any(|name| name.contains("RUN echo tick")),
+        "{names:?}"
+    );
     let (tick, tock) = ("dGljawo=", "dG9jawo=");
-    assert!(raw.stderr.contains(tick) && raw.stderr.contains(tock), "{}", raw.stderr);
+    assert!(
+        raw.stderr.contains(tick) && raw.stderr.contains(tock),
+        "{}",
+        raw.stderr
+    );
 }
 
 #[test]
@@ -169,7 +225,11 @@ fn the_environment_chooses_progress_and_colour() {
     let coloured = |variables: &[(&str, &str)]| {
         let mut command = project.build_command(&[]);
         command.envs(variables.iter().copied());
-        project.run(command).fails(1, &["unknown instruction"]).stderr.contains('\x1b')
+        project
+            .run(command)
+            .fails(1, &["unknown instruction"])
+            .stderr
+            .contains('\x1b')
     };
     assert!(!coloured(&[]));
     assert!(coloured(&[("CLICOLOR_FORCE", "1")]));
@@ -182,7 +242,9 @@ fn the_environment_chooses_progress_and_colour() {
     assert!(project.run(command).ok().stderr.starts_with('{'));
     let mut command = project.command(&["build", "context"]);
     command.env("BUILDKIT_PROGRESS", "nonsense");
-    project.run(command).fails(2, &["BUILDKIT_PROGRESS", "rawjson"]);
+    project
+        .run(command)
+        .fails(2, &["BUILDKIT_PROGRESS", "rawjson"]);
 }
 
 #[test]
@@ -191,7 +253,10 @@ fn a_dockerfile_from_standard_input() {
     for args in [&["-"][..], &["-f", "-", "context"]] {
         let mut command = project.command(&["build", "-q"]);
         command.args(crate::support::with_busybox()).args(args);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(b"FROM busybox\nRUN echo hi\n").unwrap();

@@ -5,9 +5,12 @@ use serde_json::Value;
 use std::fs;
 
 fn built() -> Project {
-    let project = Project::new("FROM busybox\nLABEL k=v\nCOPY f /f\nRUN echo made > /made\nCMD [\"x\"]\n");
+    let project =
+        Project::new("FROM busybox\nLABEL k=v\nCOPY f /f\nRUN echo made > /made\nCMD [\"x\"]\n");
     project.write("f", "content");
-    project.build(&["-t", "one:1", "-t", "registry.example/two"]).ok();
+    project
+        .build(&["-t", "one:1", "-t", "registry.example/two"])
+        .ok();
     project
 }
 
@@ -22,12 +25,23 @@ fn images_are_listed() {
     let lines: Vec<&str> = table.text().lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("REPOSITORY"), "{lines:?}");
-    assert!(lines[1].starts_with("one ") && lines[1].contains(" 1 "), "{lines:?}");
+    assert!(
+        lines[1].starts_with("one ") && lines[1].contains(" 1 "),
+        "{lines:?}"
+    );
     let one = project.kiln(&["images", "-q", "--no-trunc", "one:1"]).ok();
     let inspected = json(&project.kiln(&["inspect", "one:1"]).ok().stdout);
     assert_eq!(inspected[0]["id"], one.text());
     assert_eq!(inspected[0]["config"]["config"]["Labels"]["k"], "v");
-    assert_eq!(project.kiln(&["images", "nothing"]).ok().text().lines().count(), 1);
+    assert_eq!(
+        project
+            .kiln(&["images", "nothing"])
+            .ok()
+            .text()
+            .lines()
+            .count(),
+        1
+    );
     assert_eq!(project.kiln(&["images", "-q", "nothing"]).ok().text(), "");
 }
 
@@ -35,8 +49,15 @@ fn images_are_listed() {
 fn history_tells_how_an_image_was_made() {
     let project = built();
     let history = project.kiln(&["history", "--format", "json", "one:1"]).ok();
-    let lines: Vec<Value> = history.text().lines().map(|line| json(line.as_bytes())).collect();
-    let made: Vec<&str> = lines.iter().map(|line| line["created_by"].as_str().unwrap()).collect();
+    let lines: Vec<Value> = history
+        .text()
+        .lines()
+        .map(|line| json(line.as_bytes()))
+        .collect();
+    let made: Vec<&str> = lines
+        .iter()
+        .map(|line| line["created_by"].as_str().unwrap())
+        .collect();
     assert!(made[0].contains("CMD [\"x\"]"), "{made:?}");
     assert!(made[1].contains("echo made > /made"), "{made:?}");
     assert!(made[2].contains("COPY f /f"), "{made:?}");
@@ -49,7 +70,15 @@ fn what_is_saved_can_be_loaded() {
     let id = project.kiln(&["images", "-q", "--no-trunc", "one:1"]).ok();
     for format in ["docker", "oci"] {
         let file = format!("{format}.tar");
-        let save = ["save", "one:1", "registry.example/two", "-o", &file, "--format", format];
+        let save = [
+            "save",
+            "one:1",
+            "registry.example/two",
+            "-o",
+            &file,
+            "--format",
+            format,
+        ];
         project.kiln(&save).ok();
         let other = Project::new("FROM one:1\nRUN cat /made /f > /both\n");
         let archive = project.path(&file);
@@ -76,18 +105,31 @@ fn archives_that_are_none_are_refused() {
     flipped[middle] ^= 1;
     let other = Project::new("");
     let file = other.path("archive.tar");
-    for bytes in [b"no archive at all".as_slice(), b"", &good[..middle], &flipped] {
+    for bytes in [
+        b"no archive at all".as_slice(),
+        b"",
+        &good[..middle],
+        &flipped,
+    ] {
         fs::write(&file, bytes).unwrap();
-        other.kiln(&["load", "-i", file.to_str().unwrap()]).fails(1, &["ERROR: "]);
+        other
+            .kiln(&["load", "-i", file.to_str().unwrap()])
+            .fails(1, &["ERROR: "]);
         assert!(other.images().is_empty());
     }
-    other.kiln(&["load", "-i", "missing.tar"]).fails(1, &["missing.tar"]);
+    other
+        .kiln(&["load", "-i", "missing.tar"])
+        .fails(1, &["missing.tar"]);
 }
 
 #[test]
 fn images_that_are_not_there() {
     let project = built();
-    for args in [&["rmi", "nothing"][..], &["inspect", "nothing"], &["history", "nothing"]] {
+    for args in [
+        &["rmi", "nothing"][..],
+        &["inspect", "nothing"],
+        &["history", "nothing"],
+    ] {
         project.kiln(args).fails(1, &["nothing", "no such image"]);
     }
     let save = ["save", "one:1", "nothing", "-o", "out.tar"];
@@ -106,19 +148,34 @@ fn pruning_gives_space_back_and_keeps_what_is_named() {
     assert_eq!(files_below(&project.store()).len(), before);
 
     let removed = project.kiln(&["rmi", "one:1"]).ok();
-    assert!(removed.text().contains("Untagged: docker.io/library/one:1"), "{}", removed.text());
+    assert!(
+        removed.text().contains("Untagged: docker.io/library/one:1"),
+        "{}",
+        removed.text()
+    );
     project.kiln(&["prune", "-a", "-f"]).ok();
     let mut images = project.images();
     images.sort();
-    assert_eq!(images, ["docker.io/library/three:latest", "registry.example/two:latest"]);
-    project.kiln(&["save", "three", "registry.example/two", "-o", "kept.tar"]).ok();
+    assert_eq!(
+        images,
+        [
+            "docker.io/library/three:latest",
+            "registry.example/two:latest"
+        ]
+    );
+    project
+        .kiln(&["save", "three", "registry.example/two", "-o", "kept.tar"])
+        .ok();
     project.valid_layout("again", &[]);
 
     project.kiln(&["rmi", "three", "registry.example/two"]).ok();
     project.kiln(&["prune", "--all"]).ok();
     assert!(project.images().is_empty());
     let left = files_below(&project.store());
-    let bytes: u64 = left.iter().map(|file| fs::metadata(file).unwrap().len()).sum();
+    let bytes: u64 = left
+        .iter()
+        .map(|file| fs::metadata(file).unwrap().len())
+        .sum();
     assert!(bytes < 10_000, "{left:?}");
     project.valid_layout("after", &[]);
 }

@@ -57,7 +57,7 @@ fn quiet(tool: &str, args: &[&str]) -> bool {
 }
 
 /// Runs a copy of the program as this user, with a store and a home of theirs.
-fn build_as(project: &Project, user: &User, args: &[&str]) -> Run {
+fn kiln_as(project: &Project, user: &User, args: &[&str]) -> Run {
     let open = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     let home = project.path(user.name);
     fs::create_dir_all(&home).unwrap();
@@ -67,26 +67,46 @@ fn build_as(project: &Project, user: &User, args: &[&str]) -> Run {
     if !binary.exists() {
         fs::copy(env!("CARGO_BIN_EXE_kiln"), &binary).unwrap();
         let base = project.path("base");
-        let copied = Command::new("cp").arg("-r").arg(testkit::busybox_layout()).arg(&base).status();
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(testkit::busybox_layout())
+            .arg(&base)
+            .status();
         assert!(copied.unwrap().success());
     }
     let id = user.id.to_string();
     let mut command = program(Path::new("/usr/bin/setpriv"));
-    command.args(["--reuid", &id, "--regid", &id, "--clear-groups"]).arg(&binary);
-    command.args(["build", "--progress", "plain", "--build-context"]);
-    command.arg(format!("busybox=oci-layout://{}", project.path("base").display()));
-    command.args(args).arg(project.path("context"));
-    command.env("HOME", &home).env("KILN_ROOT", home.join("store")).env("USER", user.name);
-    command.env("SOURCE_DATE_EPOCH", "1700000000").current_dir(&home);
+    command
+        .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
+        .arg(&binary);
+    command.args(args);
+    command
+        .env("HOME", &home)
+        .env("KILN_ROOT", home.join("store"))
+        .env("USER", user.name);
+    command
+        .env("SOURCE_DATE_EPOCH", "1700000000")
+        .current_dir(&home);
     project.run(command)
 }
 
-/// Digests of the layers of a layout, and what they make together without times.
+/// A build of the context as this user.
+fn build_as(project: &Project, user: &User, args: &[&str]) -> Run {
+    let base = format!("busybox=oci-layout://{}", project.path("base").display());
+    let context = project.path("context");
+    let start = ["build", "--progress", "plain", "--build-context", &base];
+    let all = [&start[..], args, &[context.to_str().unwrap()]].concat();
+    kiln_as(project, user, &all).ok()
+}
+
+/// Digests of the layers of a layout.
 fn layers(layout: &Path) -> Vec<String> {
     testkit::validate(layout).unwrap();
     let manifest = testkit::manifest_of(layout, "latest").unwrap();
     let layers = manifest["layers"].as_array().unwrap().iter();
-    layers.map(|layer| layer["digest"].as_str().unwrap().to_owned()).collect()
+    layers
+        .map(|layer| layer["digest"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 const DOCKERFILE: &str = "\
@@ -110,7 +130,14 @@ fn ordinary_users_build_what_root_builds() {
     lock.lock().unwrap();
     let project = Project::new(DOCKERFILE);
     project.write("f", "content");
-    let args = ["-t", "x", "-o", "type=oci,tar=false,dest=layout", "-o", "type=tar,dest=files.tar"];
+    let args = [
+        "-t",
+        "x",
+        "-o",
+        "type=oci,tar=false,dest=layout",
+        "-o",
+        "type=tar,dest=files.tar",
+    ];
     let flags = [&args[..], &["-o", "type=image"]].concat();
     let mut command = project.build_command(&flags);
     command.env("SOURCE_DATE_EPOCH", "1700000000");
@@ -124,20 +151,34 @@ fn ordinary_users_build_what_root_builds() {
             continue;
         }
         let user = user.unwrap();
-        let run = build_as(&project, &user, &flags).ok();
+        let run = build_as(&project, &user, &flags);
         let layout = project.path(name).join("layout");
         let found = layers(&layout);
         assert_eq!(found, expected, "layers of {name}\n{}", run.stderr);
-        let again = build_as(&project, &user, &flags).ok();
+        let again = build_as(&project, &user, &flags);
         assert!(!again.steps().is_empty());
         for (step, end) in again.steps() {
-            assert!(step.starts_with("exporting") || end == "CACHED", "{step} {end}");
+            assert!(
+                step.starts_with("exporting") || end == "CACHED",
+                "{step} {end}"
+            );
         }
-        // What the steps left is the user's own to remove.
+        // Files of subordinate ids go with `prune`, everything else is the user's own.
+        kiln_as(&project, &user, &["rmi", "x"]).ok();
+        kiln_as(&project, &user, &["prune", "--all"]).ok();
         let store = project.path(name).join("store");
         assert!(quiet(
             "setpriv",
-            &["--reuid", name, "--regid", name, "--clear-groups", "rm", "-rf", store.to_str().unwrap()]
+            &[
+                "--reuid",
+                name,
+                "--regid",
+                name,
+                "--clear-groups",
+                "rm",
+                "-rf",
+                store.to_str().unwrap()
+            ]
         ));
     }
 }
