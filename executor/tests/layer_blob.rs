@@ -264,3 +264,17 @@ fn foreign_layers_become_canonical_when_clamped() {
     assert_eq!(view.read(b"z", 99).unwrap().unwrap(), b"shared");
     assert_eq!(view.link_id(b"a"), view.link_id(b"z"));
 }
+
+#[test]
+fn a_blob_of_another_layer_does_not_stand_in_the_way() {
+    let (scratch, tar) = (Scratch::new(), layer_of("content"));
+    let diff_id = scratch.register(&tar, &gzip(&layer_of("another")));
+    let error = layer::readable(&scratch.space, &diff_id).unwrap_err();
+    assert!(error.to_string().contains(&diff_id.to_string()), "{error}");
+
+    scratch.register(&tar, &gzip(&layer_of("a third")));
+    scratch.register(&tar, &gzip(&tar));
+    let files = layer::readable(&scratch.space, &diff_id).unwrap();
+    assert_eq!(fs::read(files.tar.unwrap()).unwrap(), tar);
+    layer::tree(&scratch.space, &diff_id).unwrap();
+}

@@ -186,9 +186,23 @@ impl Store {
         Ok(())
     }
 
+    /// Takes back that a blob is a form of this layer: its content has turned out to be another's. The blob itself stays.
+    ///
+    /// # Errors
+    /// A failed read or write.
+    pub fn forget_layer_blob(&self, diff_id: &Digest, blob: &Digest) -> Result<(), Error> {
+        let folder = self.inner.layout.layer(diff_id);
+        let _lock = lock_folder(&folder)?;
+        let Some(mut meta) = read_meta(&folder, diff_id)? else {
+            return Ok(());
+        };
+        meta.blobs.retain(|known| known.descriptor.digest() != blob);
+        self.inner
+            .replace(&folder.join("meta.json"), &to_json(&meta), false)
+    }
+
     fn merge_meta(&self, folder: &Path, meta: &LayerMeta) -> Result<(), Error> {
-        let lock = File::open(folder).map_err(|e| Error::io("open", folder, e))?;
-        file::lock(&lock, FlockOperation::LockExclusive, folder)?;
+        let _lock = lock_folder(folder)?;
         let known = read_meta(folder, &meta.diff_id)?;
         let mut merged = known.clone().unwrap_or_else(|| meta.clone());
         merged.merge(meta);
@@ -244,6 +258,13 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// Keeps other writers of a layer's facts out while the file is held.
+fn lock_folder(folder: &Path) -> Result<File, Error> {
+    let lock = File::open(folder).map_err(|e| Error::io("open", folder, e))?;
+    file::lock(&lock, FlockOperation::LockExclusive, folder)?;
+    Ok(lock)
 }
 
 fn lost_race(error: &io::Error) -> bool {

@@ -111,20 +111,19 @@ pub(crate) fn readable(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Er
         if let Some(files) = files(store, diff_id) {
             return Ok(files);
         }
-        let source = source(store, diff_id)?.ok_or_else(|| missing(diff_id))?;
-        let scratch = store.scratch()?;
-        let tar = source.digest.is_some().then(|| scratch.path().join("tar"));
-        let index = scratch.path().join("index");
-        let written = index_blob(&source, &space.limits(), tar.as_deref(), &index)
-            .map_err(|e| in_store(e, &source))?;
-        store.put_layer(
-            &meta_of(&written),
-            StagedLayer {
+        from_sources(store, diff_id, |source| {
+            let scratch = store.scratch()?;
+            let tar = source.digest.is_some().then(|| scratch.path().join("tar"));
+            let index = scratch.path().join("index");
+            let written = index_blob(source, &space.limits(), tar.as_deref(), &index)
+                .map_err(|e| in_store(e, source))?;
+            let staged = StagedLayer {
                 tar,
                 tree: None,
                 index: Some(index),
-            },
-        )?;
+            };
+            Ok(store.put_layer(&meta_of(&written), staged)?)
+        })?;
         files(store, diff_id).ok_or_else(|| missing(diff_id))
     })
 }
@@ -139,45 +138,69 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
         if let Some(tree) = store.layer_tree(diff_id) {
             return Ok(tree);
         }
-        let source = source(store, diff_id)?.ok_or_else(|| missing(diff_id))?;
-        let scratch = store.scratch()?;
-        let folder = scratch.path().join("tree");
-        std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
-        let (dest, index) = (folder.join("root"), scratch.path().join("index"));
-        let options = ExtractOptions {
-            devices: space.is_root(),
-            owners: !space.has_single_id()?,
-        };
-        let request = ExtractRequest {
-            source: absolute(&source)?,
-            limits: space.limits(),
-            dest: dest.clone(),
-            options,
-            index,
-        };
-        let written: Result<Written, Error> = space.task(tasks::EXTRACT, &request);
-        let written = match written {
-            Ok(written) => written,
-            Err(error) => {
-                // What is half unpacked may belong to ids that only the namespace can remove.
-                drop(space.remove_tree(&folder));
-                return Err(in_store(error, &source));
-            }
-        };
-        let index = store
-            .layer_index(diff_id)
-            .is_none()
-            .then_some(request.index);
-        store.put_layer(
-            &meta_of(&written),
-            StagedLayer {
-                tar: None,
-                tree: Some(dest),
-                index,
-            },
-        )?;
+        from_sources(store, diff_id, |source| unpack(space, diff_id, source))?;
         store.layer_tree(diff_id).ok_or_else(|| missing(diff_id))
     })
+}
+
+/// Unpacks one blob as the layer's tree.
+fn unpack(space: &Space, diff_id: &Digest, source: &Source) -> Result<(), Error> {
+    let store = space.store();
+    let scratch = store.scratch()?;
+    let folder = scratch.path().join("tree");
+    std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
+    let (dest, index) = (folder.join("root"), scratch.path().join("index"));
+    let options = ExtractOptions {
+        devices: space.is_root(),
+        owners: !space.has_single_id()?,
+    };
+    let request = ExtractRequest {
+        source: absolute(source)?,
+        limits: space.limits(),
+        dest: dest.clone(),
+        options,
+        index,
+    };
+    let written: Result<Written, Error> = space.task(tasks::EXTRACT, &request);
+    let written = match written {
+        Ok(written) => written,
+        Err(error) => {
+            // What is half unpacked may belong to ids that only the namespace can remove.
+            drop(space.remove_tree(&folder));
+            return Err(in_store(error, source));
+        }
+    };
+    let index = store
+        .layer_index(diff_id)
+        .is_none()
+        .then_some(request.index);
+    let staged = StagedLayer {
+        tar: None,
+        tree: Some(dest),
+        index,
+    };
+    Ok(store.put_layer(&meta_of(&written), staged)?)
+}
+
+/// Works with the layer's blob; with the next one when it turns out to be no form of this layer. Whoever made an image
+/// chose which blobs go with which diff_ids, so a wrong pair must not stand in the way of other images.
+fn from_sources(
+    store: &Store,
+    diff_id: &Digest,
+    work: impl Fn(&Source) -> Result<(), Error>,
+) -> Result<(), Error> {
+    loop {
+        let from = source(store, diff_id)?.ok_or_else(|| missing(diff_id))?;
+        match (work(&from), &from.digest) {
+            (Err(error @ Error::Layer { .. }), Some(blob)) => {
+                store.forget_layer_blob(diff_id, blob)?;
+                if source(store, diff_id)?.is_none() {
+                    return Err(error);
+                }
+            }
+            (result, _) => return result,
+        }
+    }
 }
 
 /// See [`super::capture`].
