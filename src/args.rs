@@ -189,7 +189,7 @@ pub struct RmiArgs {
 /// `kiln load`.
 #[derive(Args, Debug)]
 pub struct LoadArgs {
-    /// Archive [default: standard input]
+    /// Archive, or folder with an OCI layout [default: standard input]
     #[arg(short, long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Print no names

@@ -1,4 +1,6 @@
 //! `kiln load`.
+//!
+//! Beyond what `docker load` takes, a folder that holds an OCI layout is fine too.
 
 use super::print_line;
 use crate::args::LoadArgs;
@@ -7,8 +9,20 @@ use executor::space::Space;
 use std::fs::File;
 use std::io::{IsTerminal, Read};
 
-/// Loads an archive from a file or standard input.
+/// Loads an archive from a file or standard input, or an OCI layout from a folder.
 pub fn run(args: &LoadArgs, space: &Space) -> Result<(), Failure> {
+    for name in load(args, space)? {
+        if !args.quiet {
+            print_line(&format!("Loaded image: {name}"));
+        }
+    }
+    Ok(())
+}
+
+fn load(args: &LoadArgs, space: &Space) -> Result<Vec<String>, Failure> {
+    if let Some(dir) = args.input.as_deref().filter(|path| path.is_dir()) {
+        return Ok(executor::output::load_folder(space, dir)?);
+    }
     let mut input: Box<dyn Read> = match &args.input {
         Some(path) => Box::new(File::open(path).map_err(|error| {
             Failure::Other(format!("could not open {}: {error}", path.display()))
@@ -20,10 +34,5 @@ pub fn run(args: &LoadArgs, space: &Space) -> Result<(), Failure> {
         }
         None => Box::new(std::io::stdin()),
     };
-    for name in executor::output::load(space, &mut input)? {
-        if !args.quiet {
-            print_line(&format!("Loaded image: {name}"));
-        }
-    }
-    Ok(())
+    Ok(executor::output::load(space, &mut input)?)
 }
