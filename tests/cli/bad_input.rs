@@ -236,7 +236,7 @@ fn an_output_that_cannot_be_written() {
 fn a_file_of_the_context_that_may_not_be_read() {
     let project = Project::new("FROM scratch\nCOPY . /\n");
     let secret = project.write("folder/closed", "x");
-    fs::set_permissions(secret, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(secret, fs::Permissions::from_mode(0o000)).unwrap();
     let mut command = project.build_command(&["-t", "result"]);
     if is_root() {
         // Root reads everything, so somebody else builds.

@@ -155,6 +155,8 @@ fn ordinary_users_build_what_root_builds() {
         let layout = project.path(name).join("layout");
         let found = layers(&layout);
         assert_eq!(found, expected, "layers of {name}\n{}", run.stderr);
+        let warned = run.stderr.contains("only one user id is available");
+        assert_eq!(warned, !ranges, "{}", run.stderr);
         let again = build_as(&project, &user, &flags);
         assert!(!again.steps().is_empty());
         for (step, end) in again.steps() {
