@@ -8,6 +8,7 @@ use std::path::PathBuf;
 /// Builds OCI images from Dockerfiles: one static binary, no daemon, no root needed.
 #[derive(Parser, Debug)]
 #[command(
+    args_override_self = true,
     name = "kiln",
     version,
     disable_version_flag = true,
@@ -29,7 +30,7 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Build an image from a Dockerfile
-    #[command(visible_alias = "b")]
+    #[command(visible_alias = "b", args_override_self = true)]
     Build(Box<BuildArgs>),
     /// List images in the store
     Images(ImagesArgs),
@@ -77,13 +78,13 @@ pub struct BuildArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
     /// Do not use the cache
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub no_cache: bool,
     /// Do not use the cache for these stages
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
     /// Ask the registry for newer base images
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub pull: bool,
     /// Secret for RUN steps: `id=ID[,src=PATH|,env=NAME]`
     #[arg(long = "secret", value_name = "SPEC")]
@@ -113,8 +114,8 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
     /// Steps that may run at once
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub jobs: usize,
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: u16,
     /// Registry reached without TLS or without verification
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     pub insecure_registries: Vec<String>,

@@ -29,6 +29,15 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// A name that no image can have.
+    #[error("invalid tag {name:?}")]
+    Name {
+        /// As given.
+        name: String,
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
     /// The sandbox.
     #[error("sandbox")]
     Sandbox(#[from] sandbox::Error),

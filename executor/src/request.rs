@@ -127,6 +127,14 @@ pub enum OutputKind {
     CacheOnly,
 }
 
+/// Checks that an image can have this name; gives it normalised.
+///
+/// # Errors
+/// Characters that no name has, a digest.
+pub fn image_name(name: &str) -> Result<String, crate::Error> {
+    crate::build::exporter::normalised(name)
+}
+
 /// Where an output goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OutputDest {

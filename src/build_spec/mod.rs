@@ -35,6 +35,16 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         .map(|text| output::parse(text))
         .collect::<Result<Vec<_>, Failure>>()?;
     output::check(&outputs)?;
+    for name in args
+        .tags
+        .iter()
+        .chain(outputs.iter().flat_map(|output| &output.names))
+    {
+        executor::request::image_name(name).map_err(|error| usage(crate::render::chain(&error)))?;
+    }
+    for path in args.iidfile.iter().chain(&args.metadata_file) {
+        output::check_file(path)?;
+    }
     Ok(BuildRequest {
         dockerfile: source.dockerfile,
         dockerfile_name: source.dockerfile_name,
@@ -68,7 +78,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
             .map_or(0, |elapsed| {
                 i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
             }),
-        jobs: args.jobs.max(1),
+        jobs: usize::from(args.jobs),
         registries_conf: environment.registries_conf(),
         insecure_registries: args.insecure_registries.clone(),
         proxies: environment.proxies(),

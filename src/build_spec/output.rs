@@ -3,7 +3,7 @@
 use super::{csv, usage};
 use crate::error::Failure;
 use executor::request::{OutputDest, OutputKind, OutputRequest};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Parses one `--output`.
 pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
@@ -55,7 +55,42 @@ pub fn check(outputs: &[OutputRequest]) -> Result<(), Failure> {
     if on_stdout > 1 {
         return Err(usage("only one output can go to standard output"));
     }
+    for output in outputs {
+        let Some(OutputDest::Path(path)) = &output.dest else {
+            continue;
+        };
+        let is_folder = output.kind == OutputKind::Local || !output.tar;
+        if !is_folder {
+            check_file(path)?;
+        } else if path.exists() && !path.is_dir() {
+            return Err(cannot_create(
+                path,
+                "it is a file, and a folder is to be written",
+            ));
+        }
+    }
     Ok(())
+}
+
+/// Refuses a path that no file can be written to, before the work is done.
+pub fn check_file(path: &Path) -> Result<(), Failure> {
+    if path.is_dir() {
+        return Err(cannot_create(path, "it is a folder"));
+    }
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => Err(cannot_create(
+            path,
+            &format!("{} is not a folder", parent.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn cannot_create(path: &Path, reason: &str) -> Failure {
+    Failure::Other(format!("could not create {}: {reason}", path.display()))
 }
 
 fn empty(kind: OutputKind) -> OutputRequest {

@@ -34,5 +34,14 @@ fn load(args: &LoadArgs, space: &Space) -> Result<Vec<String>, Failure> {
         }
         None => Box::new(std::io::stdin()),
     };
-    Ok(executor::output::load(space, &mut input)?)
+    let name = args.input.as_ref().map_or_else(
+        || "standard input".to_owned(),
+        |path| path.display().to_string(),
+    );
+    executor::output::load(space, &mut input).map_err(|error| {
+        Failure::Other(format!(
+            "could not load {name}: {}",
+            crate::render::chain(&error)
+        ))
+    })
 }

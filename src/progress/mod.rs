@@ -96,7 +96,10 @@ impl Progress {
             shared: Arc::new(Mutex::new(Shared {
                 model: Model::default(),
                 renderer,
-                out: Box::new(std::io::stderr()),
+                out: Box::new(std::io::BufWriter::with_capacity(
+                    1 << 16,
+                    std::io::stderr(),
+                )),
                 finished: false,
                 ticking: false,
             })),
@@ -139,6 +142,7 @@ impl Progress {
         if let Some(renderer) = renderer {
             renderer.change(model, vertex, change, out);
         }
+        let _ = out.flush();
         let live = change == Change::Started
             && renderer.as_ref().is_some_and(|renderer| renderer.is_live());
         if live && !shared.ticking {
@@ -188,6 +192,7 @@ impl Progress {
                 renderer.lines(model, vertex, &lines, out);
             }
         }
+        let _ = out.flush();
     }
 }
 
@@ -234,6 +239,7 @@ impl Progress {
         {
             renderer.lines(model, vertex, &[line], out);
         }
+        let _ = out.flush();
         model.end(vertex, state);
         drop(shared);
         self.show(vertex, Change::Ended);
@@ -252,6 +258,7 @@ impl Ui for Progress {
         if let Some(renderer) = renderer {
             renderer.warning(&rendered, out);
         }
+        let _ = out.flush();
     }
 
     fn plan(&self, plan: &Plan) {

@@ -1,16 +1,22 @@
 //! JSON lines in the shape of BuildKit's solve status: `vertexes`, `statuses`, `logs`, `warnings`.
 
-use super::model::{Model, State};
+use super::model::{Model, State, Vertex};
 use super::{Change, Renderer};
 use base64::Engine as _;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use std::io::Write;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
+
+/// Transfers of one vertex are told no more often than this.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 /// The JSON display.
 #[derive(Debug, Default)]
 pub struct RawJson {
     started: Vec<Option<String>>,
+    /// When the transfers of a vertex were last told.
+    told: HashMap<usize, Instant>,
 }
 
 impl RawJson {
@@ -38,20 +44,32 @@ fn print(value: &Value, out: &mut dyn Write) {
     let _ = writeln!(out, "{value}");
 }
 
+fn print_transfers(view: &Vertex, vertex: usize, out: &mut dyn Write) {
+    let statuses: Vec<Value> = view
+        .transfers
+        .iter()
+        .map(|(what, (done, total))| {
+            json!({"id": what, "vertex": digest(vertex), "current": done, "total": total, "timestamp": now()})
+        })
+        .collect();
+    print(&json!({ "statuses": statuses }), out);
+}
+
 impl Renderer for RawJson {
     fn change(&mut self, model: &Model, vertex: usize, change: Change, out: &mut dyn Write) {
         let Some(view) = model.vertices.get(vertex) else {
             return;
         };
         if change == Change::Transfer {
-            let statuses: Vec<Value> = view
-                .transfers
-                .iter()
-                .map(|(what, (done, total))| {
-                    json!({"id": what, "vertex": digest(vertex), "current": done, "total": total, "timestamp": now()})
-                })
-                .collect();
-            return print(&json!({ "statuses": statuses }), out);
+            let told = self.told.get(&vertex);
+            if told.is_none_or(|told| told.elapsed() >= INTERVAL) {
+                self.told.insert(vertex, Instant::now());
+                print_transfers(view, vertex, out);
+            }
+            return;
+        }
+        if change == Change::Ended && !view.transfers.is_empty() {
+            print_transfers(view, vertex, out);
         }
         if change == Change::Note {
             let text = view.note.clone().unwrap_or_default();

@@ -483,8 +483,8 @@ fn result(exported: Vec<Exported>) -> BuildResult {
 
 /// A name as the store keeps it: registry, repository and tag.
 pub(crate) fn normalised(name: &str) -> Result<String, Error> {
-    let reference = Reference::parse(name).map_err(|source| Error::Registry {
-        reference: name.to_owned(),
+    let reference = Reference::parse(name).map_err(|source| Error::Name {
+        name: name.to_owned(),
         source,
     })?;
     if reference.digest.is_some() {

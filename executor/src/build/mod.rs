@@ -3,7 +3,7 @@
 mod backend;
 pub(crate) mod canonical;
 mod contexts;
-mod exporter;
+pub(crate) mod exporter;
 mod fetch;
 pub(crate) mod image;
 pub(crate) mod layout;
