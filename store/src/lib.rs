@@ -152,7 +152,8 @@ impl Inner {
     fn rename_into(&self, from: &Path, to: &Path) -> Result<(), Error> {
         let first = fs::rename(from, to);
         let result = match (first, to.parent()) {
-            (Err(e), Some(folder)) if e.kind() == io::ErrorKind::NotFound && !folder.is_dir() => {
+            // Another process may have made the folder since; only a second failure counts.
+            (Err(e), Some(folder)) if e.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(folder).and_then(|()| fs::rename(from, to))
             }
             (first, _) => first,
