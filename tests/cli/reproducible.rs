@@ -31,7 +31,7 @@ fn one_source_date_epoch_gives_one_archive() {
                 project.write("Dockerfile", format!("{DOCKERFILE}RUN chown 7:8 now\n"));
             }
             project.write("file.txt", "content");
-            let output = format!("type={kind},dest=image.tar,rewrite-timestamp=true");
+            let output = format!("type={kind},dest=image.tar");
             let flags = ["--jobs", jobs, "-o", &output, "--metadata-file", "metadata"];
             let mut command = project.build_command(&flags);
             command.env("SOURCE_DATE_EPOCH", epoch.to_string());
