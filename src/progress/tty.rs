@@ -153,12 +153,22 @@ impl Tty {
 /// `name [#####-----] 5.0MB / 10.0MB`.
 fn transfer(what: &str, done: u64, total: u64) -> String {
     const WIDTH: u64 = 20;
+    let what = short(what);
     if total == 0 {
         return format!("{what} {}", bytes(done));
     }
     let filled = usize::try_from(done.min(total) * WIDTH / total).unwrap_or_default();
     let bar = format!("{}{}", "#".repeat(filled), "-".repeat(20 - filled));
     format!("{what} [{bar}] {} / {}", bytes(done), bytes(total))
+}
+
+/// A digest's first digits: enough to tell layers apart, and the bar still fits.
+fn short(what: &str) -> &str {
+    const SHOWN: usize = "sha256:".len() + 12;
+    match what.strip_prefix("sha256:") {
+        Some(_) => what.get(..SHOWN).unwrap_or(what),
+        None => what,
+    }
 }
 
 /// Without control characters and escape sequences: output of a step must not move the cursor.
@@ -245,5 +255,7 @@ mod tests {
             "x [##########----------] 5.0MB / 10.0MB"
         );
         assert_eq!(transfer("x", 7, 0), "x 7B");
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        assert_eq!(transfer(&digest, 7, 0), "sha256:0123456789ab 7B");
     }
 }
