@@ -20,7 +20,7 @@ use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 
 /// The backend of one build.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub(crate) struct Executor<'a> {
     pub request: &'a BuildRequest,
     pub contexts: &'a Contexts<'a>,
     pub fetcher: &'a Fetcher<'a>,
-    /// Whether the sandbox's notes were shown already.
-    pub noted: AtomicBool,
+    /// How many of the sandbox's notes were shown already.
+    pub notes_told: AtomicUsize,
     /// Users resolved so far.
     pub users: run::KnownUsers,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
@@ -48,7 +48,7 @@ impl<'a> Executor<'a> {
             request,
             contexts,
             fetcher,
-            noted: AtomicBool::new(false),
+            notes_told: AtomicUsize::new(0),
             users: Mutex::default(),
             reads: Mutex::default(),
         }

@@ -39,11 +39,7 @@ pub(crate) fn run(
     let base = work.base(op.base);
     executor.ensure(&base.layers, step.id, work.events, work.cancel)?;
     let sandbox = executor.space.sandbox()?;
-    if !executor.noted.swap(true, Ordering::SeqCst) {
-        for note in sandbox.notes() {
-            work.events.event(step.id, StepEvent::Note(note));
-        }
-    }
+    tell_notes(executor, sandbox, step.id, work);
     let scratch = executor.space.store().scratch()?;
     let lowers = lowers(executor, &base, work)?;
     let user = user(executor, &op.user, &base, &lowers)?;
@@ -79,6 +75,8 @@ pub(crate) fn run(
         step.id,
     )?;
     let exit = execute(sandbox, &spec, &log, step.id, work)?;
+    // What the sandbox found out by starting a command, such as the network it could give.
+    tell_notes(executor, sandbox, step.id, work);
     if exit != Exit::Code(0) {
         let (tail, path) = log.finish();
         return Err(Error::Command {
@@ -91,6 +89,15 @@ pub(crate) fn run(
     log.discard_when_empty();
     let written = layer::capture(executor.space, &upper, &base)?;
     executor.known(written)
+}
+
+/// Tells what the sandbox could not do, once a build.
+fn tell_notes(executor: &Executor<'_>, sandbox: &Sandbox, step: StepId, work: &Work<'_>) {
+    let notes = sandbox.notes();
+    let told = executor.notes_told.fetch_max(notes.len(), Ordering::SeqCst);
+    for note in notes.into_iter().skip(told) {
+        work.events.event(step, StepEvent::Note(note));
+    }
 }
 
 /// The layers of a root file system as folders, topmost first. Unpacked at the same time where they are not yet.
