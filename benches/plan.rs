@@ -8,9 +8,7 @@
 )]
 
 use planner::lower::{LowerOptions, Lowered, lower};
-use planner::plan::Network;
-use planner::platform::Platform;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -19,7 +17,7 @@ const REPEATS: usize = 200;
 
 fn main() {
     let text = dockerfile();
-    let options = options();
+    let options = LowerOptions::default();
     let parse = median(|| {
         assert!(parser::parse(&text).diagnostics.is_empty());
     });
@@ -55,23 +53,6 @@ fn dockerfile() -> String {
         }
     }
     text
-}
-
-fn options() -> LowerOptions {
-    LowerOptions {
-        target: None,
-        build_args: BTreeMap::new(),
-        labels: Vec::new(),
-        platforms: vec![Platform::host()],
-        build_platform: Platform::host(),
-        named_contexts: BTreeSet::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        network: Network::Default,
-        extra_hosts: Vec::new(),
-        shm_size: None,
-        cache_mount_namespace: String::new(),
-    }
 }
 
 /// Microseconds.

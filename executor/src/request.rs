@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// A build.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BuildRequest {
     /// The Dockerfile's text.
     pub dockerfile: String,
@@ -59,11 +59,12 @@ pub struct BuildRequest {
 }
 
 /// Where a context comes from.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum ContextSource {
     /// A local folder.
     Directory(PathBuf),
     /// No files (Dockerfile on stdin with no context).
+    #[default]
     Empty,
     /// `oci-layout://DIR[:tag][@digest]`.
     OciLayout {

@@ -11,7 +11,7 @@
 use executor::build::{self, BuildFailure, BuildResult, Ui};
 use executor::request::{BuildRequest, ContextSource, OutputDest, OutputKind, OutputRequest};
 use oci_spec::image::Digest;
-use planner::plan::{Network, Plan, StepId};
+use planner::plan::{Plan, StepId};
 use planner::scheduler::{Cancel, Observer, StepEvent};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -56,27 +56,10 @@ impl Place {
             dockerfile: dockerfile.to_owned(),
             dockerfile_name: "Dockerfile".to_owned(),
             context: ContextSource::Directory(self.path("context")),
-            ignore: None,
-            named_contexts: BTreeMap::new(),
             tags: vec!["test".to_owned()],
-            build_args: BTreeMap::new(),
-            labels: Vec::new(),
-            target: None,
-            platforms: Vec::new(),
-            no_cache: false,
-            no_cache_stages: Vec::new(),
-            pull: false,
-            network: Network::Default,
-            extra_hosts: Vec::new(),
-            shm_size: None,
-            secrets: BTreeMap::new(),
-            outputs: Vec::new(),
-            source_date_epoch: None,
             now: NOW,
             jobs: 4,
-            registries_conf: None,
-            insecure_registries: Vec::new(),
-            proxies: BTreeMap::new(),
+            ..BuildRequest::default()
         }
     }
 

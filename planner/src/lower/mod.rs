@@ -55,6 +55,26 @@ pub struct LowerOptions {
     pub cache_mount_namespace: String,
 }
 
+impl Default for LowerOptions {
+    /// For the machine's platform, with no flag given.
+    fn default() -> Self {
+        Self {
+            target: None,
+            build_args: BTreeMap::new(),
+            labels: Vec::new(),
+            platforms: vec![Platform::host()],
+            build_platform: Platform::host(),
+            named_contexts: BTreeSet::new(),
+            no_cache: false,
+            no_cache_stages: Vec::new(),
+            network: Network::Default,
+            extra_hosts: Vec::new(),
+            shm_size: None,
+            cache_mount_namespace: String::new(),
+        }
+    }
+}
+
 /// A base that lowering needs to know about.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct BaseRequest {

@@ -6,25 +6,16 @@ use planner::config::{ContainerConfig, HistoryEntry, ImageConfig};
 use planner::lower::{BaseRequest, LowerOptions, Lowered, ResolvedBase, ResolvedImage, lower};
 use planner::plan::{Network, Plan};
 use planner::platform::Platform;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 pub(crate) const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 pub(crate) fn options() -> LowerOptions {
     LowerOptions {
-        target: None,
-        build_args: BTreeMap::new(),
-        labels: Vec::new(),
         platforms: vec![amd64()],
         build_platform: amd64(),
-        named_contexts: BTreeSet::new(),
-        no_cache: false,
-        no_cache_stages: Vec::new(),
-        network: Network::Default,
-        extra_hosts: Vec::new(),
-        shm_size: None,
-        cache_mount_namespace: String::new(),
+        ..LowerOptions::default()
     }
 }
 
