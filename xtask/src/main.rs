@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|depgraph|conformance|bench|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|bench|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -14,6 +14,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod depgraph;
+mod features;
 mod shell;
 mod test;
 mod tidy;
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   demo                 build the release binary and an image of the base that ships, offline
   test                 install what the tests need (as root, on Debian), run all tests
   tidy                 file sizes, module headers, places of unsafe, words that must not be there
+  features             every feature of the language has a test that names it
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
   bench [WORKLOAD..]   measure the release binary
@@ -35,7 +37,8 @@ fn main() -> ExitCode {
     let result = match args.first().map(String::as_str) {
         Some("demo") => demo::run(),
         Some("test") => test::run(rest),
-        Some("tidy") => tidy::run(),
+        Some("tidy") => tidy::run().and_then(|()| features::run()),
+        Some("features") => features::run(),
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
         Some("bench") => bench::run(rest),
