@@ -48,4 +48,13 @@ impl Diagnostic {
         self.help = Some(help.into());
         self
     }
+
+    /// Gives an error that has no hint the general one for its message.
+    #[must_use]
+    pub fn or_general_help(mut self) -> Self {
+        if self.severity == Severity::Error && self.help.is_none() {
+            self.help = crate::hint::of(&self.message).map(str::to_owned);
+        }
+        self
+    }
 }

@@ -10,6 +10,7 @@ pub mod diagnostic;
 pub mod expand;
 pub mod flag;
 pub mod heredoc;
+pub mod hint;
 pub mod mount;
 pub mod port;
 pub mod suggest;
@@ -39,6 +40,13 @@ pub struct Parsed {
 /// Parses a Dockerfile.
 #[must_use]
 pub fn parse(text: &str) -> Parsed {
+    if text.is_empty() {
+        let nothing = tree::whole_file("the Dockerfile cannot be empty");
+        return Parsed {
+            dockerfile: Dockerfile::default(),
+            diagnostics: vec![nothing.or_general_help()],
+        };
+    }
     typed::dockerfile(tree::parse(text))
 }
 

@@ -91,7 +91,7 @@ pub fn parse(text: &str) -> Tree {
     tree
 }
 
-fn whole_file(message: &str) -> Diagnostic {
+pub(crate) fn whole_file(message: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         code: None,

@@ -55,8 +55,15 @@ pub(crate) fn dockerfile(tree: Tree) -> Parsed {
     diagnostics.sort_by_key(|found| found.span.map_or(u32::MAX, |span| span.start));
     Parsed {
         dockerfile: out,
-        diagnostics,
+        diagnostics: with_help(diagnostics),
     }
+}
+
+fn with_help(diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    diagnostics
+        .into_iter()
+        .map(Diagnostic::or_general_help)
+        .collect()
 }
 
 /// Types the one instruction of a trigger.
@@ -80,7 +87,7 @@ pub(crate) fn trigger(tree: Tree) -> Result<Instruction, Vec<Diagnostic>> {
                 whole.1,
             ));
         }
-        return Err(diagnostics);
+        return Err(with_help(diagnostics));
     };
     let mut reading = Reading::new(node, &node.heredocs, &mut diagnostics);
     let instruction = reading
@@ -94,7 +101,7 @@ pub(crate) fn trigger(tree: Tree) -> Result<Instruction, Vec<Diagnostic>> {
         {
             Ok(instruction)
         }
-        _ => Err(diagnostics),
+        _ => Err(with_help(diagnostics)),
     }
 }
 

@@ -71,7 +71,8 @@ impl Reading<'_> {
         }
         for value in flags.list("device") {
             if let Err(message) = device::parse(&value.value) {
-                self.fail::<()>(message, value.span);
+                let help = "write --device=vendor/class=name[,required], once for each device";
+                self.fail_with_help::<()>(message, value.span, Some(help.to_owned()));
                 valid = false;
             }
         }
