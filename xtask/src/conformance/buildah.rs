@@ -1,89 +1,77 @@
-//! `buildah_conformance.json`: Buildah's cases with BuildKit's recorded answers, those that need no network.
+//! `buildah_conformance.json`: Buildah's cases with BuildKit's recorded answers.
 
 use super::SuiteResult;
 use super::builds::{Build, Levels};
-use super::fixture::{self, Bases};
+use super::fixture::{self, Texts};
+use super::harness::{Case, Harness};
+use super::text;
 use serde_json::Value;
 use std::path::Path;
 
-/// Runs the verified cases over the base images that are there.
-pub fn run(corpus: &Path, bases: &Bases, work: &Path) -> Vec<SuiteResult> {
-    let mut levels = Levels::new("buildah conformance");
-    let Ok(cases) = super::load(&corpus.join("buildah_conformance.json")) else {
+/// Runs the verified cases.
+pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
+    let Ok(data) = super::load(&corpus.join("buildah_conformance.json")) else {
         return Vec::new();
     };
-    for case in cases.as_array().into_iter().flatten() {
-        let needs_network = case["needs_network"] == Value::Bool(true);
-        if case["verified"] != Value::Bool(true) || needs_network {
-            continue;
-        }
-        let name = case["name"].as_str().unwrap_or_default();
-        let dir = work.join(super::file_name(name));
-        if let Err(reason) = one(case, name, &dir, bases, &mut levels) {
-            levels.fail(name, &reason);
-        }
-        super::remove(&dir);
-    }
-    levels.into_results()
+    let cases: Vec<(String, &Value)> = data
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|case| (text(&case["name"]).to_owned(), case))
+        .collect();
+    harness.run("buildah conformance", &cases, one)
 }
 
-fn one(
-    case: &Value,
-    name: &str,
-    dir: &Path,
-    bases: &Bases,
-    levels: &mut Levels,
-) -> Result<(), String> {
-    if case["tweak"] == Value::Bool(true) || !case["transientMounts"].is_null() {
-        return Err("left out: the case changes its context by code".to_owned());
+fn one(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
+    let value = case.value;
+    if value["verified"] != Value::Bool(true) {
+        return Err("left out: the case has no recorded answer of BuildKit that counts".to_owned());
     }
-    let foreign = |from: &Value| {
-        from.as_str()
-            .is_some_and(|from| from.contains("centos") || from.contains("debian"))
-    };
-    if case["from"].as_array().into_iter().flatten().any(foreign) {
-        return Err("left out: needs a Debian base".to_owned());
-    }
-    let context = dir.join("ctx");
-    let ops: Vec<Value> = case["context_files"]
+    let context = case.dir.join("ctx");
+    let ops: Vec<Value> = value["context_files"]
         .as_array()
         .into_iter()
         .flatten()
         .map(op)
         .collect();
-    fixture::context(&context, &Value::Array(ops))?;
+    fixture::context(&context, &Value::Array(ops), &Texts::default())?;
     // A Dockerfile given as text was put into the context of the recorded runs.
-    let inside = !case["dockerfileContents"].is_null() && !context.join("Dockerfile").exists();
+    let inside = !value["dockerfileContents"].is_null() && !context.join("Dockerfile").exists();
     let file = if inside {
         "ctx/Dockerfile"
     } else {
         "Dockerfile"
     };
     std::fs::write(
-        dir.join(file),
-        case["dockerfile_text"].as_str().unwrap_or_default(),
+        case.dir.join(file),
+        built_in(text(&value["dockerfile_text"])),
     )
     .map_err(|error| error.to_string())?;
-    let store = dir.join("store");
-    bases.store(&store)?;
+    case.bases.store(&case.dir.join("store"), &value["from"])?;
     let mut args = Vec::new();
-    for (key, value) in case["buildArgs"].as_object().into_iter().flatten() {
-        args.extend([
-            "--build-arg".to_owned(),
-            format!("{key}={}", value.as_str().unwrap_or_default()),
-        ]);
+    for (key, value) in value["buildArgs"].as_object().into_iter().flatten() {
+        args.extend(["--build-arg".to_owned(), format!("{key}={}", text(value))]);
     }
     args.extend(["-f".to_owned(), file.to_owned(), "ctx".to_owned()]);
-    let oracle = &case["oracle"];
+    let oracle = &value["oracle"];
     let build = Build {
         args,
-        cwd: dir.to_owned(),
+        cwd: case.dir.to_owned(),
         ok: oracle["ok"] == Value::Bool(true),
         golden: oracle["golden"].clone(),
-        error_contains: Vec::new(),
+        error_contains: super::builds::error_tail(&oracle["error"]),
+        ..Build::default()
     };
-    levels.case(name, &[build], bases, &store, || Ok(()));
+    levels.case(case, &[build], |_| Ok(()));
     Ok(())
+}
+
+/// The recorded runs used the frontend at hand: they blanked the line that asks for another one.
+fn built_in(dockerfile: &str) -> String {
+    match dockerfile.split_once('\n') {
+        Some((first, rest)) if first.starts_with("# syntax=") => format!("\n{rest}"),
+        _ => dockerfile.to_owned(),
+    }
 }
 
 /// Its file list has `type` where the other corpora have `op`.

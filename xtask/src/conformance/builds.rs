@@ -4,10 +4,11 @@
 //! L1 exit status, L2 merged tree, L3 config: the pass mark. L4 layer split, L5 history, L6 error text: reported apart.
 
 use super::SuiteResult;
-use super::fixture::{self, Bases};
+use super::fixture::{self, Texts};
+use super::harness::Case;
 use super::image::{self, Entry, Image};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Mount points that BuildKit leaves behind in images that lack them; Kiln leaves none.
@@ -21,21 +22,36 @@ const STUBS: &[&str] = &[
 ];
 
 /// Begins the reason of a case whose data the corpus does not have: it is named, not counted.
-pub const LEFT_OUT: &str = "left out:";
+pub const LEFT_OUT: &str = "left out: ";
 
 /// One build of a case.
 #[derive(Debug, Default)]
 pub struct Build {
     /// Arguments of `kiln build` apart from the output that is compared.
     pub args: Vec<String>,
+    /// Environment on top of ours.
+    pub env: Vec<(String, String)>,
     /// Folder it runs in.
-    pub cwd: std::path::PathBuf,
+    pub cwd: PathBuf,
     /// Whether it must succeed.
     pub ok: bool,
-    /// Recorded image.
+    /// Recorded image; null where nothing is recorded.
     pub golden: Value,
     /// Texts that the error must hold.
     pub error_contains: Vec<String>,
+    /// Whether files hold what is another thing in each run (random bytes): only content is not compared then.
+    pub random: bool,
+    /// Text of the recorded history that stands for another one of ours (addresses of servers).
+    pub alias: Option<(String, String)>,
+}
+
+/// What a build left.
+#[derive(Debug)]
+pub struct Ran {
+    /// The image, when it succeeded.
+    pub image: Option<Image>,
+    /// What it printed.
+    pub output: String,
 }
 
 /// The suites of one corpus file.
@@ -67,10 +83,32 @@ impl Levels {
         vec![self.pass, self.layers, self.history, self.errors]
     }
 
+    /// Adds what another one counted.
+    pub fn absorb(&mut self, other: Self) {
+        let pairs = self.iter_mut().into_iter().zip(other.into_results());
+        for (mine, theirs) in pairs {
+            mine.passed += theirs.passed;
+            mine.total += theirs.total;
+            mine.failures.extend(theirs.failures);
+            mine.left_out.extend(theirs.left_out);
+        }
+    }
+
+    fn iter_mut(&mut self) -> [&mut SuiteResult; 4] {
+        [
+            &mut self.pass,
+            &mut self.layers,
+            &mut self.history,
+            &mut self.errors,
+        ]
+    }
+
     /// Counts a case that cannot be run.
     pub fn fail(&mut self, name: &str, reason: &str) {
         if let Some(reason) = reason.strip_prefix(LEFT_OUT) {
-            println!("left out of {}: {name}:{reason}", self.pass.name);
+            self.pass
+                .left_out
+                .push((name.to_owned(), reason.to_owned()));
             return;
         }
         self.pass.total += 1;
@@ -80,44 +118,40 @@ impl Levels {
     /// Counts a case: all its builds must pass, and `check` after them.
     pub fn case(
         &mut self,
-        name: &str,
+        case: Case<'_>,
         builds: &[Build],
-        bases: &Bases,
-        store: &Path,
-        check: impl FnOnce() -> Result<(), String>,
+        check: impl FnOnce(&[Ran]) -> Result<(), String>,
     ) {
         self.pass.total += 1;
+        let mut ran = Vec::new();
         let mut result = Ok(());
         for (number, build) in builds.iter().enumerate() {
-            let layout = store.with_extension(format!("out{number}"));
-            result = self.build(name, build, bases, store, &layout);
-            if result.is_err() {
-                break;
+            match self.build(case, build, number) {
+                Ok(done) => ran.push(done),
+                Err(reason) => {
+                    result = Err(format!("build {number}: {reason}"));
+                    break;
+                }
             }
         }
-        match result.and_then(|()| check()) {
+        match result.and_then(|()| check(&ran)) {
             Ok(()) => self.pass.passed += 1,
-            Err(reason) => self.pass.failures.push(format!("{name}: {reason}")),
+            Err(reason) => self.pass.failures.push(format!("{}: {reason}", case.name)),
         }
     }
 
-    fn build(
-        &mut self,
-        name: &str,
-        build: &Build,
-        bases: &Bases,
-        store: &Path,
-        layout: &Path,
-    ) -> Result<(), String> {
-        let mut command = Command::new(&bases.kiln);
+    fn build(&mut self, case: Case<'_>, build: &Build, number: usize) -> Result<Ran, String> {
+        let layout = case.dir.join(format!("image{number}"));
+        let mut command = Command::new(&case.bases.kiln);
         command
             .current_dir(&build.cwd)
             .args(["build", "--progress", "plain", "--root"])
-            .arg(store)
+            .arg(case.dir.join("store"))
             .arg("-o")
             .arg(format!("type=oci,dest={},tar=false", layout.display()))
             .args(&build.args)
-            .env_remove("SOURCE_DATE_EPOCH");
+            .env_remove("SOURCE_DATE_EPOCH")
+            .envs(build.env.iter().map(|(key, value)| (key, value)));
         let output = command
             .output()
             .map_err(|error| format!("could not start kiln: {error}"))?;
@@ -134,14 +168,20 @@ impl Levels {
             ));
         }
         if !build.ok {
-            self.errors(name, build, &stderr);
-            return Ok(());
+            self.errors(case.name, build, &stderr);
+            return Ok(Ran {
+                image: None,
+                output: stderr,
+            });
         }
-        if build.golden["layers"].is_null() {
-            return Ok(());
+        let ours = image::read(&layout)?;
+        if !build.golden["layers"].is_null() {
+            self.compare(case, build, &ours)?;
         }
-        let ours = image::read(layout)?;
-        self.compare(name, &build.golden, &ours, bases)
+        Ok(Ran {
+            image: Some(ours),
+            output: stderr,
+        })
     }
 
     fn errors(&mut self, name: &str, build: &Build, stderr: &str) {
@@ -162,30 +202,35 @@ impl Levels {
         }
     }
 
-    fn compare(
-        &mut self,
-        name: &str,
-        golden: &Value,
-        ours: &Image,
-        bases: &Bases,
-    ) -> Result<(), String> {
+    fn compare(&mut self, case: Case<'_>, build: &Build, ours: &Image) -> Result<(), String> {
+        let golden = &build.golden;
         // The base is the same on both sides: what is compared is what the build adds.
         let mut theirs: Vec<Vec<(String, Entry)>> = Vec::new();
-        for (number, layer) in golden["layers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
+        let recorded = golden["layers"].as_array().into_iter().flatten();
+        for (number, layer) in recorded.enumerate() {
             theirs.push(match layer.as_str() {
-                Some(_) => bases
+                Some(_) => case
+                    .bases
                     .known_layer(ours.layers.get(number))
                     .ok_or("the first layer is not the base's")?,
                 None => image::golden_layer(layer),
             });
         }
-        self.history(name, golden, ours);
-        self.layers(name, &theirs, ours);
+        // Compressed archives of the contexts are made anew, with other bytes than the recorded ones.
+        for (theirs, ours) in theirs.iter_mut().zip(&ours.layers) {
+            let archives = theirs
+                .iter_mut()
+                .filter(|(path, _)| path.ends_with(".gz") || path.ends_with(".tgz"));
+            archives.for_each(|entry| forget_content(std::slice::from_mut(entry), ours));
+        }
+        if build.random {
+            theirs
+                .iter_mut()
+                .zip(&ours.layers)
+                .for_each(|(theirs, ours)| forget_content(theirs, ours));
+        }
+        self.history(case.name, build, ours);
+        self.layers(case.name, &theirs, ours);
         same_tree(&theirs, &ours.layers)?;
         let (theirs, ours) = (normal(&golden["config"]), normal(&ours.config));
         if theirs != ours {
@@ -194,19 +239,21 @@ impl Levels {
         Ok(())
     }
 
-    fn history(&mut self, name: &str, golden: &Value, ours: &Image) {
+    fn history(&mut self, name: &str, build: &Build, ours: &Image) {
         let line = |entry: &Value| {
             let empty = if entry["empty_layer"] == Value::Bool(true) {
                 " (empty)"
             } else {
                 ""
             };
-            format!(
-                "{}{empty}",
-                entry["created_by"].as_str().unwrap_or_default()
-            )
+            let text = entry["created_by"].as_str().unwrap_or_default();
+            let text = match &build.alias {
+                Some((ours, theirs)) => text.replace(ours.as_str(), theirs),
+                None => text.to_owned(),
+            };
+            format!("{text}{empty}")
         };
-        let theirs: Vec<String> = golden["history"]
+        let theirs: Vec<String> = build.golden["history"]
             .as_array()
             .into_iter()
             .flatten()
@@ -260,6 +307,17 @@ impl Levels {
     }
 }
 
+/// Takes over the content of our files.
+fn forget_content(theirs: &mut [(String, Entry)], ours: &[(String, Entry)]) {
+    for (path, entry) in theirs {
+        if let Some((_, other)) = ours.iter().find(|(other, _)| other == path)
+            && other.kind == "file"
+        {
+            entry.sha256.clone_from(&other.sha256);
+        }
+    }
+}
+
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().rev().take(4).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join(" | ")
@@ -267,15 +325,6 @@ fn last_lines(text: &str) -> String {
 
 fn same_tree(theirs: &[Vec<(String, Entry)>], ours: &[Vec<(String, Entry)>]) -> Result<(), String> {
     let (mut theirs, mut ours) = (image::merge(theirs), image::merge(ours));
-    // Compressed archives of the contexts are made anew, with other bytes than the recorded ones.
-    for (path, entry) in &mut theirs {
-        if (path.ends_with(".gz") || path.ends_with(".tgz"))
-            && let Some(other) = ours.get_mut(path)
-        {
-            other.sha256.clone_from(&entry.sha256);
-            entry.kind.clone_from(&other.kind);
-        }
-    }
     for stub in STUBS {
         if theirs.contains_key(*stub) != ours.contains_key(*stub) {
             theirs.remove(*stub);
@@ -325,9 +374,38 @@ fn normal(value: &Value) -> Value {
 }
 
 /// Makes the contexts of a case under `dir`.
-pub fn contexts(dir: &Path, contexts: &Value) -> Result<(), String> {
+pub fn contexts(dir: &Path, contexts: &Value, texts: &Texts) -> Result<(), String> {
     for (name, ops) in contexts.as_object().into_iter().flatten() {
-        fixture::context(&dir.join(name), ops)?;
+        fixture::context(&dir.join(name), ops, texts)?;
     }
     Ok(())
+}
+
+/// What an error of ours must hold of BuildKit's recorded message: the message without the prefixes that name
+/// BuildKit's own steps, its hint apart, and nothing of what the recorded run's registry said.
+pub fn error_tail(error: &Value) -> Vec<String> {
+    let text = error[0].as_str().unwrap_or_default();
+    let mut text = text.rsplit("failed to solve: ").next().unwrap_or(text);
+    if let Some((_, rest)) = text.rsplit_once("::") {
+        text = rest.split_once(": ").map_or(rest, |(_, path)| path);
+    }
+    if let Some(rest) = text.strip_prefix("dockerfile parse error on line ") {
+        text = rest.split_once(": ").map_or(rest, |(_, message)| message);
+    }
+    const METADATA: &str = "failed to resolve source metadata for ";
+    if let Some(start) = text.find(METADATA) {
+        let name = &text[start + METADATA.len()..];
+        let name = name.split(": ").next().unwrap_or(name);
+        return vec![format!("{METADATA}{name}")];
+    }
+    let (message, hint) = match text.split_once(" (did you mean ") {
+        Some((message, hint)) => (message, Some(hint.trim_end_matches(')'))),
+        None => (text, None),
+    };
+    [Some(message), hint]
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect()
 }

@@ -1,25 +1,44 @@
-//! Makes the files of a case: contexts from their ops, base images as archives with names, a store that holds them.
+//! Makes the files of a case: contexts from their ops, with what stands for servers put in.
 
+use super::archives;
 use crate::shell;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// Stands for the registry of the recorded runs; images "pushed" there are in the store.
 pub const REGISTRY: &str = "localhost:5000";
 
+/// Why a case goes whose files only a program can make.
+const CODE: &str = "left out: the corpus holds only code for a file's content";
+
 /// mtime of every context file in the recorded runs.
 const CONTEXT_MTIME: &str = "@1485449953";
 
+/// What the placeholders of the corpora's texts stand for in this run.
+#[derive(Clone, Debug, Default)]
+pub struct Texts {
+    /// `{http}`.
+    pub http: String,
+}
+
+impl Texts {
+    /// A text with its placeholders filled in.
+    pub fn fill(&self, text: &str) -> String {
+        text.replace("{registry}", REGISTRY)
+            .replace("{http}", &self.http)
+    }
+}
+
 /// Writes the ops of one context into a folder.
-pub fn context(dir: &Path, ops: &Value) -> Result<(), String> {
+pub fn context(dir: &Path, ops: &Value, texts: &Texts) -> Result<(), String> {
     std::fs::create_dir_all(dir).map_err(|error| error.to_string())?;
     for op in ops.as_array().into_iter().flatten() {
-        apply(dir, op).map_err(|error| {
+        apply(dir, op, texts).map_err(|error| {
             if error.starts_with(super::builds::LEFT_OUT) {
                 error
             } else {
@@ -39,7 +58,7 @@ pub fn context(dir: &Path, ops: &Value) -> Result<(), String> {
     Ok(())
 }
 
-fn apply(dir: &Path, op: &Value) -> Result<(), String> {
+fn apply(dir: &Path, op: &Value, texts: &Texts) -> Result<(), String> {
     let text = |key: &str| op[key].as_str().unwrap_or_default();
     let path = dir.join(text("path").trim_start_matches('/'));
     let failed = |error: std::io::Error| error.to_string();
@@ -48,13 +67,28 @@ fn apply(dir: &Path, op: &Value) -> Result<(), String> {
     }
     match text("op") {
         "file" if op["content"].is_null() && op["size"].as_u64().unwrap_or(0) > 0 => {
-            return Err("left out: the corpus does not hold this file".to_owned());
+            let bytes = archives::make(text("path"))
+                .ok_or("left out: the corpus does not hold a file of the context")?;
+            std::fs::write(&path, bytes).map_err(failed)?;
         }
-        "file" => std::fs::write(&path, content(&op["content"])?).map_err(failed)?,
+        "file" => std::fs::write(&path, content(&op["content"], texts)?).map_err(failed)?,
         "dir" => std::fs::create_dir_all(&path).map_err(failed)?,
         "symlink" => return symlink(text("target"), &path).map_err(failed),
         "hardlink" => return std::fs::hard_link(dir.join(text("target")), &path).map_err(failed),
         "chmod" => {}
+        "createSocket" => {
+            let path = dir.join(op["args"][0].as_str().unwrap_or_default());
+            let mode = op["args"][1]
+                .as_u64()
+                .and_then(|mode| u32::try_from(mode).ok());
+            // The socket's file stays when the listener goes.
+            std::os::unix::net::UnixListener::bind(&path).map_err(failed)?;
+            return std::fs::set_permissions(
+                &path,
+                std::fs::Permissions::from_mode(mode.unwrap_or(0o600)),
+            )
+            .map_err(failed);
+        }
         "chown" => {
             let id = |key: &str| op[key].as_u64().and_then(|id| u32::try_from(id).ok());
             return std::os::unix::fs::lchown(&path, id("uid"), id("gid")).map_err(failed);
@@ -70,9 +104,9 @@ fn apply(dir: &Path, op: &Value) -> Result<(), String> {
 }
 
 /// File content: text, `{"base64"}`, `{"tar": [...]}`, `{"gzip": ...}`.
-fn content(value: &Value) -> Result<Vec<u8>, String> {
+pub fn content(value: &Value, texts: &Texts) -> Result<Vec<u8>, String> {
     if let Some(text) = value.as_str() {
-        return Ok(text.replace("{registry}", REGISTRY).into_bytes());
+        return Ok(texts.fill(text).into_bytes());
     }
     if value.is_null() {
         return Ok(Vec::new());
@@ -83,14 +117,14 @@ fn content(value: &Value) -> Result<Vec<u8>, String> {
     if !value["gzip"].is_null() {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder
-            .write_all(&content(&value["gzip"])?)
+            .write_all(&content(&value["gzip"], texts)?)
             .map_err(|error| error.to_string())?;
         return encoder.finish().map_err(|error| error.to_string());
     }
     if let Some(text) = value["base64"].as_str() {
         return base64(text).ok_or_else(|| "bad base64".to_owned());
     }
-    Err(format!("content cannot be made: {value}"))
+    Err(CODE.to_owned())
 }
 
 fn base64(text: &str) -> Option<Vec<u8>> {
@@ -127,6 +161,9 @@ fn tar_file(headers: &[Value]) -> Result<Vec<u8>, String> {
             "tar.TypeReg" => tar::EntryType::Regular,
             other => return Err(format!("tar type {other}")),
         });
+        if !header["Name"]["go"].is_null() || !header["Content"]["go"].is_null() {
+            return Err(CODE.to_owned());
+        }
         entry.set_mode(u32::try_from(header["Mode"].as_u64().unwrap_or(0)).unwrap_or(0));
         entry.set_uid(header["Uid"].as_u64().unwrap_or(0));
         entry.set_gid(header["Gid"].as_u64().unwrap_or(0));
@@ -144,99 +181,4 @@ fn tar_file(headers: &[Value]) -> Result<Vec<u8>, String> {
         }
     }
     builder.into_inner().map_err(|error| error.to_string())
-}
-
-/// Base images of the corpus in a template store: made once, copied for every case.
-#[derive(Debug)]
-pub struct Bases {
-    work: PathBuf,
-    /// The binary.
-    pub kiln: PathBuf,
-    /// Layers of the base images.
-    layers: Vec<Vec<(String, super::image::Entry)>>,
-}
-
-impl Bases {
-    /// Makes them with the corpus' own script.
-    pub fn make(corpus: &Path, kiln: PathBuf, work: &Path) -> Result<Self, String> {
-        let images = work.join("images");
-        std::fs::create_dir_all(&images).map_err(|error| error.to_string())?;
-        shell::output(
-            Command::new("python3")
-                .arg(corpus.join("mkbase.py"))
-                .arg(&images),
-        )?;
-        let store = work.join("template");
-        let names = |name: &str| {
-            ["docker.io/library", "mirror.gcr.io", "quay.io/libpod"]
-                .map(|prefix| format!("{prefix}/{name}:latest"))
-                .to_vec()
-        };
-        for name in ["busybox", "alpine"] {
-            let archive = work.join(format!("{name}.tar"));
-            pack(&images.join(name), &names(name), &archive)?;
-            shell::output(
-                Command::new(&kiln)
-                    .arg("--root")
-                    .arg(&store)
-                    .arg("load")
-                    .arg("-i")
-                    .arg(&archive),
-            )?;
-        }
-        let mut layers = Vec::new();
-        for name in ["busybox", "alpine"] {
-            layers.extend(super::image::read(&images.join(name))?.layers);
-        }
-        Ok(Self {
-            work: work.to_owned(),
-            kiln,
-            layers,
-        })
-    }
-
-    /// The layer itself, when it is one of a base image.
-    pub fn known_layer(
-        &self,
-        layer: Option<&Vec<(String, super::image::Entry)>>,
-    ) -> Option<Vec<(String, super::image::Entry)>> {
-        layer.filter(|layer| self.layers.contains(layer)).cloned()
-    }
-
-    /// A fresh store with the base images in it.
-    pub fn store(&self, dir: &Path) -> Result<(), String> {
-        shell::output(
-            Command::new("cp")
-                .arg("-a")
-                .arg(self.work.join("template"))
-                .arg(dir),
-        )
-        .map(|_| ())
-    }
-}
-
-/// Packs a layout folder as an archive that carries these names.
-fn pack(layout: &Path, names: &[String], archive: &Path) -> Result<(), String> {
-    let path = layout.join("index.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| error.to_string())?;
-    let mut index: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let first = index["manifests"][0].clone();
-    index["manifests"] = names
-        .iter()
-        .map(|name| {
-            let mut descriptor = first.clone();
-            descriptor["annotations"] = serde_json::json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest"});
-            descriptor
-        })
-        .collect();
-    std::fs::write(&path, index.to_string()).map_err(|error| error.to_string())?;
-    shell::output(
-        Command::new("tar")
-            .arg("-C")
-            .arg(layout)
-            .arg("-cf")
-            .arg(archive)
-            .arg("."),
-    )
-    .map(|_| ())
 }

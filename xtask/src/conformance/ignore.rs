@@ -49,6 +49,7 @@ fn broken(name: &str, error: &str) -> SuiteResult {
         passed: 0,
         total: 1,
         failures: vec![error.to_owned()],
+        ..SuiteResult::default()
     }
 }
 
@@ -58,6 +59,7 @@ fn tally(name: &str, outcomes: impl Iterator<Item = Result<(), String>>) -> Suit
         passed: 0,
         total: 0,
         failures: Vec::new(),
+        ..SuiteResult::default()
     };
     for outcome in outcomes {
         result.total += 1;

@@ -30,6 +30,8 @@ pub type Tree = BTreeMap<String, Entry>;
 /// An image as the corpora see it.
 #[derive(Debug)]
 pub struct Image {
+    /// Digest of the config: what Docker calls the image's id.
+    pub id: String,
     /// `architecture`, `os`, `config` ... without `created`, `rootfs`, `history`.
     pub config: Value,
     /// `history`.
@@ -59,6 +61,10 @@ pub fn read(layout: &Path) -> Result<Image, String> {
         layers.push(read_layer(&blob(layout, layer)?)?);
     }
     Ok(Image {
+        id: manifest["config"]["digest"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         config,
         history,
         layers,

@@ -1,0 +1,45 @@
+//! Groups of BuildKit's integration cases that need more than contexts, flags and recorded answers: who runs them.
+//!
+//! A group's own module prepares what the corpus only describes (a Git server, an agent, secrets) and runs the case
+//! through [`super::integration::replay`]. Groups without an entry are run from their data alone.
+
+use super::builds::Levels;
+use super::harness::Case;
+
+/// Runs one case of a group; an `Err` that begins with [`super::builds::LEFT_OUT`] leaves it out.
+pub type Runner = fn(Case<'_>, &mut Levels) -> Result<(), String>;
+
+/// Groups with a runner of their own.
+const RUNNERS: &[(&str, Runner)] = &[];
+
+/// Groups that are not part of the Dockerfile language, with the reason that is printed.
+const ELSEWHERE: &[(&str, &str)] = &[
+    (
+        "provenance",
+        "asks for attestations, which Kiln does not make",
+    ),
+    ("SBOM", "asks for attestations, which Kiln does not make"),
+    (
+        "cache import/export",
+        "asks for a remote cache, which Kiln does not have",
+    ),
+    ("gateway/subrequests", "drives BuildKit's gateway API"),
+    ("outline subrequest", "drives BuildKit's gateway API"),
+    ("targets subrequest", "drives BuildKit's gateway API"),
+];
+
+/// The runner of a group that has its own.
+pub fn runner(group: &str) -> Option<Runner> {
+    RUNNERS
+        .iter()
+        .find(|(name, _)| *name == group)
+        .map(|(_, runner)| *runner)
+}
+
+/// Why a group is left out as a whole.
+pub fn elsewhere(group: &str) -> Option<&'static str> {
+    ELSEWHERE
+        .iter()
+        .find(|(name, _)| *name == group)
+        .map(|(_, reason)| *reason)
+}

@@ -1,0 +1,215 @@
+//! `moby_cli_build.json`: tests of Docker's own builder, with what BuildKit answered to the same builds.
+//!
+//! BuildKit's recorded answer decides; the tests' own conditions count where their text can be evaluated (texts in the
+//! output, equality of image ids, fields of the config).
+
+use super::SuiteResult;
+use super::builds::{Build, Levels, Ran, contexts, error_tail};
+use super::fixture::Texts;
+use super::harness::{Case, Harness};
+use super::{integration, text};
+use serde_json::Value;
+use std::path::Path;
+
+/// Runs the verified cases.
+pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
+    let Ok(data) = super::load(&corpus.join("moby_cli_build.json")) else {
+        return Vec::new();
+    };
+    let cases: Vec<(String, &Value)> = data
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|case| (text(&case["name"]).to_owned(), case))
+        .collect();
+    harness.run("moby cli", &cases, one)
+}
+
+fn one(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
+    let value = case.value;
+    if value["verified"] != Value::Bool(true) {
+        return Err("left out: the case has no recorded answer of BuildKit that counts".to_owned());
+    }
+    contexts(case.dir, &value["contexts"], &Texts::default())?;
+    case.bases.store(&case.dir.join("store"), &value["from"])?;
+    let steps: Vec<&Value> = value["steps"].as_array().into_iter().flatten().collect();
+    let mut builds = Vec::new();
+    for step in steps.iter().filter(|step| step["op"] == "build") {
+        let golden = &value["oracle"]["golden"][builds.len()];
+        builds.push(plan(step, golden, case)?);
+    }
+    levels.case(case, &builds, |ran| check(&steps, ran));
+    Ok(())
+}
+
+fn plan(step: &Value, golden: &Value, case: Case<'_>) -> Result<Build, String> {
+    let mut words = Vec::new();
+    flatten(&step["flags"], case.name, &mut words)?;
+    let mut name = step["name"].as_str().map(str::to_owned);
+    let mut args = Vec::new();
+    let mut words = words.into_iter();
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            "build" => {}
+            "-t" => name = words.next(),
+            word if word.starts_with("--cache-from") => {
+                return Err(
+                    "left out: asks for a remote cache, which Kiln does not have".to_owned(),
+                );
+            }
+            // The recorded runs print progress; the text of a quiet build is not compared.
+            "-q" => {}
+            _ => args.push(word),
+        }
+    }
+    if let Some(name) = name {
+        args.extend(["-o".to_owned(), format!("type=image,name={name}")]);
+    }
+    let context = step["context"]
+        .as_str()
+        .ok_or("left out: the corpus holds only code for the context")?;
+    args.push(context.to_owned());
+    Ok(Build {
+        args,
+        cwd: case.dir.to_owned(),
+        ok: golden["ok"] == Value::Bool(true),
+        golden: golden.clone(),
+        error_contains: error_tail(&golden["error"]),
+        ..Build::default()
+    })
+}
+
+/// Flags lie in lists of lists; the only code that is understood is the name of the test.
+fn flatten(value: &Value, name: &str, words: &mut Vec<String>) -> Result<(), String> {
+    match value {
+        Value::Array(items) => items.iter().try_for_each(|item| flatten(item, name, words)),
+        Value::String(word) => {
+            words.push(word.clone());
+            Ok(())
+        }
+        Value::Null => Ok(()),
+        other if other["go"] == "strings.ToLower(c.Name())" => {
+            words.push(name.to_lowercase());
+            Ok(())
+        }
+        _ => Err("left out: the corpus holds only code for a flag".to_owned()),
+    }
+}
+
+/// The conditions of a case, each against the builds before it.
+fn check(steps: &[&Value], ran: &[Ran]) -> Result<(), String> {
+    let mut done = 0;
+    let context_of: Vec<&str> = steps
+        .iter()
+        .filter(|step| step["op"] == "build")
+        .map(|step| text(&step["context"]))
+        .collect();
+    for step in steps {
+        match text(&step["op"]) {
+            "build" => done += 1,
+            "assert_inspect" => inspect(step, ran[..done].last())?,
+            "fail_if" => fail_if(text(&step["src"]), &ran[..done], &context_of)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn inspect(step: &Value, last: Option<&Ran>) -> Result<(), String> {
+    let field = text(&step["field"]);
+    let (Some(expected), Some(image)) = (
+        step["equals"].as_str(),
+        last.and_then(|ran| ran.image.as_ref()),
+    ) else {
+        return Ok(());
+    };
+    // The classic builder's own record of its containers.
+    if field.starts_with("ContainerConfig") {
+        return Ok(());
+    }
+    let found = integration::config(&image.config, field);
+    let same = if step["json"] == Value::Bool(true) {
+        serde_json::from_str::<Value>(expected).is_ok_and(|expected| expected == found)
+    } else {
+        go_text(&found) == expected
+    };
+    if same {
+        Ok(())
+    } else {
+        Err(format!("{field}: expected {expected}, got {found}"))
+    }
+}
+
+/// A value as Go's templates print it.
+fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "[]".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(go_text).collect();
+            format!("[{}]", items.join(" "))
+        }
+        Value::Object(map) if map.is_empty() => "{}".to_owned(),
+        Value::Object(map) => {
+            let items: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", go_text(value)))
+                .collect();
+            format!("map[{}]", items.join(" "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// A condition that must not hold, where its text is one of the known forms.
+fn fail_if(source: &str, ran: &[Ran], contexts: &[&str]) -> Result<(), String> {
+    let (source, negated) = match source.strip_prefix('!') {
+        Some(rest) => (rest, true),
+        None => (source, false),
+    };
+    if let Some(literal) = source
+        .strip_prefix("strings.Contains(result.Combined(), \"")
+        .and_then(|rest| rest.strip_suffix("\")"))
+        && let Some(last) = ran.last()
+    {
+        // Output can be anything but is compared only where it is plain text.
+        return if last.output.contains(literal) == negated {
+            Ok(())
+        } else {
+            Err(format!("the output fails on {source}"))
+        };
+    }
+    let (Some((left, right)), equal) = (match source.split_once(" == ") {
+        Some(pair) => (Some(pair), true),
+        None => (source.split_once(" != "), false),
+    }) else {
+        return Ok(());
+    };
+    let (Some(left), Some(right)) = (number(left), number(right)) else {
+        return Ok(());
+    };
+    // Changes of one folder between builds are code: such builds cannot be told apart.
+    if equal && contexts.get(left) == contexts.get(right) {
+        return Ok(());
+    }
+    let id = |number: usize| Some(&ran.get(number)?.image.as_ref()?.id);
+    match (id(left), id(right)) {
+        (Some(left), Some(right)) if (left == right) == equal => {
+            Err(format!("images fail on {source}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The build that a variable of the tests' code names.
+fn number(variable: &str) -> Option<usize> {
+    match variable {
+        "origImgID" => Some(0),
+        "newImgID" => Some(1),
+        _ => variable
+            .strip_prefix("id")?
+            .parse::<usize>()
+            .ok()?
+            .checked_sub(1),
+    }
+}
