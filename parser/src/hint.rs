@@ -14,7 +14,7 @@ pub fn of(message: &str) -> Option<&'static str> {
 }
 
 /// Parts of messages, and what to do.
-const HINTS: [(&str, &str); 69] = [
+const HINTS: [(&str, &str); 70] = [
     // Words.
     ("looking for matching", "close the quote, or escape it"),
     ("missing '}'", "close the brace: ${NAME}"),
@@ -243,6 +243,10 @@ const HINTS: [(&str, &str); 69] = [
     ),
     ("can't be a URL for COPY", "use ADD"),
     ("can't be a git ref for COPY", "use ADD"),
+    (
+        "failed to process \"",
+        "the variable needs a value: set it with ENV, or with ARG and --build-arg",
+    ),
 ];
 
 #[cfg(test)]

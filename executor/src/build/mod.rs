@@ -149,7 +149,8 @@ fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
         .iter()
         .any(|finding| finding.severity == Severity::Error)
     {
-        return Err(Error::Dockerfile(parsed.diagnostics));
+        let found = lower::check(&parsed, &options(request));
+        return Err(Error::Dockerfile(found));
     }
     if !parsed.diagnostics.is_empty() {
         ui.diagnostics(&parsed.diagnostics);

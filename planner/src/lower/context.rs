@@ -67,6 +67,17 @@ pub(super) struct Shared<'a> {
     pub(super) globals: Env,
     /// More than one platform is built: progress names say which.
     pub(super) several_platforms: bool,
+    /// What of the file could not be read.
+    pub(super) gaps: Gaps,
+}
+
+/// What is missing of a Dockerfile with errors, so that nothing is said that the missing part may contradict.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Gaps {
+    /// Variables may be set by lines that could not be read.
+    pub(super) variables: bool,
+    /// Stages may be missing, or their names.
+    pub(super) stages: bool,
 }
 
 impl Shared<'_> {

@@ -2,7 +2,8 @@
 //!
 //! It makes no step. ONBUILD triggers of resolved bases are added here, as they may bring new dependencies.
 
-use super::context::{Place, Shared, at, nowhere};
+use super::context::{Gaps, Place, Shared, at, nowhere};
+use super::findings::in_trigger;
 use super::{BaseRequest, ResolvedBase, scope};
 use crate::platform::Platform;
 use parser::ast::Transfer;
@@ -51,6 +52,8 @@ pub(super) struct Node<'a> {
     /// Steps that its progress names count.
     pub(super) total: usize,
     pub(super) place: Place,
+    /// Its FROM is wrong.
+    pub(super) broken: bool,
     triggers_added: bool,
 }
 
@@ -61,45 +64,51 @@ pub(super) struct Graph<'a> {
     pub(super) target: usize,
     /// Progress names show the stage: there is more than one source of files.
     pub(super) show_stages: bool,
+    /// What is wrong. A graph with errors is only tried, to find more of them.
+    pub(super) errors: Vec<Diagnostic>,
+    /// What is wrong makes more than one line doubtful: nothing can be said of what is built.
+    pub(super) muddled: bool,
     names: BTreeMap<String, usize>,
 }
 
 impl<'a> Graph<'a> {
-    pub(super) fn new(shared: Shared<'a>) -> Result<Self, Vec<Diagnostic>> {
+    /// `errors` are those of the global scope.
+    pub(super) fn new(shared: Shared<'a>, errors: Vec<Diagnostic>) -> Self {
         let mut graph = Self {
+            muddled: shared.gaps.stages,
             shared,
             nodes: Vec::new(),
             target: 0,
             show_stages: false,
+            errors,
             names: BTreeMap::new(),
         };
-        let mut errors = Vec::new();
         for (index, stage) in graph.shared.dockerfile.stages.iter().enumerate() {
-            if let Err(error) = graph.add_stage(index, stage) {
-                errors.push(error);
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
+            graph.add_stage(index, stage);
         }
         if graph.nodes.is_empty() {
-            return Err(vec![nowhere(
-                "dockerfile contains no stages to build".to_owned(),
-            )]);
+            graph.muddled = true;
+            if graph.shared.gaps == Gaps::default() {
+                let message = "dockerfile contains no stages to build".to_owned();
+                graph.errors.push(nowhere(message));
+            }
+            return graph;
         }
-        graph.target = graph.find_target().map_err(|error| vec![error])?;
+        match graph.find_target() {
+            Ok(target) => graph.target = target,
+            Err(error) => graph.muddle(error),
+        }
         for index in 0..graph.nodes.len() {
             for instruction in &graph.shared.dockerfile.stages[index].instructions {
                 match graph.command(Cow::Borrowed(instruction), false, at(&instruction.info)) {
                     Ok(command) => graph.nodes[index].commands.push(command),
-                    Err(error) => errors.push(error),
+                    Err(error) => graph.errors.push(error),
                 }
             }
         }
-        if !errors.is_empty() {
-            return Err(errors);
+        if let Err(error) = graph.check_cycles() {
+            graph.muddle(error);
         }
-        graph.check_cycles()?;
         // A mount counts as a source even when it names none, as BuildKit has it.
         graph.show_stages = graph.nodes.len() > 1
             || graph.nodes[0]
@@ -113,10 +122,19 @@ impl<'a> Graph<'a> {
                         .flatten()
                         .any(|source| !matches!(source, Source::Stage(_))),
                 });
-        Ok(graph)
+        graph
     }
 
-    fn add_stage(&mut self, index: usize, stage: &'a Stage) -> Result<(), Diagnostic> {
+    /// Notes an error about stages; one that a missing stage may explain is left out.
+    fn muddle(&mut self, error: Diagnostic) {
+        self.muddled = true;
+        if !self.shared.gaps.stages {
+            self.errors.push(error);
+        }
+    }
+
+    /// The base of a stage and the platform of its FROM.
+    fn stage_base(&self, stage: &Stage) -> Result<(String, Option<Platform>), Diagnostic> {
         let place = at(&stage.from);
         let base = self
             .global_word(&stage.base.value)
@@ -129,6 +147,25 @@ impl<'a> Graph<'a> {
             Some(text) => Some(self.stage_platform(&text.value, place)?),
             None => None,
         };
+        Ok((base.text, platform))
+    }
+
+    fn add_stage(&mut self, index: usize, stage: &'a Stage) {
+        let place = at(&stage.from);
+        let _ = self.shared.globals.take_guessed();
+        let base = self.stage_base(stage);
+        let guessed = self.shared.globals.take_guessed();
+        let broken = base.is_err() || guessed;
+        let (base, platform) = match base {
+            Ok(base) if !guessed => base,
+            Ok(_) => (SCRATCH.to_owned(), None),
+            Err(error) => {
+                if !guessed {
+                    self.errors.push(error);
+                }
+                (SCRATCH.to_owned(), None)
+            }
+        };
         let name = stage.name.as_ref().map(|name| name.value.to_lowercase());
         let wanted = platform.as_ref().unwrap_or(&self.shared.platform).clone();
         let replaced = name
@@ -138,10 +175,10 @@ impl<'a> Graph<'a> {
                 name: context.to_owned(),
                 platform: wanted.clone(),
             });
-        let base = match self.names.get(&base.text.to_lowercase()) {
+        let base = match self.names.get(&base.to_lowercase()) {
             Some(&stage) => Source::Stage(stage),
-            None if base.text == SCRATCH => Source::Scratch,
-            None => Source::External(self.shared.request(&base.text, wanted)),
+            None if base == SCRATCH => Source::Scratch,
+            None => Source::External(self.shared.request(&base, wanted)),
         };
         let counted = stage
             .instructions
@@ -160,9 +197,9 @@ impl<'a> Graph<'a> {
             commands: Vec::new(),
             total,
             place,
+            broken,
             triggers_added: false,
         });
-        Ok(())
     }
 
     fn global_word(&self, text: &str) -> Result<Expanded, String> {
@@ -218,8 +255,19 @@ impl<'a> Graph<'a> {
         }
         let message = format!("target stage {} could not be found", quote(wanted));
         let names: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
-        let near = nearest(wanted, &names);
-        Err(did_you_mean(nowhere(message), near))
+        let named: Vec<&str> = self
+            .nodes
+            .iter()
+            .filter(|node| node.named)
+            .map(|node| node.name.as_str())
+            .collect();
+        let help = match (nearest(&wanted.to_lowercase(), &names), named.as_slice()) {
+            (Some(near), [_]) => format!("did you mean {near}?"),
+            (Some(near), _) => format!("did you mean {near}? The stages are {}", named.join(", ")),
+            (None, []) => "no stage of the Dockerfile has a name".to_owned(),
+            (None, _) => format!("the stages are {}", named.join(", ")),
+        };
+        Err(nowhere(message).with_help(help))
     }
 
     /// Finds what an instruction reads from elsewhere.
@@ -267,6 +315,7 @@ impl<'a> Graph<'a> {
         }
         match name.parse::<usize>() {
             Ok(index) if index < self.nodes.len() => Ok(Some(Source::Stage(index))),
+            Ok(_) if self.shared.gaps.stages => Ok(None),
             Ok(index) => Err(place.error(format!("invalid stage index {index}"))),
             Err(_) => Ok(Some(self.find_source(name))),
         }
@@ -280,7 +329,7 @@ impl<'a> Graph<'a> {
         }
     }
 
-    fn check_cycles(&self) -> Result<(), Vec<Diagnostic>> {
+    fn check_cycles(&self) -> Result<(), Diagnostic> {
         let mut done = vec![false; self.nodes.len()];
         for start in 0..self.nodes.len() {
             let mut path = Vec::new();
@@ -289,7 +338,7 @@ impl<'a> Graph<'a> {
                     "circular dependency detected on stage: {}",
                     self.nodes[start].name
                 );
-                return Err(vec![place.error(message)]);
+                return Err(place.error(message));
             }
         }
         Ok(())
@@ -345,11 +394,14 @@ impl<'a> Graph<'a> {
     }
 
     /// Adds ONBUILD triggers as far as bases are known; gives the bases that are not.
-    pub(super) fn resolve(&mut self) -> Result<Vec<(BaseRequest, Place)>, Vec<Diagnostic>> {
+    pub(super) fn resolve(&mut self) -> Vec<(BaseRequest, Place)> {
+        if self.muddled {
+            return Vec::new();
+        }
         loop {
             let mut changed = false;
             for index in self.reachable() {
-                changed |= self.add_triggers(index)?;
+                changed |= self.add_triggers(index);
             }
             if !changed {
                 break;
@@ -374,27 +426,34 @@ impl<'a> Graph<'a> {
             }
         }
         wanted.retain(|(request, _)| !self.shared.bases.contains_key(request));
-        Ok(wanted)
+        wanted
     }
 
     /// Puts the triggers of a stage's base before its own instructions, once the base is known.
-    fn add_triggers(&mut self, index: usize) -> Result<bool, Vec<Diagnostic>> {
+    fn add_triggers(&mut self, index: usize) -> bool {
         let node = &self.nodes[index];
         if node.triggers_added || node.replaced.is_some() {
-            return Ok(false);
+            return false;
         }
         let place = node.place;
         let mut triggers = Vec::new();
+        let mut errors = Vec::new();
         match &node.base {
             Source::Scratch => {}
             Source::External(request) => match self.shared.bases.get(request) {
-                None => return Ok(false),
+                None => return false,
                 Some(ResolvedBase::Directory(_)) => {}
                 Some(ResolvedBase::Image(image)) => {
                     for text in image.config.config.on_build.iter().flatten() {
-                        let instruction =
-                            parser::parse_trigger(text).map_err(|errors| place.adopt(errors))?;
-                        triggers.push((instruction, place));
+                        match parser::parse_trigger(text) {
+                            Ok(instruction) => triggers.push((instruction, place)),
+                            Err(found) => errors.extend(
+                                place
+                                    .adopt(found)
+                                    .into_iter()
+                                    .map(|error| in_trigger(error, text)),
+                            ),
+                        }
                     }
                 }
             },
@@ -407,17 +466,21 @@ impl<'a> Graph<'a> {
                 }));
             }
         }
-        let commands = triggers
-            .into_iter()
-            .map(|(instruction, place)| self.command(Cow::Owned(instruction), true, place))
-            .collect::<Result<Vec<Command<'a>>, Diagnostic>>()
-            .map_err(|error| vec![error])?;
+        let mut commands: Vec<Command<'a>> = Vec::new();
+        for (instruction, place) in triggers {
+            let text = instruction.info.original.clone();
+            match self.command(Cow::Owned(instruction), true, place) {
+                Ok(command) => commands.push(command),
+                Err(error) => errors.push(in_trigger(error, &text)),
+            }
+        }
+        self.errors.extend(errors);
         let node = &mut self.nodes[index];
         node.triggers_added = true;
         node.total += commands.len();
         let changed = !commands.is_empty();
         node.commands.splice(0..0, commands);
-        Ok(changed)
+        changed
     }
 }
 

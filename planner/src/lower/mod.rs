@@ -6,6 +6,7 @@
 mod builder;
 mod context;
 mod copy;
+mod findings;
 mod gotext;
 mod graph;
 mod metadata;
@@ -20,7 +21,8 @@ use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{Network, Plan};
 use crate::platform::Platform;
 use builder::Builder;
-use context::{Place, Shared};
+use context::{Gaps, Place, Shared};
+pub use findings::check;
 use graph::Graph;
 use parser::{Diagnostic, Dockerfile, Kind, Lines, Severity, Span};
 use stage::Lowering;
@@ -128,12 +130,18 @@ pub fn lower(
     options: &LowerOptions,
     bases: &BTreeMap<BaseRequest, ResolvedBase>,
 ) -> Result<Lowered, Vec<Diagnostic>> {
-    let (graphs, missing) = resolve(dockerfile, options, bases)?;
-    if !missing.is_empty() {
-        let requests: BTreeSet<BaseRequest> =
-            missing.into_iter().map(|(request, _)| request).collect();
+    let resolved = resolve(dockerfile, options, bases, Gaps::default());
+    if !resolved.errors.is_empty() || !resolved.missing.is_empty() {
+        // Before anything is asked for: what can be said without it.
+        let errors = findings::all(resolved.errors, &resolved.graphs);
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let requests = resolved.missing.into_iter().map(|(request, _)| request);
+        let requests: BTreeSet<BaseRequest> = requests.collect();
         return Ok(Lowered::Need(requests.into_iter().collect()));
     }
+    let graphs = resolved.graphs;
     let mut builder = Builder::default();
     let mut targets = Vec::new();
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
@@ -147,7 +155,7 @@ pub fn lower(
         }
     }
     if !errors.is_empty() {
-        return Err(errors);
+        return Err(findings::sorted(errors));
     }
     warnings.extend(unused_build_args(dockerfile, options, &graphs));
     Ok(Lowered::Plan(builder.finish(targets), warnings))
@@ -162,9 +170,11 @@ pub fn wanted_by(
     bases: &BTreeMap<BaseRequest, ResolvedBase>,
     request: &BaseRequest,
 ) -> Option<WantedBy> {
-    let (graphs, missing) = resolve(dockerfile, options, bases).ok()?;
-    let (_, place) = missing.into_iter().find(|(wanted, _)| wanted == request)?;
-    let stages = graphs
+    let resolved = resolve(dockerfile, options, bases, Gaps::default());
+    let mut missing = resolved.missing.into_iter();
+    let (_, place) = missing.find(|(wanted, _)| wanted == request)?;
+    let stages = resolved
+        .graphs
         .iter()
         .flat_map(|graph| graph.nodes.iter().map(|node| node.name.as_str()));
     let names: Vec<&str> = stages.chain(COMMON_IMAGES).collect();
@@ -195,12 +205,19 @@ const COMMON_IMAGES: [&str; 7] = [
 /// Bases that are still missing, and who wants them.
 type Missing = Vec<(BaseRequest, Place)>;
 
-/// The graphs of all platforms, triggers added, and the bases that are still missing.
+/// The graphs of all platforms, triggers added, the bases that are still missing, and what is wrong.
+struct Resolved<'a> {
+    graphs: Vec<Graph<'a>>,
+    missing: Missing,
+    errors: Vec<Diagnostic>,
+}
+
 fn resolve<'a>(
     dockerfile: &'a Dockerfile,
     options: &'a LowerOptions,
     bases: &'a BTreeMap<BaseRequest, ResolvedBase>,
-) -> Result<(Vec<Graph<'a>>, Missing), Vec<Diagnostic>> {
+    gaps: Gaps,
+) -> Resolved<'a> {
     let mut platforms: Vec<Platform> = Vec::new();
     for platform in &options.platforms {
         let platform = platform.normalise();
@@ -208,61 +225,49 @@ fn resolve<'a>(
             platforms.push(platform);
         }
     }
-    let (mut graphs, mut missing, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    let mut resolved = Resolved {
+        graphs: Vec::new(),
+        missing: Vec::new(),
+        errors: Vec::new(),
+    };
     for platform in &platforms {
-        let resolved = graph(dockerfile, options, bases, platform, platforms.len() > 1);
-        match resolved {
-            Ok((graph, wanted)) => {
-                graphs.push(graph);
-                missing.extend(wanted);
-            }
-            Err(found) => add_new(&mut errors, found),
+        let target = target_name(dockerfile, options);
+        let escape = dockerfile.escape;
+        let (mut globals, errors) =
+            scope::globals(&dockerfile.global_args, escape, options, platform, &target);
+        if gaps.variables {
+            globals.leave_open();
         }
+        let shared = Shared {
+            dockerfile,
+            options,
+            bases,
+            platform: platform.clone(),
+            globals,
+            several_platforms: platforms.len() > 1,
+            gaps,
+        };
+        let mut graph = Graph::new(shared, errors);
+        resolved.missing.extend(graph.resolve());
+        add_new(&mut resolved.errors, graph.errors.clone());
+        resolved.graphs.push(graph);
     }
-    if errors.is_empty() {
-        Ok((graphs, missing))
-    } else {
-        Err(errors)
-    }
+    resolved
 }
 
-fn graph<'a>(
-    dockerfile: &'a Dockerfile,
-    options: &'a LowerOptions,
-    bases: &'a BTreeMap<BaseRequest, ResolvedBase>,
-    platform: &Platform,
-    several_platforms: bool,
-) -> Result<(Graph<'a>, Missing), Vec<Diagnostic>> {
+/// The value of `TARGETSTAGE`.
+fn target_name(dockerfile: &Dockerfile, options: &LowerOptions) -> String {
     let last = dockerfile
         .stages
         .last()
         .and_then(|stage| stage.name.as_ref())
         .map(|name| name.value.to_lowercase());
-    let target = options
+    options
         .target
         .clone()
         .or(last)
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "default".to_owned());
-    let globals = scope::globals(
-        &dockerfile.global_args,
-        dockerfile.escape,
-        options,
-        platform,
-        &target,
-    )
-    .map_err(|error| vec![error])?;
-    let shared = Shared {
-        dockerfile,
-        options,
-        bases,
-        platform: platform.clone(),
-        globals,
-        several_platforms,
-    };
-    let mut graph = Graph::new(shared)?;
-    let missing = graph.resolve()?;
-    Ok((graph, missing))
+        .unwrap_or_else(|| "default".to_owned())
 }
 
 /// Platforms mostly have the same findings.
@@ -306,8 +311,12 @@ fn unused_build_args(
         "One or more build-args [{}] were not consumed",
         unused.join(" ")
     );
+    let declared: Vec<&str> = declared.into_iter().collect();
+    let near = |name: &&str| parser::suggest::nearest(name, &declared);
+    let meant: Vec<&str> = unused.iter().filter_map(near).collect();
     Some(Diagnostic {
         severity: Severity::Warning,
+        help: (!meant.is_empty()).then(|| format!("did you mean {}?", meant.join(", "))),
         ..context::nowhere(message)
     })
 }

@@ -68,6 +68,10 @@ impl Lowering<'_, '_> {
                     size: mount.size,
                 },
                 MountType::Secret => secret(state, command, &mount)?,
+                MountType::Ssh if mount.source.is_some() => {
+                    let message = "ssh does not support source".to_owned();
+                    return Err(command.place.error(message));
+                }
                 MountType::Ssh => {
                     agents += 1;
                     ssh(state, &mount, agents - 1)

@@ -5,6 +5,7 @@ use crate::platform::Platform;
 use parser::Instruction;
 use parser::expand::{self, Options, Scope};
 use parser::{Diagnostic, Kind};
+use std::cell::Cell;
 
 /// `PATH` where neither base nor Dockerfile sets one.
 pub(super) const DEFAULT_PATH: &str =
@@ -25,36 +26,66 @@ pub(super) const NOT_ENVIRONMENT: [&str; 2] =
 
 /// Variables in the order in which they were first set.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Env(Vec<(String, String)>);
+pub(super) struct Env {
+    pairs: Vec<(String, String)>,
+    /// There may be variables that are not known: those of a base yet to be resolved, or of a line that is wrong.
+    open: bool,
+    /// One was asked for that may be among them.
+    guessed: Cell<bool>,
+}
 
 impl Env {
+    /// From here on there may be variables that are not known.
+    pub(super) fn leave_open(&mut self) {
+        self.open = true;
+    }
+
+    /// Whether there may be.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
+    /// Whether a variable was asked for since the last call that is not known; what came of it says nothing.
+    pub(super) fn take_guessed(&self) -> bool {
+        self.guessed.take()
+    }
+
+    /// Its value is not known any more.
+    pub(super) fn forget(&mut self, name: &str) {
+        self.pairs.retain(|(known, _)| known != name);
+    }
+
     /// Sets a variable; one that exists keeps its place.
     pub(super) fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
+        match self.pairs.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => value.clone_into(known),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+            None => self.pairs.push((name.to_owned(), value.to_owned())),
         }
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&str> {
-        self.0
+        self.pairs
             .iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
     }
 
     pub(super) fn pairs(&self) -> &[(String, String)] {
-        &self.0
+        &self.pairs
     }
 }
 
 impl Scope for Env {
     fn get(&self, name: &str) -> Option<String> {
-        self.value(name).map(str::to_owned)
+        let value = self.value(name).map(str::to_owned);
+        if value.is_none() && self.open {
+            self.guessed.set(true);
+        }
+        value
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().map(|(name, _)| name.clone()).collect()
+        self.pairs.iter().map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -80,15 +111,16 @@ pub(super) fn word(text: &str, escape: char, env: &dyn Scope) -> Result<String, 
         .map_err(|error| error.message)
 }
 
-/// The arguments of the global scope: the platform's, then the ARGs before the first FROM.
+/// The arguments of the global scope: the platform's, then the ARGs before the first FROM; and what is wrong with them.
 pub(super) fn globals(
     args: &[Instruction],
     escape: char,
     options: &LowerOptions,
     platform: &Platform,
     target: &str,
-) -> Result<Env, Diagnostic> {
+) -> (Env, Vec<Diagnostic>) {
     let mut env = Env::default();
+    let mut errors = Vec::new();
     let build = options.build_platform.normalise();
     let part = |part: &Option<String>| part.clone().unwrap_or_default();
     let platform = platform.normalise();
@@ -115,12 +147,17 @@ pub(super) fn globals(
             let name = &pair.name.value;
             let value = match (options.build_args.get(name), &pair.default) {
                 (Some(given), _) => Some(given.clone()),
-                (None, Some(default)) => {
-                    let expanded = word(&default.value, escape, &env);
-                    Some(expanded.map_err(|message| {
-                        Diagnostic::error(message, default.span, instruction.info.lines)
-                    })?)
-                }
+                (None, Some(default)) => match word(&default.value, escape, &env) {
+                    Ok(expanded) => Some(expanded),
+                    Err(message) => {
+                        let lines = instruction.info.lines;
+                        if !env.take_guessed() {
+                            errors.push(Diagnostic::error(message, default.span, lines));
+                        }
+                        env.leave_open();
+                        None
+                    }
+                },
                 (None, None) => None,
             };
             if let Some(value) = value {
@@ -128,7 +165,7 @@ pub(super) fn globals(
             }
         }
     }
-    Ok(env)
+    (env, errors)
 }
 
 /// Proxy variables among the build args, in upper and in lower case.

@@ -3,6 +3,7 @@
 use super::builder::{Builder, NewStep};
 use super::context::{Place, Shared};
 use super::copy::context_copy;
+use super::findings;
 use super::graph::{Command, Graph, Node, Source};
 use super::scope::{DEFAULT_PATH, Env};
 use super::{BaseRequest, ResolvedBase, ResolvedImage};
@@ -110,9 +111,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
             let mut state = self.start(index, node);
             if node.replaced.is_none() {
                 for command in &node.commands {
-                    if let Err(error) = self.dispatch(&mut state, command) {
-                        errors.push(error);
-                    }
+                    let _ = state.env.take_guessed();
+                    let done = self.dispatch(&mut state, command);
+                    findings::settle(&mut state.env, command, done, &mut errors);
                 }
             }
             self.states[index] = Some(state);
@@ -209,6 +210,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
         let named = |filter: &String| node.named && filter.eq_ignore_ascii_case(&node.name);
         state.no_cache = options.no_cache || options.no_cache_stages.iter().any(named);
         state.inherit_config();
+        if node.broken || self.shared().gaps.variables || self.shared().globals.is_open() {
+            state.env.leave_open();
+        }
         state
     }
 
@@ -219,10 +223,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
         mut naming: Naming,
     ) -> StageState {
         let shared = self.shared();
-        let resolved = shared
-            .bases
-            .get(request)
-            .expect("BUG: all bases were asked for");
+        let Some(resolved) = shared.bases.get(request) else {
+            return unknown_stage(&request.platform, naming);
+        };
         match resolved {
             ResolvedBase::Directory(name) => {
                 naming.total = naming.total.saturating_sub(1);
@@ -366,11 +369,10 @@ impl<'g, 'a> Lowering<'g, 'a> {
                 }
             },
         };
-        let resolved = self
-            .shared()
-            .bases
-            .get(request)
-            .expect("BUG: all bases were asked for");
+        // Unknown in a trial only.
+        let Some(resolved) = self.shared().bases.get(request) else {
+            return Files::Scratch;
+        };
         let step = match resolved {
             ResolvedBase::Directory(name) => return Files::Context(name.clone()),
             ResolvedBase::Image(image) => self.add_image(image, &request.platform, place, None),
@@ -551,6 +553,15 @@ fn empty_stage(platform: &Platform, naming: Naming) -> StageState {
         no_cache: false,
         naming,
     }
+}
+
+/// A stage on a base that is not known yet: for the trial that finds errors before any base is asked for.
+fn unknown_stage(platform: &Platform, naming: Naming) -> StageState {
+    let mut state = empty_stage(platform, naming);
+    state.env.leave_open();
+    // Whatever it is, a mount at "." is hardly one at the root.
+    state.config.config.working_dir = "/unknown".to_owned();
+    state
 }
 
 /// Expands a text that people read; as it is where that fails.

@@ -182,6 +182,154 @@ fn all_errors_are_found_at_once() {
     assert_eq!(once.len(), 1, "platforms share their findings: {once:?}");
 }
 
+/// Everything that parser and planner say of a file before any base is known: lines and the start of each message.
+fn checked(text: &str) -> Vec<(u32, String)> {
+    let parsed = parser::parse(text);
+    let broken = parsed
+        .diagnostics
+        .iter()
+        .any(|found| found.severity == Severity::Error);
+    let found = if broken {
+        planner::lower::check(&parsed, &options_of(text))
+    } else {
+        match lower(&parsed.dockerfile, &options_of(text), &BTreeMap::new()) {
+            Ok(_) => Vec::new(),
+            Err(found) => found,
+        }
+    };
+    for error in &found {
+        assert!(error.help.is_some(), "no hint: {error:?}");
+    }
+    let line = |error: &Diagnostic| error.lines.map_or(0, |lines| lines.start);
+    found
+        .iter()
+        .map(|error| (line(error), error.message.clone()))
+        .collect()
+}
+
+#[track_caller]
+fn says(text: &str, expected: &[(u32, &str)]) {
+    let found = checked(text);
+    let fits = found.len() == expected.len()
+        && found
+            .iter()
+            .zip(expected)
+            .all(|((line, message), (at, part))| line == at && message.contains(part));
+    assert!(fits, "{text}\n{found:#?}");
+}
+
+#[test]
+fn parser_and_planner_report_together() {
+    says(
+        "ARG A=${B\nFROM $A AS build\nRUM make\nCOPY --form=x a b\nRUN --mount=type=cahe,target=/c true\n\
+         EXPOSE 80/icmp\nENV C='x\nVOLUME $C\nCOPY --from=9 a b\n",
+        &[
+            (1, "unsupported modifier"),
+            (3, "unknown instruction: RUM"),
+            (4, "unknown flag: --form"),
+            (5, "unsupported mount type"),
+            (6, "invalid proto: icmp"),
+            (7, "looking for matching single-quote"),
+            (9, "invalid stage index 9"),
+        ],
+    );
+    says(
+        "FROM busybox AS build\nCOPY --form=x a b\nRUN --mount=type=cahe,target=/c true\nEXPOSE 80/icmp\n\
+         ENV C='x\nVOLUME $C\nSTOPSIGNAL SIGNOPE\nCOPY --from=9 a b\nFROM build\nUSER ${U-\n",
+        &[
+            (2, "unknown flag: --form"),
+            (3, "unsupported mount type \"cahe\""),
+            (4, "invalid proto: icmp"),
+            (5, "looking for matching single-quote"),
+            (7, "invalid signal: SIGNOPE"),
+            (8, "invalid stage index 9"),
+            (10, "missing '}'"),
+        ],
+    );
+}
+
+#[test]
+fn nothing_is_said_that_follows_from_another_error() {
+    // The name of the stage is lost with its FROM.
+    says(
+        "# options: --target second\nFROM busybox AS first\nFORM busybox AS second\nCOPY --from=first a b\nCOPY --from=1 a b\n",
+        &[(3, "unknown instruction: FORM")],
+    );
+    says(
+        "FROM a b\nENV X=${Y:?needed}\n",
+        &[(1, "either one or three arguments")],
+    );
+    // So is what a wrong line would have set.
+    says(
+        "FROM scratch\nENV A 'x\nVOLUME $A\nENV B=$A\nVOLUME $B\nFROM scratch\nVOLUME $Z",
+        &[(7, "VOLUME specified can not be an empty string")],
+    );
+    says(
+        "ARG A=${B:?b}\nARG C=${A:?a}\nFROM $C\nARG C\nENV D=${C:?c}",
+        &[(1, "B: b")],
+    );
+    says("RUM x\n", &[(1, "unknown instruction: RUM")]);
+    says(
+        "FROM scratch AS a\nCOPY --from=b x y\nFROM scratch AS b\nCOPY --from=a x y\nFROM b\n",
+        &[(4, "circular dependency detected on stage: a")],
+    );
+}
+
+#[test]
+fn errors_do_not_wait_for_bases_and_do_not_guess_what_they_set() {
+    says(
+        "FROM busybox\nRUN --mount=type=cache,target=/ x\nSTOPSIGNAL nope",
+        &[(2, "invalid mount target"), (3, "invalid signal")],
+    );
+    says(
+        "FROM busybox\nVOLUME $DATA\nENV A=$B\nSTOPSIGNAL $A\nUSER ${U:?}\nWORKDIR $W\nEXPOSE $P\n\
+         RUN --mount=type=cache,target=. x\nRUN --mount=type=$T,target=/x x\n",
+        &[],
+    );
+    says("FROM scratch\nVOLUME $DATA", &[(2, "VOLUME specified")]);
+}
+
+#[test]
+fn errors_point_at_the_word() {
+    let text = "FROM scratch\nENV A=1 \\\n    B=\"${C:?no}\"\nCOPY a \"b\n";
+    let found = errors(text);
+    let slices: Vec<&str> = found
+        .iter()
+        .map(|error| &text[error.span.unwrap().start as usize..error.span.unwrap().end as usize])
+        .collect();
+    assert_eq!(slices, ["\"${C:?no}\"", "\"b"], "{found:?}");
+    assert_eq!(found[0].lines.unwrap().start, 2);
+    assert_eq!(found[0].lines.unwrap().end, 3);
+}
+
+#[test]
+fn an_unknown_target_names_the_stages() {
+    let help = |text: &str| errors(text)[0].help.clone().unwrap_or_default();
+    assert_eq!(
+        help("# options: --target biuld\nFROM scratch AS build\nFROM scratch AS test"),
+        "did you mean build? The stages are build, test"
+    );
+    assert_eq!(
+        help("# options: --target x\nFROM scratch AS build\nFROM scratch"),
+        "the stages are build"
+    );
+    assert_eq!(
+        help("# options: --target x\nFROM scratch"),
+        "no stage of the Dockerfile has a name"
+    );
+}
+
+#[test]
+fn unused_build_args_are_named_with_what_was_meant() {
+    let text = "# options: --build-arg VERSOIN=1 --build-arg OTHER=2\nARG VERSION\nFROM scratch";
+    let (_, warnings) = build(text, &options_of(text)).unwrap();
+    assert_eq!(
+        warnings[0].message,
+        "One or more build-args [OTHER VERSOIN] were not consumed"
+    );
+    assert_eq!(warnings[0].help.as_deref(), Some("did you mean VERSION?"));
+}
+
 #[test]
 fn errors_in_stages_that_are_not_built_do_not_matter() {
     let text = "FROM scratch AS broken\nSTOPSIGNAL nope\nFROM scratch\n";
@@ -207,6 +355,11 @@ fn a_bad_trigger_is_reported_at_the_from() {
     )
     .unwrap_err();
     assert!(found[0].message.contains("RNU"), "{found:?}");
+    let help = found[0].help.as_deref().unwrap();
+    assert_eq!(
+        help,
+        "did you mean RUN?; the base image has the trigger ONBUILD RNU x"
+    );
     assert_eq!(found[0].lines.map(|lines| lines.start), Some(2));
 }
 
