@@ -20,6 +20,23 @@ pub enum Error {
     /// The store.
     #[error("store")]
     Store(#[from] store::Error),
+    /// A file could not be downloaded.
+    #[error("could not download {url}")]
+    Download {
+        /// The URL, without credentials.
+        url: String,
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
+    /// A remote source that cannot be had; BuildKit's wording where it has one.
+    #[error("{message}")]
+    Source {
+        /// What is wrong, without credentials.
+        message: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
     /// The registry.
     #[error("could not pull {reference}")]
     Registry {
@@ -127,7 +144,11 @@ impl Error {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Copy { help, .. } => help.clone(),
+            Self::Copy { help, .. } | Self::Source { help, .. } => help.clone(),
+            Self::Download { source, .. } if source.is_denied() => Some(
+                "if it needs a login, give --secret id=HTTP_AUTH_TOKEN_<host> or HTTP_AUTH_HEADER_<host>"
+                    .to_owned(),
+            ),
             Self::Base {
                 suggestion: Some(name),
                 ..

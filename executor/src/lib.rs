@@ -11,6 +11,8 @@ pub mod layer;
 pub mod output;
 pub mod request;
 pub mod snapshot;
+#[allow(dead_code)]
+mod source;
 pub mod space;
 pub mod tree;
 

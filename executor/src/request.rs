@@ -54,6 +54,8 @@ pub struct BuildRequest {
     pub registries_conf: Option<PathBuf>,
     /// Registries spoken to without TLS verification or by HTTP.
     pub insecure_registries: Vec<String>,
+    /// `PATH`, where helper programs such as `git` and `ssh` are looked for; empty: the usual folders.
+    pub search_path: String,
     /// Proxy variables of the client's environment (`HTTP_PROXY` ...), for pulls.
     pub proxies: BTreeMap<String, String>,
 }

@@ -5,10 +5,12 @@
 
 pub mod config;
 mod error;
+pub mod git_url;
 pub mod key;
 pub mod lower;
 pub mod plan;
 pub mod platform;
 pub mod scheduler;
+pub mod source;
 
 pub use error::Error;

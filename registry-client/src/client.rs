@@ -20,11 +20,11 @@ const AVOID_CORRUPT: Duration = Duration::from_secs(3600);
 /// A client. Clones share connections and tokens. Built lazily: making one does no I/O.
 #[derive(Clone)]
 pub struct Client {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    registries: Registries,
+pub(crate) struct Inner {
+    pub(crate) registries: Registries,
     conf: OnceCell<RegistriesConf>,
     /// Mirrors to leave out, and until when.
     avoided: Mutex<HashMap<String, Instant>>,

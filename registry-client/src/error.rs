@@ -103,6 +103,22 @@ pub enum Error {
         /// What `Retry-After` asked for.
         retry_after: Option<Duration>,
     },
+    /// A download was answered with something else than the file; BuildKit's wording.
+    #[error("invalid response status {status}")]
+    DownloadStatus {
+        /// The HTTP status.
+        status: u16,
+        /// What `Retry-After` asked for.
+        retry_after: Option<Duration>,
+    },
+    /// The address of a download is none.
+    #[error("could not download {url}: {reason}")]
+    DownloadUrl {
+        /// The address.
+        url: String,
+        /// Why.
+        reason: String,
+    },
     /// A redirect that is not followed.
     #[error("could not follow the redirect of {url} to {location}: {reason}")]
     Redirect {
@@ -212,7 +228,7 @@ impl Error {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         match self {
-            Self::Status { status, .. } => *status == 404,
+            Self::Status { status, .. } | Self::DownloadStatus { status, .. } => *status == 404,
             Self::Mirrors { source, .. } => source.is_not_found(),
             _ => false,
         }
@@ -222,7 +238,9 @@ impl Error {
     #[must_use]
     pub fn is_denied(&self) -> bool {
         match self {
-            Self::Status { status, .. } => matches!(status, 401 | 403),
+            Self::Status { status, .. } | Self::DownloadStatus { status, .. } => {
+                matches!(status, 401 | 403)
+            }
             Self::LoginRequired { .. } => true,
             Self::Mirrors { source, .. } | Self::Token { source, .. } => source.is_denied(),
             _ => false,
@@ -272,14 +290,18 @@ impl Error {
         match self {
             Self::Send { source, .. } => transport_failure(source) != Failure::Certificate,
             Self::Body { .. } | Self::Short { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
+            Self::Status { status, .. } | Self::DownloadStatus { status, .. } => {
+                matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
+            }
             _ => false,
         }
     }
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Status { retry_after, .. } => *retry_after,
+            Self::Status { retry_after, .. } | Self::DownloadStatus { retry_after, .. } => {
+                *retry_after
+            }
             _ => None,
         }
     }

@@ -8,6 +8,7 @@
 mod auth;
 mod blob;
 mod client;
+mod download;
 mod error;
 mod manifest;
 mod options;
@@ -19,6 +20,7 @@ mod transport;
 mod verify;
 
 pub use client::{Client, FetchedManifest};
+pub use download::{Download, DownloadHead, Downloaded, Flow, Receiver};
 pub use error::Error;
 pub use options::{ClientOptions, RetryPolicy, Timeouts};
 pub use reference::Reference;

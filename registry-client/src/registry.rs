@@ -114,6 +114,7 @@ impl Registries {
                 .authorization(&self.transport, &contact.demand, &access, None)
                 .await?,
             unverified: self.is_insecure(endpoint),
+            page: false,
         };
         let response = self.transport.send(&request).await?;
         if response.status() != StatusCode::UNAUTHORIZED
@@ -159,6 +160,7 @@ impl Registries {
             headers,
             authorization: None,
             unverified: false,
+            page: false,
         };
         self.transport.send(&request).await
     }
@@ -229,6 +231,7 @@ impl Registries {
             headers: Vec::new(),
             authorization: None,
             unverified: insecure,
+            page: false,
         };
         let response = self.transport.send(&request).await?;
         let status = response.status();

@@ -81,6 +81,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         jobs: usize::from(args.jobs),
         registries_conf: environment.registries_conf(),
         insecure_registries: args.insecure_registries.clone(),
+        search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     })
 }

@@ -10,7 +10,7 @@ pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
 mod record;
-mod remote;
+pub(crate) mod remote;
 pub(crate) mod resolve;
 mod run;
 

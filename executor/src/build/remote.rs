@@ -6,7 +6,9 @@ use crate::build::manifest::{self, Desc};
 use crate::request::BuildRequest;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
-use registry_client::{Client, ClientOptions, FetchedManifest, Reference};
+use registry_client::{
+    Client, ClientOptions, Download, Downloaded, FetchedManifest, Receiver, Reference,
+};
 use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -81,6 +83,25 @@ impl Remote {
             tokio::select! {
                 ended = call => ended.map_err(|source| Error::Registry {
                     reference: reference.to_string(),
+                    source,
+                }),
+                () = cancelled(&self.cancel) => Err(Error::Cancelled),
+            }
+        })
+    }
+
+    /// A plain download; `name` is the URL for messages.
+    pub(crate) fn download(
+        &self,
+        name: &str,
+        download: &Download,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Downloaded, Error> {
+        let (runtime, client) = self.started()?;
+        runtime.block_on(async {
+            tokio::select! {
+                ended = client.download(download, receiver) => ended.map_err(|source| Error::Download {
+                    url: name.to_owned(),
                     source,
                 }),
                 () = cancelled(&self.cancel) => Err(Error::Cancelled),

@@ -82,6 +82,7 @@ impl TokenRequest {
             headers: Vec::new(),
             authorization: None,
             unverified: self.unverified,
+            page: false,
         };
         let mut backoff = Backoff::new(self.retry, false);
         loop {

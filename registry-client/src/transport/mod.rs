@@ -36,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) authorization: Option<HeaderValue>,
     /// TLS of the URL's host is not verified.
     pub(crate) unverified: bool,
+    /// Not a registry: no host is spared verification, and redirects may lead anywhere, as with any web page.
+    pub(crate) page: bool,
 }
 
 /// How far a server is to be believed.
@@ -79,7 +81,7 @@ impl Transport {
         let mut authorization = request.authorization.clone();
         for _ in 0..=REDIRECT_LIMIT {
             let response = self.exchange(request, &url, authorization.as_ref()).await?;
-            let Some(next) = self.redirect_target(&response)? else {
+            let Some(next) = self.redirect_target(request, &response)? else {
                 return Ok(response);
             };
             if next.origin() != url.origin() {
@@ -151,13 +153,17 @@ impl Transport {
     }
 
     /// Where an answer redirects to, if it does and that is safe.
-    fn redirect_target(&self, response: &Response) -> Result<Option<Url>, Error> {
+    fn redirect_target(
+        &self,
+        request: &Request,
+        response: &Response,
+    ) -> Result<Option<Url>, Error> {
         let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
         let Some(location) = response.header(&LOCATION).filter(|_| redirects) else {
             return Ok(None);
         };
         follow(&response.url, location, |host, port| {
-            self.may_be_insecure(host, port)
+            request.page || self.may_be_insecure(host, port)
         })
         .map(Some)
         .map_err(|reason| Error::Redirect {
@@ -170,6 +176,9 @@ impl Transport {
     fn trust(&self, request: &Request, url: &Url) -> Trust {
         if url.scheme() == "http" {
             return Trust::Plain;
+        }
+        if request.page {
+            return Trust::Verified;
         }
         let same_host = request.unverified && url.origin() == request.url.origin();
         let host = url.host_str().unwrap_or_default();
