@@ -1,8 +1,8 @@
 //! ADD of local archives: telling them by content, and unpacking them into a [`Target`].
 //!
 //! Compression is told by the first bytes (gzip, bzip2, xz, zstd or none); a file is an archive when a tar header can be
-//! read from it. Names cannot leave the destination's root: `..` and absolute names stay inside it, links on the way are
-//! followed inside it, and hard links only lead to what the destination has. What the archive says of owners and modes is kept.
+//! read from it. Names cannot leave the destination: `..` and absolute names stay inside it, links on the way are
+//! followed as if it were the root, and hard links only lead to what the destination has. What the archive says of owners and modes is kept.
 
 use super::owner::Owner;
 use super::paths::{clean, join, refuse, show, split};
@@ -218,14 +218,14 @@ impl Unpacking<'_, '_> {
         Ok(())
     }
 
-    /// Where an entry goes: below the directory, links of its parents followed inside the root.
+    /// Where an entry goes: below the directory, links of its parents followed as if it were the root.
     fn place(&mut self, raw: &RawEntry) -> Result<Option<Vec<u8>>, Error> {
         let inside = clean(&raw.name);
         if inside.is_empty() {
             return Ok(None);
         }
         let (parents, last) = split(&inside);
-        let parent = self.target.resolve(&join(&self.directory, parents))?;
+        let parent = self.target.resolve_in(&self.directory, parents)?;
         self.target.make_directories(&parent, 0o755)?;
         Ok(Some(join(&parent, last)))
     }
@@ -301,7 +301,7 @@ impl Unpacking<'_, '_> {
     /// A hard link to what an earlier entry brought, or to a file that the destination has.
     fn hard_link(&mut self, archive: &str, path: &[u8], target: &[u8]) -> Result<(), Error> {
         let (parents, last) = split(target);
-        let found = join(&self.target.resolve(&join(&self.directory, parents))?, last);
+        let found = join(&self.target.resolve_in(&self.directory, parents)?, last);
         let Some(linked) = self.target.linked(&found, path)? else {
             let (path, target) = (show(path), show(target));
             return Err(refuse(format!(

@@ -1,6 +1,6 @@
 //! Which entries of the source a COPY takes. The key and the copy itself both come from this, so they cannot differ.
 
-use super::paths::{Match, clean, expand, found, join, missing, refuse, split};
+use super::paths::{Match, clean, expand, found, join, missing, refuse, show, split};
 use crate::Error;
 use crate::context::glob::has_wildcard;
 use crate::context::pattern::{ParentMatch, PatternSet};
@@ -67,6 +67,9 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
             CopySource::Inline { name, data } => selection.groups.push(inline(index, name, data)),
         }
     }
+    if op.parents || !op.exclude.is_empty() {
+        lead_somewhere(tree, &selection)?;
+    }
     let mut files: Vec<&mut Entry> = selection
         .groups
         .iter_mut()
@@ -75,6 +78,29 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
         .collect();
     tree.complete(&mut files)?;
     Ok(selection)
+}
+
+/// BuildKit follows the links that patterns chose at the top of the source, though it copies the links themselves:
+/// one that leads nowhere is a missing source.
+fn lead_somewhere(tree: &dyn FileTree, selection: &Selection) -> Result<(), Error> {
+    let items = selection.groups.iter().flat_map(|group| &group.items);
+    for item in items {
+        let path = &item.entry.path;
+        let link = matches!(item.entry.kind, Kind::Symlink { .. });
+        if link && !path.contains(&b'/') && found(tree, path)?.is_none() {
+            return Err(match missing(tree, path) {
+                Error::Copy { message, .. } => Error::Copy {
+                    message,
+                    help: Some(format!(
+                        "{} is a link that leads nowhere: with --exclude and --parents such links have to be excluded too",
+                        show(path)
+                    )),
+                },
+                other => other,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn patterns(texts: &[String], what: &str) -> Result<PatternSet, Error> {

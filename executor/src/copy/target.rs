@@ -156,6 +156,12 @@ impl<'a> Target<'a> {
         resolve(path, &|path| self.lookup(path))
     }
 
+    /// As [`Target::resolve`], with a resolved directory as the root that nothing leads out of.
+    pub(super) fn resolve_in(&self, root: &[u8], path: &[u8]) -> Result<Vec<u8>, Error> {
+        let inside = resolve(path, &|path| self.lookup(&join(root, path)))?;
+        Ok(join(root, &inside))
+    }
+
     /// Makes a directory and its parents where they are missing. `path` is resolved.
     pub(super) fn make_directories(&mut self, path: &[u8], mode: u32) -> Result<(), Error> {
         match self.found(path)? {

@@ -7,6 +7,7 @@ mod builder;
 mod context;
 mod copy;
 mod findings;
+mod frontend;
 mod gotext;
 mod graph;
 mod metadata;
@@ -228,7 +229,10 @@ fn resolve<'a>(
     let mut resolved = Resolved {
         graphs: Vec::new(),
         missing: Vec::new(),
-        errors: Vec::new(),
+        errors: frontend::check(dockerfile, options)
+            .err()
+            .into_iter()
+            .collect(),
     };
     for platform in &platforms {
         let target = target_name(dockerfile, options);

@@ -391,3 +391,52 @@ fn bases_are_asked_for_once_and_only_when_needed() {
     let names: Vec<&str> = needed.iter().map(|request| request.name.as_str()).collect();
     assert_eq!(names, ["b", "c", "d"]);
 }
+
+#[test]
+fn d06_d11_frontends_that_are_not_built_in_are_refused() {
+    for (text, expected, start) in [
+        (
+            "# syntax=foobar\nFROM scratch",
+            Some("frontend foobar is not built in"),
+            Some(9),
+        ),
+        (
+            "#check=skip=all\n#Syntax = r2d4/mockerfile:1 x\nFROM scratch",
+            Some("frontend r2d4/mockerfile:1 is not built in"),
+            Some(26),
+        ),
+        (
+            "# syntax=docker/dockerfile:1.7-labs\nFROM scratch",
+            None,
+            None,
+        ),
+        (
+            "# escape=`\n# syntax=docker/dockerfile\nFROM scratch",
+            None,
+            None,
+        ),
+        // An empty line ends the directives: this is a comment.
+        ("\n# syntax=foobar\nFROM scratch", None, None),
+    ] {
+        let built = build(text, &options_of(text));
+        let found = built.err().map(|mut found| found.remove(0));
+        let message = found.as_ref().map(|found| found.message.as_str());
+        assert_eq!(message, expected, "{text}");
+        let place = found.and_then(|found| found.span).map(|span| span.start);
+        assert_eq!(place, start, "{text}");
+    }
+    for (argument, text, refused) in [
+        (
+            "docker/dockerfile:1",
+            "# syntax=foobar\nFROM scratch",
+            false,
+        ),
+        ("", "# syntax=foobar\nFROM scratch", false),
+        ("foobar", "# syntax=docker/dockerfile:1\nFROM scratch", true),
+    ] {
+        let mut options = options_of(text);
+        let key = "BUILDKIT_SYNTAX".to_owned();
+        options.build_args.insert(key, argument.to_owned());
+        assert_eq!(build(text, &options).is_err(), refused, "{argument}");
+    }
+}

@@ -96,18 +96,14 @@ fn comparable(case: &Value) -> Result<(), String> {
             return Err(format!("left out: {reason}"));
         }
     }
-    if case["oracle"]["status"] == "fail" {
+    // Where only an image or a server was missing in the recorded run, the case's own asserts count.
+    let oracle = &case["oracle"];
+    let missing = oracle["notes"].to_string();
+    if oracle["status"] == "fail" && !missing.contains("not found") && !missing.contains(": EOF") {
         return Err("left out: BuildKit itself fails on the stand-in bases".to_owned());
     }
     let builds = || case["builds"].as_array().into_iter().flatten();
-    let asserted = case["asserts"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(|assert| matches!(text(&assert["kind"]), "file" | "config" | "config_len"));
-    let refused = builds().any(|build| build["expect"] != "ok");
-    if builds().next().is_none() || !(case["verified"] == Value::Bool(true) || asserted || refused)
-    {
+    if builds().next().is_none() {
         return Err("left out: nothing recorded that can be compared".to_owned());
     }
     let unresolved = builds().any(|build| build.to_string().contains('«'));
