@@ -28,6 +28,14 @@ pub struct Expanded {
     pub unmatched: Vec<String>,
 }
 
+/// Bytes that a word may expand to, what a Dockerfile may be long. Substitutions multiply: a few nested ones make more
+/// text than a machine has memory.
+const MAX_LENGTH: usize = 16 * 1024 * 1024;
+
+fn too_long() -> String {
+    format!("the result is longer than {MAX_LENGTH} bytes")
+}
+
 /// A word that cannot be expanded.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{message}")]

@@ -229,3 +229,33 @@ proptest! {
         prop_assert_eq!(found.as_deref(), Ok(text.as_str()));
     }
 }
+
+#[test]
+fn substitutions_that_multiply_are_stopped() {
+    let mut text = "$A".to_owned();
+    for _ in 0..40 {
+        text = format!("${{A//?/{text}}}");
+    }
+    let message = word(&text).unwrap_err();
+    assert!(
+        message.ends_with("the result is longer than 16777216 bytes"),
+        "{}",
+        &message[message.len() - 100..]
+    );
+}
+
+#[test]
+fn patterns_that_take_too_long_are_stopped() {
+    let value: &str = Box::leak("a".repeat(100_000).into_boxed_str());
+    let env: &'static [(&str, &str)] = Box::leak(Box::new([("V", value)]));
+    let expanded = |text: &str| {
+        expand::word(text, '\\', &Env(env), Options::default()).map(|found| found.text.len())
+    };
+    let message = expanded("${V//*b/x}").unwrap_err().message;
+    assert!(
+        message.ends_with("the pattern takes too long on a value of this length"),
+        "{message}"
+    );
+    assert_eq!(expanded("${V//a/xx}"), Ok(200_000));
+    assert_eq!(expanded("${V%a}"), Ok(99_999));
+}

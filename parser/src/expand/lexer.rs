@@ -3,7 +3,7 @@
 //! Substitutions nest, so it recurses; the depth is bounded.
 
 use super::pattern::{self, Side};
-use super::{Options, Scope};
+use super::{MAX_LENGTH, Options, Scope};
 use pest::unicode::{DECIMAL_NUMBER, LETTER};
 
 /// Levels of `${a:-${b}}`; more than anyone writes, and far below what a thread's stack holds.
@@ -87,6 +87,9 @@ impl<'a> Lexer<'a> {
                     text: out,
                     words: words.finish(),
                 });
+            }
+            if out.len() > MAX_LENGTH {
+                return Err(super::too_long());
             }
             match ch {
                 '$' => {

@@ -1,5 +1,11 @@
 //! Shell patterns of the `#`, `%` and `/` operators: `*`, `?` and literals, no bracket expressions.
 
+use super::MAX_LENGTH;
+
+/// Comparisons of a character with a place of a pattern that one operator may take: some tenths of a second. Patterns are
+/// a few characters and values a line; only what was made to keep the builder busy comes near it.
+const MAX_COMPARISONS: usize = 20_000_000;
+
 /// Which end of the value a pattern is taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Side {
@@ -26,7 +32,8 @@ pub(super) fn trim(side: Side, pattern: &str, value: &str, greedy: bool) -> Resu
         pattern = reversed(&pattern);
     }
     let tokens = compile(&pattern)?;
-    let mut kept = match match_at(&tokens, &chars, 0, greedy) {
+    let mut matcher = Matcher::new(&tokens, &chars);
+    let mut kept = match matcher.match_at(0, greedy)? {
         Some(end) => chars.split_off(end),
         None => chars,
     };
@@ -41,12 +48,16 @@ pub(super) fn replace(pattern: &str, value: &str, with: &str, all: bool) -> Resu
     let tokens = compile(pattern)?;
     let chars: Vec<char> = value.chars().collect();
     let mut out = String::with_capacity(value.len());
+    let mut matcher = Matcher::new(&tokens, &chars);
     let mut copied = 0;
     let mut search = 0;
     while search <= chars.len() {
-        let Some((start, end)) = find(&tokens, &chars, search) else {
+        let Some((start, end)) = matcher.find(search)? else {
             break;
         };
+        if out.len() > MAX_LENGTH {
+            return Err(super::too_long());
+        }
         out.extend(&chars[copied..start]);
         // An empty match just behind a match does not count.
         if end > copied || start == 0 {
@@ -66,51 +77,82 @@ pub(super) fn replace(pattern: &str, value: &str, with: &str, all: bool) -> Resu
     Ok(out)
 }
 
-/// Leftmost match from `from` on.
-fn find(tokens: &[Token], chars: &[char], from: usize) -> Option<(usize, usize)> {
-    (from..=chars.len())
-        .find_map(|start| match_at(tokens, chars, start, true).map(|end| (start, end)))
+/// A pattern over a value, and what may still be spent on it.
+struct Matcher<'a> {
+    tokens: &'a [Token],
+    chars: &'a [char],
+    comparisons_left: usize,
 }
 
-/// End of the longest or shortest match that begins at `start`.
-///
-/// It follows all ways through the pattern at once, so that stars cost no more than the product of the lengths.
-fn match_at(tokens: &[Token], chars: &[char], start: usize, longest: bool) -> Option<usize> {
-    let mut active = vec![false; tokens.len() + 1];
-    activate(&mut active, tokens, 0);
-    let mut found = None;
-    for at in start..=chars.len() {
-        if active[tokens.len()] {
-            found = Some(at);
-            if !longest {
-                break;
+impl<'a> Matcher<'a> {
+    fn new(tokens: &'a [Token], chars: &'a [char]) -> Self {
+        Self {
+            tokens,
+            chars,
+            comparisons_left: MAX_COMPARISONS,
+        }
+    }
+
+    /// Leftmost match from `from` on.
+    fn find(&mut self, from: usize) -> Result<Option<(usize, usize)>, String> {
+        for start in from..=self.chars.len() {
+            if let Some(end) = self.match_at(start, true)? {
+                return Ok(Some((start, end)));
             }
         }
-        let Some(ch) = chars.get(at) else {
-            break;
-        };
-        let mut next = vec![false; tokens.len() + 1];
-        let mut alive = false;
-        for (index, token) in tokens
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| active[*index])
-        {
-            let target = match token {
-                Token::Star if *ch != '\n' => index,
-                Token::Any if *ch != '\n' => index + 1,
-                Token::Literal(literal) if literal == ch => index + 1,
-                _ => continue,
-            };
-            activate(&mut next, tokens, target);
-            alive = true;
-        }
-        if !alive {
-            break;
-        }
-        active = next;
+        Ok(None)
     }
-    found
+
+    /// End of the longest or shortest match that begins at `start`.
+    ///
+    /// It follows all ways through the pattern at once, so that stars cost no more than the product of the lengths.
+    fn match_at(&mut self, start: usize, longest: bool) -> Result<Option<usize>, String> {
+        let end_of_pattern = self.tokens.len();
+        let mut active = vec![false; end_of_pattern + 1];
+        activate(&mut active, self.tokens, 0);
+        let mut found = None;
+        for at in start..=self.chars.len() {
+            if active[end_of_pattern] {
+                found = Some(at);
+                if !longest {
+                    break;
+                }
+            }
+            let Some(ch) = self.chars.get(at) else {
+                break;
+            };
+            self.comparisons_left = self
+                .comparisons_left
+                .checked_sub(end_of_pattern + 1)
+                .ok_or_else(|| "the pattern takes too long on a value of this length".to_owned())?;
+            let Some(next) = step(self.tokens, &active, *ch) else {
+                break;
+            };
+            active = next;
+        }
+        Ok(found)
+    }
+}
+
+/// The places of the pattern that can be reached over `ch`; `None` when there is none.
+fn step(tokens: &[Token], active: &[bool], ch: char) -> Option<Vec<bool>> {
+    let mut next = vec![false; tokens.len() + 1];
+    let mut alive = false;
+    for (index, token) in tokens
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| active[*index])
+    {
+        let target = match token {
+            Token::Star if ch != '\n' => index,
+            Token::Any if ch != '\n' => index + 1,
+            Token::Literal(literal) if *literal == ch => index + 1,
+            _ => continue,
+        };
+        activate(&mut next, tokens, target);
+        alive = true;
+    }
+    alive.then_some(next)
 }
 
 /// Marks a place in the pattern, and those behind stars that may match nothing.
