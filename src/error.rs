@@ -58,7 +58,12 @@ impl Failure {
                     .filter(|d| d.severity == parser::Severity::Error)
                     .count();
                 let noun = if errors == 1 { "error" } else { "errors" };
-                let message = format!("{name} has {errors} {noun}; nothing was built");
+                let message = match parse_error(&text) {
+                    Some(first) => {
+                        format!("{first}; {name} has {errors} {noun}, nothing was built")
+                    }
+                    None => format!("{name} has {errors} {noun}; nothing was built"),
+                };
                 eprintln!("{}", render::error_line(&message, environment.colour));
             }
             Self::Build(report) => eprint!("{}", report.render(environment.colour)),
@@ -72,6 +77,18 @@ impl Failure {
         }
         ExitCode::FAILURE
     }
+}
+
+/// The first syntax error, as BuildKit words it: people and tools search for that.
+fn parse_error(text: &str) -> Option<String> {
+    let parsed = parser::parse(text);
+    let mut found = parsed.diagnostics.into_iter();
+    let first = found.find(|found| found.severity == parser::Severity::Error)?;
+    let line = first.lines.map_or(1, |lines| lines.start);
+    Some(format!(
+        "dockerfile parse error on line {line}: {}",
+        first.message
+    ))
 }
 
 impl From<executor::Error> for Failure {

@@ -132,7 +132,7 @@ pub enum Error {
     #[error("{0}")]
     Request(String),
     /// The Dockerfile has errors (already positioned).
-    #[error("the Dockerfile has errors")]
+    #[error("{}", first_of(.0))]
     Dockerfile(Vec<parser::Diagnostic>),
     /// Stopped from outside.
     #[error("cancelled")]
@@ -178,6 +178,19 @@ impl Error {
             cause = error.source();
         }
         false
+    }
+}
+
+fn first_of(found: &[parser::Diagnostic]) -> String {
+    let mut errors = found
+        .iter()
+        .filter(|found| found.severity == parser::Severity::Error);
+    let first = errors
+        .next()
+        .map_or("the Dockerfile has errors", |error| &error.message);
+    match errors.count() {
+        0 => first.to_owned(),
+        more => format!("{first} (and {more} more)"),
     }
 }
 

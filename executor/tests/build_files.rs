@@ -321,9 +321,29 @@ fn a_missing_source_is_told_at_its_line() {
     let place = Place::new();
     place.file("a", "one");
     let failure = place
-        .build(&place.request("FROM scratch\nCOPY a /\nCOPY nothere /\n"))
+        .build(&place.request(
+            "FROM scratch\nCOPY a /\nCOPY nothere a b /\n\
+             RUN --mount=source=/nor/this,target=/x true\n",
+        ))
         .unwrap_err();
-    assert!(matches!(failure.error, Error::Copy { .. }));
+    let Error::Dockerfile(found) = &failure.error else {
+        panic!("{failure:?}")
+    };
+    let told: Vec<(u32, &str, Option<&str>)> = found
+        .iter()
+        .map(|error| {
+            let message = error.message.rsplit_once("context: ").unwrap().1;
+            (error.lines.unwrap().start, message, error.help.as_deref())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (3, "\"/nothere\": not found", None),
+            (3, "\"/b\": not found", Some("did you mean \"/a\"?")),
+            (4, "\"/nor/this\": not found", None),
+        ]
+    );
     assert_eq!(failure.origin.unwrap().lines.unwrap().start, 3);
 }
 

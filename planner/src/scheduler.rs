@@ -38,6 +38,15 @@ pub trait Backend: Sync {
         inputs: Option<&[Self::Output]>,
     ) -> Result<Option<Self::Output>, Self::Error>;
 
+    /// Called once, before anything runs, with the steps that have to: what they need from outside can be checked.
+    ///
+    /// # Errors
+    /// Something is missing, and the first step that needs it.
+    fn prepare(&self, wanted: &[&Step]) -> Result<(), (StepId, Self::Error)> {
+        let _ = wanted;
+        Ok(())
+    }
+
     /// Identity of the part of `input` that `step` reads; the whole's identity where it reads all.
     ///
     /// # Errors
@@ -302,6 +311,15 @@ pub fn run<B: Backend>(
             cached,
         });
     }
+    let wanted: Vec<&Step> = plan
+        .steps
+        .iter()
+        .filter(|step| survey.standings[index(step.id)] == Standing::Miss)
+        .collect();
+    backend.prepare(&wanted).map_err(|(step, source)| {
+        observer.event(step, StepEvent::Failed(chain(&source)));
+        RunError::Step { step, source }
+    })?;
     let execution = Execution::new(
         plan,
         backend,

@@ -136,8 +136,8 @@ fn sources_are_looked_for_before_anything_runs() {
         &[],
         &[
             "Dockerfile:3",
-            "3 | >>> COPY",
-            "\"/Missing.txt\": not found",
+            "3 | COPY Missing.txt",
+            "failed to calculate checksum of ref context: \"/Missing.txt\": not found",
         ],
     );
     assert!(!stderr.contains("started"), "{stderr}");

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::build::contexts::{Contexts, NoFiles};
 use crate::build::fetch::{self, Fetcher};
 use crate::build::manifest;
+use crate::build::preflight;
 use crate::build::record::{self, Link, StepOutput, base_of};
 use crate::build::run;
 use crate::copy::{self, CopySourceTree, ReadEntry};
@@ -293,6 +294,10 @@ impl Backend for Executor<'_> {
             }
         };
         Ok(self.is_usable(&output)?.then_some(output))
+    }
+
+    fn prepare(&self, wanted: &[&Step]) -> Result<(), (StepId, Error)> {
+        preflight::required(self.request, wanted).map_or(Ok(()), Err)
     }
 
     fn input_identity(

@@ -9,6 +9,7 @@ pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
+mod preflight;
 mod record;
 pub(crate) mod remote;
 pub(crate) mod resolve;
@@ -114,8 +115,7 @@ pub fn build(
     let outcome = {
         let executor = Executor::new(&space, request, &contexts, &fetcher);
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
-        drop(executor);
-        ran.map_err(|error| failure(error, &plan))
+        ran.map_err(|error| failure(error, &plan, &executor))
     };
     // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
     let saved = contexts.save();
@@ -244,14 +244,14 @@ fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>
     }
 }
 
-fn failure(error: RunError<Error>, plan: &Plan) -> BuildFailure {
+fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> BuildFailure {
     match error {
         RunError::Cancelled => BuildFailure {
             error: Error::Cancelled,
             origin: None,
         },
         RunError::Step { step, source } => BuildFailure {
-            error: source,
+            error: preflight::unreadable_sources(executor, plan, step).unwrap_or(source),
             origin: Some(plan.steps[step.0 as usize].origin.clone()),
         },
     }

@@ -124,14 +124,11 @@ pub(super) fn in_trigger(error: Diagnostic, text: &str) -> Diagnostic {
     error.with_help(help)
 }
 
-/// Points at the word that could not be expanded, rather than at the whole instruction.
+/// Points at the word that the error quotes, rather than at the whole instruction.
 fn at_word(error: Diagnostic, kind: &Kind) -> Diagnostic {
     let words = words_of(kind);
     let named = |word: &&Spanned<String>| {
-        error.message.starts_with(&format!(
-            "failed to process {}:",
-            parser::quote(&word.value)
-        ))
+        !word.value.is_empty() && error.message.contains(&parser::quote(&word.value))
     };
     let span = words.iter().copied().find(named).map(|word| word.span);
     Diagnostic {

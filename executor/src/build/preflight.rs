@@ -1,0 +1,105 @@
+//! What can be found wrong before any step runs, all of it at once: sources that no context has, secrets that were
+//! not given.
+//!
+//! A build that is in order pays nothing for it: sources are looked at again only when one was missing.
+
+use crate::Error;
+use crate::build::backend::Executor;
+use crate::request::BuildRequest;
+use parser::Diagnostic;
+use planner::plan::{CopyFrom, Op, Plan, RunMount, Step, StepId};
+use planner::scheduler::Backend as _;
+
+/// The errors of all steps that read contexts, once one of them could not; `None` when the step failed for
+/// another reason.
+pub(crate) fn unreadable_sources(
+    executor: &Executor<'_>,
+    plan: &Plan,
+    failed: StepId,
+) -> Option<Error> {
+    let failed = &plan.steps[failed.0 as usize];
+    if sources(executor, failed).is_empty() {
+        return None;
+    }
+    let mut found: Vec<Diagnostic> = Vec::new();
+    for step in &plan.steps {
+        for (message, help) in sources(executor, step) {
+            let error = diagnostic(step, message, help);
+            if !found.contains(&error) {
+                found.push(error);
+            }
+        }
+    }
+    found.sort_by_key(|error| error.span.map(|span| span.start));
+    Some(Error::Dockerfile(found))
+}
+
+/// What is wrong with what a step reads from a context: each source by itself.
+fn sources(executor: &Executor<'_>, step: &Step) -> Vec<(String, Option<String>)> {
+    let Op::Copy(op) = &step.op else {
+        return Vec::new();
+    };
+    let CopyFrom::Context(context) = &op.from else {
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for source in &op.sources {
+        let mut alone = op.clone();
+        alone.sources = vec![source.clone()];
+        let step = Step {
+            op: Op::Copy(alone),
+            ..step.clone()
+        };
+        match executor.source_digest(&step) {
+            Err(Error::Copy { message, help }) => {
+                let message = format!(
+                    "failed to compute cache key: failed to calculate checksum of ref {context}: {message}"
+                );
+                found.push((message, help));
+            }
+            Err(error @ Error::Io { .. }) => {
+                found.push((crate::error::chain(&error), error.help()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    found
+}
+
+/// The secrets that steps about to run require and nobody gave, and the first such step.
+pub(crate) fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(StepId, Error)> {
+    let mut found: Vec<Diagnostic> = Vec::new();
+    let mut first = None;
+    for step in wanted {
+        let Op::Run(op) = &step.op else { continue };
+        for mount in &op.mounts {
+            let RunMount::Secret {
+                id, required: true, ..
+            } = mount
+            else {
+                continue;
+            };
+            if request.secrets.contains_key(id) {
+                continue;
+            }
+            let error = Error::Secret { id: id.clone() };
+            let error = diagnostic(step, error.to_string(), error.help());
+            if !found.contains(&error) {
+                found.push(error);
+            }
+            first.get_or_insert(step.id);
+        }
+    }
+    found.sort_by_key(|error| error.span.map(|span| span.start));
+    first.map(|step| (step, Error::Dockerfile(found)))
+}
+
+fn diagnostic(step: &Step, message: String, help: Option<String>) -> Diagnostic {
+    let (span, lines) = (step.origin.span, step.origin.lines);
+    Diagnostic {
+        span,
+        lines,
+        help,
+        ..Diagnostic::error(message, parser::Span::default(), parser::Lines::default())
+    }
+}
