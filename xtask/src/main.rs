@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|bench|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|bench|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -14,6 +14,7 @@ mod bench;
 mod conformance;
 mod demo;
 mod depgraph;
+mod differential;
 mod features;
 mod shell;
 mod test;
@@ -28,6 +29,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   features             every feature of the language has a test that names it
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
+  differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   bench [WORKLOAD..]   measure the release binary
   static               build the static release binary";
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Some("features") => features::run(),
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
+        Some("differential") => differential::run(rest),
         Some("bench") => bench::run(rest),
         Some("static") => shell::build_static().map(|path| println!("{}", path.display())),
         _ => {

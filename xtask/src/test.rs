@@ -26,7 +26,8 @@ pub fn run(args: &[String]) -> Result<(), String> {
     shell::run(&mut command)
 }
 
-fn install() -> Result<(), String> {
+/// Installs what is missing of [`TOOLS`], or says loudly that it cannot.
+pub fn install() -> Result<(), String> {
     let missing: Vec<&str> = TOOLS
         .iter()
         .filter(|(program, _)| !on_path(program))

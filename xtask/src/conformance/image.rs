@@ -24,6 +24,15 @@ pub struct Entry {
     pub link: String,
 }
 
+/// What the corpora do not record of an entry.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extra {
+    /// Seconds since the epoch.
+    pub mtime: u64,
+    /// Extended attributes by name.
+    pub xattrs: BTreeMap<String, String>,
+}
+
 /// Entries by path.
 pub type Tree = BTreeMap<String, Entry>;
 
@@ -38,6 +47,8 @@ pub struct Image {
     pub history: Vec<Value>,
     /// Each layer's entries in order.
     pub layers: Vec<Vec<(String, Entry)>>,
+    /// The rest of each entry, in the same order.
+    pub extras: Vec<Vec<Extra>>,
 }
 
 /// Reads the first image of a layout (of the first platform, for an index).
@@ -57,8 +68,11 @@ pub fn read(layout: &Path) -> Result<Image, String> {
         }
     }
     let mut layers = Vec::new();
+    let mut extras = Vec::new();
     for layer in manifest["layers"].as_array().into_iter().flatten() {
-        layers.push(read_layer(&blob(layout, layer)?)?);
+        let (entries, rest) = read_layer(&blob(layout, layer)?)?;
+        layers.push(entries);
+        extras.push(rest);
     }
     Ok(Image {
         id: manifest["config"]["digest"]
@@ -68,6 +82,7 @@ pub fn read(layout: &Path) -> Result<Image, String> {
         config,
         history,
         layers,
+        extras,
     })
 }
 
@@ -83,7 +98,10 @@ fn json(path: &Path) -> Result<Value, String> {
     serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn read_layer(path: &Path) -> Result<Vec<(String, Entry)>, String> {
+/// A layer's entries by path, and the rest of them.
+type Layer = (Vec<(String, Entry)>, Vec<Extra>);
+
+fn read_layer(path: &Path) -> Result<Layer, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut file = BufReader::new(std::fs::File::open(path).map_err(failed)?);
     let gzip = std::io::BufRead::fill_buf(&mut file)
@@ -96,16 +114,34 @@ fn read_layer(path: &Path) -> Result<Vec<(String, Entry)>, String> {
     };
     let mut archive = tar::Archive::new(reader);
     let mut entries = Vec::new();
+    let mut extras = Vec::new();
     for entry in archive.entries().map_err(failed)? {
         let mut entry = entry.map_err(failed)?;
         let path = String::from_utf8_lossy(&entry.path_bytes())
             .trim_start_matches("./")
             .trim_matches('/')
             .to_owned();
+        extras.push(parse_extra(&mut entry).map_err(failed)?);
         let parsed = parse_entry(&mut entry).map_err(failed)?;
         entries.push((path, parsed));
     }
-    Ok(entries)
+    Ok((entries, extras))
+}
+
+fn parse_extra(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Extra> {
+    let mut extra = Extra {
+        mtime: entry.header().mtime()?,
+        ..Extra::default()
+    };
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        let name = extension.key().unwrap_or_default();
+        if let Some(name) = name.strip_prefix("SCHILY.xattr.") {
+            let value = String::from_utf8_lossy(extension.value_bytes()).into_owned();
+            extra.xattrs.insert(name.to_owned(), value);
+        }
+    }
+    Ok(extra)
 }
 
 fn parse_entry(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<Entry> {

@@ -13,7 +13,7 @@ mod groups;
 mod harness;
 mod http;
 mod ignore;
-mod image;
+pub mod image;
 mod integration;
 mod moby;
 mod parser;

@@ -1,0 +1,47 @@
+//! A small deterministic random number generator (SplitMix64): equal seeds give equal cases on every machine.
+
+/// The generator's state.
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// One stream for each seed and case.
+    pub fn new(seed: u64, case: u64) -> Self {
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ case);
+        random.next();
+        random
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number from 0 up to but not including `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        let limit = u64::try_from(limit.max(1)).unwrap_or(1);
+        usize::try_from(self.next() % limit).unwrap_or(0)
+    }
+
+    /// True in so many of a hundred cases.
+    pub fn chance(&mut self, percent: usize) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of them; they must not be empty.
+    pub fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[self.below(items.len())]
+    }
+
+    /// One of the first table, or rarely (so many of a hundred) of the second.
+    pub fn pick_or<T: Copy>(&mut self, common: &[T], percent: usize, rare: &[T]) -> T {
+        if self.chance(percent) {
+            self.pick(rare)
+        } else {
+            self.pick(common)
+        }
+    }
+}
