@@ -248,7 +248,7 @@ fn show(
 }
 
 fn answers(case: &Case, dir: &Path, peer: &Peer, kiln: &Path) -> Result<(Answer, Answer), String> {
-    case.context.write(&dir.join("ctx"))?;
+    case.context.write(&dir.join(context_name(dir)))?;
     std::fs::write(dir.join("Dockerfile"), &case.dockerfile).map_err(|error| error.to_string())?;
     let theirs = answer(&mut peer.build(dir, &case.args), &dir.join("theirs"))?;
     let mut command = Command::new(kiln);
@@ -270,13 +270,20 @@ fn answers(case: &Case, dir: &Path, peer: &Peer, kiln: &Path) -> Result<(Answer,
             dir.join("ours").display()
         ))
         .args(&case.args)
-        .arg(dir.join("ctx"))
+        .arg(dir.join(context_name(dir)))
         .env_remove("SOURCE_DATE_EPOCH");
     let ours = answer(&mut command, &dir.join("ours"))?;
     if ours.log.contains("panicked at") {
         return Err(format!("Kiln panicked: {}", ours.log));
     }
     Ok((theirs, ours))
+}
+
+/// Name of a case's context folder. BuildKit updates the copy that it has of a folder of the same name, which leaves
+/// other times on folders: each case has its own.
+fn context_name(case: &Path) -> String {
+    let name = case.file_name().unwrap_or_default().to_string_lossy();
+    format!("context-of-{name}")
 }
 
 fn answer(command: &mut Command, layout: &Path) -> Result<Answer, String> {

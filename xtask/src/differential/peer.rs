@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 /// Packages of the chroot.
 const PACKAGES: &str =
-    "--include=docker.io,docker-cli,docker-buildx,ca-certificates,iptables,procps";
+    "--include=docker.io,docker-cli,docker-buildx,ca-certificates,iptables,procps,xz-utils";
 
 /// Mounts what dockerd needs and becomes dockerd. `$1` is the chroot, `$2` the work folder, which appears as `/mnt`.
 const START: &str = r#"
@@ -151,7 +151,7 @@ impl Peer {
         command
     }
 
-    /// The command that builds the case in a folder below the work folder (`ctx`, `Dockerfile`) into `theirs`.
+    /// The command that builds the case in a folder below the work folder (its context, `Dockerfile`) into `theirs`.
     pub fn build(&self, case: &Path, args: &[String]) -> Command {
         let seen = match (&self.daemon, case.strip_prefix(&self.work)) {
             (Some(_), Ok(below)) => Path::new("/mnt").join(below),
@@ -175,7 +175,7 @@ impl Peer {
                 seen.join("theirs").display()
             ))
             .args(args)
-            .arg(seen.join("ctx"))
+            .arg(seen.join(super::context_name(case)))
             .env_remove("SOURCE_DATE_EPOCH");
         command
     }

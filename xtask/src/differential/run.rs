@@ -57,7 +57,7 @@ const SCRIPTS: &[&str] = &[
     "cat /proc/self/mounts | cut -d' ' -f2 | grep -v -e /sys/fs -e docker | sort > /tmp/m; rm /tmp/m",
     "ls -ln /proc/self/fd | wc -l > /fds",
     "printf '%s\\n' *  > /glob",
-    "stat -c '%a %u %g %F' /dev/null /dev/shm /dev/pts /proc /tmp > /stat",
+    "stat -c '%a %F' /dev/null /dev/shm /proc /tmp > /stat",
     "(sleep 0; echo bg > /bg) & wait",
 ];
 
