@@ -14,19 +14,20 @@ const ACCOUNTS: &str =
     "f etc/passwd 644 root:x:0:0::/root:/bin/sh\\napp:x:7:8::/home/app:/bin/sh\\n
     f etc/group 644 root:x:0:\\nstaff:x:50:app,root\\nwheel:x:10:root\\n";
 
+/// M13: the own group is among the groups.
 #[test]
 fn users_of_processes() {
     let bench = Bench::new();
     let view = bench.view(&bench.base(ACCOUNTS));
     let cases: &[(&str, Result<(u32, u32, &[u32], &str), &str>)] = &[
-        ("root", Ok((0, 0, &[50, 10], "/root"))),
-        ("", Ok((0, 0, &[50, 10], "/root"))),
-        ("app", Ok((7, 8, &[50], "/home/app"))),
-        ("7", Ok((7, 8, &[50], "/home/app"))),
-        ("app:wheel", Ok((7, 10, &[], "/home/app"))),
-        ("app:99", Ok((7, 99, &[], "/home/app"))),
-        ("99", Ok((99, 0, &[], "/"))),
-        ("99:98", Ok((99, 98, &[], "/"))),
+        ("root", Ok((0, 0, &[0, 50, 10], "/root"))),
+        ("", Ok((0, 0, &[0, 50, 10], "/root"))),
+        ("app", Ok((7, 8, &[8, 50], "/home/app"))),
+        ("7", Ok((7, 8, &[8, 50], "/home/app"))),
+        ("app:wheel", Ok((7, 10, &[10], "/home/app"))),
+        ("app:99", Ok((7, 99, &[99], "/home/app"))),
+        ("99", Ok((99, 0, &[0], "/"))),
+        ("99:98", Ok((99, 98, &[98], "/"))),
         (
             "nobody",
             Err("unable to find user nobody: no matching entries in passwd file"),
@@ -52,6 +53,7 @@ fn users_of_processes() {
     }
 }
 
+/// M14: also below a set-group-id directory.
 #[test]
 fn working_directories() {
     let cases: &[(&str, &str, &str, &str)] = &[
@@ -68,6 +70,18 @@ fn working_directories() {
         ("l to real", "/to/x", "", "d real 755 0:0\nd real/x 755 0:0"),
         ("d real 755\nl to real", "/to", "", ""),
         (ACCOUNTS, "/w", "app:staff", "d w 755 7:50"),
+        (
+            "d s 2775 @0:5",
+            "/s/a/b",
+            "",
+            "d s 2775 0:5\nd s/a 2755 0:5\nd s/a/b 2755 0:5",
+        ),
+        (
+            "d s 2775 @0:5",
+            "/s/a",
+            "7:8",
+            "d s 2775 0:5\nd s/a 2755 7:8",
+        ),
         (ACCOUNTS, "/w", "nobody", "d w 755 0:0"),
         ("f a 644 x", "/a/b", "", "error: mkdir /a: not a directory"),
     ];

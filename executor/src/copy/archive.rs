@@ -226,7 +226,8 @@ impl Unpacking<'_, '_> {
         }
         let (parents, last) = split(&inside);
         let parent = self.target.resolve_in(&self.directory, parents)?;
-        self.target.make_directories(&parent, 0o755)?;
+        // Parents that the archive does not list are root's, whoever owns the rest.
+        self.target.make_directories_of(&parent, 0o755, None)?;
         Ok(Some(join(&parent, last)))
     }
 

@@ -11,6 +11,7 @@ mod owner;
 mod paths;
 mod select;
 mod target;
+mod unchanged;
 mod write;
 
 use crate::Error;
@@ -350,7 +351,10 @@ fn finish(
     contents: write::Contents<'_>,
     out: &Path,
 ) -> Result<Written, Error> {
-    let finished = target.finish()?;
+    let mut finished = target.finish()?;
+    if let Some(base) = contents.base {
+        unchanged::leave_out(&mut finished, base, contents.source.tree())?;
+    }
     write::write(&finished, contents, &out.join(TAR), &out.join(INDEX))
 }
 

@@ -149,11 +149,15 @@ pub(super) fn process_user(text: &str, view: &View) -> Result<UserIds, Error> {
                 .collect();
         }
     }
+    // The own group is listed too, as BuildKit has it: a command that gives up its group keeps no access by accident.
+    if !ids.groups.contains(&ids.gid) {
+        ids.groups.insert(0, ids.gid);
+    }
     Ok(ids)
 }
 
 /// The owner that `--chown` or a WORKDIR's user means: a number needs no account, and is the group too unless one is given.
-/// A group name that is not known leaves the group as it is, as BuildKit does. With `strict`, an unknown user is an error;
+/// A colon with nothing behind it means group 0. A group name that is not known leaves the group as it is, as BuildKit does. With `strict`, an unknown user is an error;
 /// otherwise it is root.
 pub(super) fn file_owner(text: &str, view: Option<&View>, strict: bool) -> Result<Owner, Error> {
     let (user, group) = user_and_group(text);
@@ -186,7 +190,9 @@ pub(super) fn file_owner(text: &str, view: Option<&View>, strict: bool) -> Resul
         }
     }
     if let Some(group) = group {
-        if let Ok(number) = group.parse() {
+        if group.is_empty() {
+            owner.gid = 0;
+        } else if let Ok(number) = group.parse() {
             owner.gid = number;
         } else if let Some(found) = accounts
             .groups()?

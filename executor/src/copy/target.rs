@@ -164,17 +164,36 @@ impl<'a> Target<'a> {
 
     /// Makes a directory and its parents where they are missing. `path` is resolved.
     pub(super) fn make_directories(&mut self, path: &[u8], mode: u32) -> Result<(), Error> {
+        self.make_directories_of(path, mode, self.owner)
+    }
+
+    /// The same for an owner. What is made in a set-group-id directory is set-group-id too, and of its group unless the owner
+    /// is given, as `mkdir` does it.
+    pub(super) fn make_directories_of(
+        &mut self,
+        path: &[u8],
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<(), Error> {
         match self.found(path)? {
             Found::Directory => return Ok(()),
             Found::Other => return Err(refuse(format!("mkdir {}: not a directory", show(path)))),
             Found::Nothing => {}
         }
-        self.make_directories(split(path).0, mode)?;
-        let Owner { uid, gid } = self.owner.unwrap_or_default();
+        let above = split(path).0;
+        self.make_directories_of(above, mode, owner)?;
+        let inherited = self
+            .lookup(above)?
+            .filter(|above| above.mode & 0o2000 != 0)
+            .map(|above| above.gid);
+        let Owner { uid, gid } = owner.unwrap_or(Owner {
+            uid: 0,
+            gid: inherited.unwrap_or(0),
+        });
         let entry = Entry {
             path: path.to_vec(),
             kind: Kind::Directory,
-            mode: mode & 0o777,
+            mode: mode & 0o777 | if inherited.is_some() { 0o2000 } else { 0 },
             uid,
             gid,
             mtime: 0,
