@@ -30,6 +30,12 @@ pub enum Level {
     History,
     /// Times that come from the context or an archive.
     Times,
+    /// The time of a folder that BuildKit made or added to.
+    FolderTimes,
+    /// Extended attributes other than capabilities.
+    Attributes,
+    /// HEALTHCHECK as older frontends write it.
+    Healthcheck,
 }
 
 impl fmt::Display for Level {
@@ -86,23 +92,7 @@ fn images(theirs: &Image, ours: &Image, found: &mut Differences) {
     if configs.0 != configs.1 {
         found.push((Level::Config, value_difference("", &configs.0, &configs.1)));
     }
-    let (left, right) = (history(theirs), history(ours));
-    if left != right {
-        let at = left
-            .iter()
-            .zip(&right)
-            .position(|(a, b)| a != b)
-            .unwrap_or(left.len().min(right.len()));
-        let line = |lines: &[String]| lines.get(at).cloned().unwrap_or_default();
-        found.push((
-            Level::History,
-            format!(
-                "entry {at}: BuildKit {:?}, ours {:?}",
-                line(&left),
-                line(&right)
-            ),
-        ));
-    }
+    histories(theirs, ours, found);
     if theirs.layers.len() != ours.layers.len() {
         found.push((
             Level::Layers,
@@ -171,38 +161,69 @@ fn shown(entry: &Entry) -> String {
     )
 }
 
-/// Times from the context, and extended attributes, entry by entry of equal layers.
+/// Attributes that BuildKit's layers keep.
+const CAPABILITY: &str = "security.capability";
+
+/// Times from the context, and extended attributes, entry by entry of equal layers. BuildKit gives folders that it makes or adds
+/// to the time of the build, and keeps no attributes but one: docs/compatibility.md lists both.
 fn extras(theirs: &Image, ours: &Image, found: &mut Differences) {
-    let by_path = |image: &Image| -> BTreeMap<(usize, String), Extra> {
+    let by_path = |image: &Image| -> BTreeMap<(usize, String), (bool, Extra)> {
         let layers = image.layers.iter().zip(&image.extras).enumerate();
         layers
             .flat_map(|(number, (layer, extras))| {
-                let paths = layer.iter().map(move |(path, _)| (number, path.clone()));
-                paths.zip(extras.iter().cloned())
+                let entry = move |((path, entry), extra): (&(String, Entry), &Extra)| {
+                    ((number, path.clone()), (entry.kind == "dir", extra.clone()))
+                };
+                layer.iter().zip(extras).map(entry)
             })
             .collect()
     };
     let (left, right) = (by_path(theirs), by_path(ours));
-    let mut texts = Vec::new();
-    for ((number, path), extra) in &left {
-        let Some(other) = right.get(&(*number, path.clone())) else {
+    for (at, (is_folder, extra)) in &left {
+        let Some((_, other)) = right.get(at) else {
             continue;
         };
+        let text = format!("{at:?}: BuildKit {extra:?}, ours {other:?}");
         let is_kept = KEPT.contains(&extra.mtime) || KEPT.contains(&other.mtime);
-        if extra.xattrs != other.xattrs || (is_kept && extra.mtime != other.mtime) {
-            texts.push(format!(
-                "layer {number} {path:?}: BuildKit {extra:?}, ours {other:?}"
-            ));
+        if is_kept && extra.mtime != other.mtime {
+            let made = *is_folder && !KEPT.contains(&extra.mtime);
+            let level = if made {
+                Level::FolderTimes
+            } else {
+                Level::Times
+            };
+            found.push((level, text.clone()));
+        }
+        if extra.xattrs.get(CAPABILITY) != other.xattrs.get(CAPABILITY) {
+            found.push((Level::Tree, text));
+        } else if extra.xattrs != other.xattrs {
+            found.push((Level::Attributes, text));
         }
     }
-    if !texts.is_empty() {
-        let count = texts.len();
-        texts.truncate(3);
-        found.push((
-            Level::Times,
-            format!("{count} entries: {}", texts.join("; ")),
-        ));
+}
+
+/// Compares the histories' texts. Older frontends print HEALTHCHECK as Go shows a pointer; that is told apart.
+fn histories(theirs: &Image, ours: &Image, found: &mut Differences) {
+    let (left, right) = (history(theirs), history(ours));
+    let is_pointer = |line: &String| line.starts_with("HEALTHCHECK &{");
+    if left.iter().any(is_pointer) {
+        found.push((Level::Healthcheck, "HEALTHCHECK &{".to_owned()));
     }
+    let same =
+        |(a, b): (&String, &String)| a == b || is_pointer(a) && b.starts_with("HEALTHCHECK {");
+    let shorter = left.len().min(right.len());
+    let at = left.iter().zip(&right).position(|pair| !same(pair));
+    if at.is_none() && left.len() == right.len() {
+        return;
+    }
+    let at = at.unwrap_or(shorter);
+    let line = |lines: &[String]| lines.get(at).cloned().unwrap_or_default();
+    let text = format!(
+        "entry {at}: BuildKit {:?}, ours {:?}",
+        line(&left),
+        line(&right)
+    );
+    found.push((Level::History, text));
 }
 
 fn history(image: &Image) -> Vec<String> {

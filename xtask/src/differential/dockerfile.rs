@@ -23,10 +23,7 @@ struct Stage {
 }
 
 /// What a case is made with.
-#[allow(
-    missing_debug_implementations,
-    reason = "a function has no debug form"
-)]
+#[allow(missing_debug_implementations, reason = "a function has no debug form")]
 pub struct Generator<'a> {
     pub(super) random: Random,
     pub(super) context: Context,
