@@ -2,7 +2,10 @@
 //!
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
+mod run;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use run::{CgroupArgs, RunArgs};
 use std::path::PathBuf;
 
 /// Builds OCI images from Dockerfiles: one static binary, no daemon, no root needed.
@@ -107,12 +110,15 @@ pub struct BuildArgs {
     /// Network of RUN steps
     #[arg(long, value_enum, default_value_t = NetworkMode::Default)]
     pub network: NetworkMode,
-    /// Line for /etc/hosts of RUN steps
+    /// Line for /etc/hosts of RUN steps; `host-gateway` is this machine
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub add_hosts: Vec<String>,
     /// Size of /dev/shm in RUN steps (bytes; suffixes k, m, g)
     #[arg(long, value_name = "SIZE")]
     pub shm_size: Option<String>,
+    /// What RUN steps may have and use.
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Steps that may run at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: u16,

@@ -128,6 +128,30 @@ pub enum Error {
         /// Id.
         id: String,
     },
+    /// A device that a command cannot have; BuildKit's wording where it has one.
+    #[error("{message}")]
+    Device {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        help: Option<String>,
+    },
+    /// An SSH agent that a RUN requires and the request does not have; BuildKit's wording.
+    #[error("{}", if *any { format!("unset ssh forward key {id}") } else { format!("no SSH key {id:?} forwarded from the client") })]
+    Ssh {
+        /// Id.
+        id: String,
+        /// Whether the request has another one.
+        any: bool,
+    },
+    /// A private key that cannot be used.
+    #[error("failed to parse {}: {reason}", path.display())]
+    Key {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A bad request (option combinations, names).
     #[error("{0}")]
     Request(String),
@@ -144,11 +168,16 @@ impl Error {
     #[must_use]
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::Copy { help, .. } | Self::Source { help, .. } => help.clone(),
+            Self::Copy { help, .. } | Self::Source { help, .. } | Self::Device { help, .. } => {
+                help.clone()
+            }
             Self::Download { source, .. } if source.is_denied() => Some(
                 "if it needs a login, give --secret id=HTTP_AUTH_TOKEN_<host> or HTTP_AUTH_HEADER_<host>"
                     .to_owned(),
             ),
+            Self::Ssh { id, .. } => Some(format!(
+                "give it with --ssh {id} (the agent of $SSH_AUTH_SOCK), --ssh {id}=SOCKET or --ssh {id}=KEYFILE"
+            )),
             Self::Base {
                 suggestion: Some(name),
                 ..

@@ -6,6 +6,7 @@
 pub mod build;
 pub mod context;
 pub mod copy;
+mod device;
 pub mod error;
 pub mod layer;
 pub mod output;
@@ -14,6 +15,7 @@ pub mod snapshot;
 #[allow(dead_code)]
 mod source;
 pub mod space;
+mod ssh;
 pub mod tree;
 
 pub use error::Error;

@@ -1,6 +1,7 @@
 //! What a build is asked to do: everything resolved, no raw flag left.
 
-use planner::plan::Network;
+use planner::lower::Allowed;
+use planner::plan::{Network, Ulimit, Volume};
 use planner::platform::Platform;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,6 +41,18 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--shm-size`, bytes.
     pub shm_size: Option<u64>,
+    /// `--allow`, but for devices.
+    pub allowed: Allowed,
+    /// `--allow device`.
+    pub devices: DeviceGrants,
+    /// Folders with CDI specifications; of two that describe a device, the later counts.
+    pub cdi_spec_dirs: Vec<PathBuf>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--volume`.
+    pub volumes: Vec<Volume>,
+    /// `--ssh`, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Outputs; empty: the store.
@@ -88,6 +101,29 @@ pub enum SecretSource {
     File(PathBuf),
     /// A value (taken from the environment by the command line).
     Value(Vec<u8>),
+}
+
+/// Devices that commands may have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DeviceGrants {
+    /// All of them.
+    pub all: bool,
+    /// By the name that a Dockerfile uses: the device that it stands for, mostly itself.
+    pub names: BTreeMap<String, String>,
+}
+
+/// What stands behind an SSH agent socket in a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SshSource {
+    /// An agent's socket.
+    Socket {
+        /// Where.
+        path: PathBuf,
+        /// Any protocol: bytes go through as they are. Otherwise an agent, which is asked for signatures only.
+        raw: bool,
+    },
+    /// Private keys without passphrases, served by an agent of the build's own.
+    Keys(Vec<PathBuf>),
 }
 
 /// One `--output`.

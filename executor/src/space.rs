@@ -4,6 +4,7 @@
 //! user namespace otherwise, because trees then hold files of subordinate ids. (For root the files on disk keep the
 //! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
 
+use crate::build::volumes;
 use crate::{Error, copy, layer};
 use sandbox::{IdMapping, Sandbox};
 use serde::de::DeserializeOwned;
@@ -18,6 +19,7 @@ use store::Store;
 /// Tasks for `sandbox::init_if_child`. Each is [`run_json`] around a function of a request.
 pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (REMOVE, |request, _| run_json(request, remove_task)),
+    (volumes::TASK_GIVE, volumes::give_task),
     (copy::COPY_TASK, |request, _| {
         run_json(request, copy::copy_task)
     }),
@@ -44,6 +46,11 @@ pub struct Space {
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     is_root: bool,
     limits: layer::Limits,
+    /// Paths of the host that commands are given, without repetition.
+    volumes: Vec<String>,
+    /// Where they lie in the store while the sandbox runs. It must outlive the sandbox, and be removed from outside only:
+    /// inside, the host's files are in it.
+    volume_places: OnceLock<store::Scratch>,
 }
 
 impl Space {
@@ -57,7 +64,58 @@ impl Space {
             turns: Mutex::new(HashMap::new()),
             is_root: rustix::process::geteuid().is_root(),
             limits: layer::Limits::default(),
+            volumes: Vec::new(),
+            volume_places: OnceLock::new(),
         }
+    }
+
+    /// With paths of the host for commands.
+    #[must_use]
+    pub fn with_volumes(mut self, mut paths: Vec<String>) -> Self {
+        paths.sort();
+        paths.dedup();
+        self.volumes = paths;
+        self
+    }
+
+    /// Where a path of [`Space::with_volumes`] lies for commands.
+    pub(crate) fn volume(&self, source: &str) -> Result<PathBuf, Error> {
+        self.sandbox()?;
+        let index = self.volumes.iter().position(|path| path == source);
+        let (index, places) = index
+            .zip(self.volume_places.get())
+            .expect("BUG: the volumes of steps are those of the request");
+        Ok(places.path().join(index.to_string()))
+    }
+
+    /// Makes the places of volumes.
+    fn place_volumes(&self) -> Result<Vec<sandbox::Volume>, Error> {
+        if self.volumes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let scratch = self.store.scratch()?;
+        let mut placed = Vec::new();
+        for (index, source) in self.volumes.iter().enumerate() {
+            let source = PathBuf::from(source);
+            let folder = std::path::absolute(scratch.path());
+            let at = folder.map(|folder| folder.join(index.to_string()));
+            let made = at.and_then(|at| {
+                if source.metadata()?.is_dir() {
+                    std::fs::create_dir(&at)?;
+                } else {
+                    std::fs::File::create(&at)?;
+                }
+                Ok(at)
+            });
+            let at = made.map_err(|error| Error::Io {
+                op: "make a place for the volume",
+                path: source.clone(),
+                source: error,
+            })?;
+            placed.push(sandbox::Volume { source, at });
+        }
+        self.volume_places.get_or_init(|| scratch);
+        Ok(placed)
     }
 
     /// With other bounds on foreign layers.
@@ -103,7 +161,10 @@ impl Space {
             path: self.store.root().to_path_buf(),
             source,
         })?;
-        let started = Sandbox::start(&sandbox::Options { stores: vec![root] })?;
+        let started = Sandbox::start(&sandbox::Options {
+            stores: vec![root],
+            volumes: self.place_volumes()?,
+        })?;
         let sandbox = self.sandbox.get_or_init(|| started);
         self.sweep();
         Ok(sandbox)

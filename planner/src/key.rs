@@ -4,11 +4,12 @@
 //! bytes), a tag byte and the value (text: u64 length, bytes; number: u64; flag: one byte; digest: 32 bytes).
 //! Field names are unique within an op and come in a fixed order.
 //!
-//! Never in a key: proxy variables, contents of secrets, sockets and cache mounts, where an image's blobs are and
+//! Never in a key: proxy variables, contents of secrets, sockets, devices, volumes and cache mounts, where an image's blobs are and
 //! what it is called, names and places for people.
 
 use crate::plan::{
     CopyFrom, CopyOp, CopySource, ImageOp, InputIndex, MkdirOp, Network, Op, RunMount, RunOp, Step,
+    Volume, VolumeAccess,
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -386,6 +387,9 @@ fn write_run(run: &RunOp, w: &mut dyn KeyWriter) {
         extra_hosts,
         files,
         shm_size,
+        devices,
+        ulimits,
+        volumes,
     } = run;
     w.field("op", Value::Text("run"));
     w.field("base", index_value(*base));
@@ -417,6 +421,42 @@ fn write_run(run: &RunOp, w: &mut dyn KeyWriter) {
         w.field(&format!("file {index}"), Value::Text(content));
     }
     w.field("shm size", (*shm_size).into());
+    for (index, device) in devices.iter().enumerate() {
+        w.field(&format!("device {index}"), Value::Text(&device.name));
+        w.field(
+            &format!("device {index} required"),
+            Value::Flag(device.required),
+        );
+    }
+    for (index, limit) in ulimits.iter().enumerate() {
+        w.field(&format!("ulimit {index}"), Value::Text(&limit.name));
+        w.field(&format!("ulimit {index} soft"), limit.soft.into());
+        w.field(&format!("ulimit {index} hard"), limit.hard.into());
+    }
+    for (index, volume) in volumes.iter().enumerate() {
+        write_volume(&format!("volume {index}"), volume, w);
+    }
+}
+
+fn write_volume(name: &str, volume: &Volume, w: &mut dyn KeyWriter) {
+    let Volume {
+        source,
+        target,
+        access,
+        chown,
+        noexec,
+    } = volume;
+    let access = match access {
+        VolumeAccess::ReadWrite => "rw",
+        VolumeAccess::ReadOnly => "ro",
+        VolumeAccess::Discard => "O",
+    };
+    let mut put = |part: &str, value: Value<'_>| w.field(&format!("{name} {part}"), value);
+    put("source", Value::Text(source));
+    put("target", Value::Text(target));
+    put("access", Value::Text(access));
+    put("chown", Value::Flag(*chown));
+    put("noexec", Value::Flag(*noexec));
 }
 
 fn write_mount(name: &str, mount: &RunMount, w: &mut dyn KeyWriter) {

@@ -160,6 +160,62 @@ pub struct RunOp {
     pub files: Vec<(String, String)>,
     /// Host-side numbers in bytes: `/dev/shm`.
     pub shm_size: Option<u64>,
+    /// `--device`, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceRequest>,
+    /// `--ulimit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ulimits: Vec<Ulimit>,
+    /// `--volume`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+}
+
+/// `RUN --device`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// CDI name: `vendor/class`, `vendor/class=name`, `vendor/class=*`, or with a class of annotations as the name.
+    pub name: String,
+    /// The step fails without it.
+    pub required: bool,
+}
+
+/// `--ulimit`: a resource limit of commands.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// Name as Docker has it: `nofile`, `core`, ...
+    pub name: String,
+    /// Soft limit; `None` is none.
+    pub soft: Option<u64>,
+    /// Hard limit; `None` is none.
+    pub hard: Option<u64>,
+}
+
+/// `--volume`: something of the host that every command sees. Its content is in no key.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Volume {
+    /// Path on the host, absolute.
+    pub source: String,
+    /// Absolute target.
+    pub target: String,
+    /// What a command may do with it.
+    pub access: VolumeAccess,
+    /// Give the files on the host to the user of the command.
+    pub chown: bool,
+    /// Programs on it cannot be run.
+    pub noexec: bool,
+}
+
+/// What a command may do with a volume.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum VolumeAccess {
+    /// Read and write the host's files.
+    #[default]
+    ReadWrite,
+    /// Read only.
+    ReadOnly,
+    /// Write, but what is written is thrown away with the command's end.
+    Discard,
 }
 
 /// Network of a RUN.

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let sandbox = Sandbox::start(&Options {
         stores: vec![store.clone()],
+        ..Options::default()
     });
     let sandbox = match sandbox {
         Ok(sandbox) => sandbox,

@@ -37,6 +37,7 @@ impl Helper {
             let hello = Hello {
                 stores: options.stores.clone(),
                 single,
+                volumes: options.volumes.clone(),
             };
             let reason = match greet(&control, &hello) {
                 Ok(Entered::Ready { mapping, notes }) => {

@@ -2,6 +2,7 @@
 
 use crate::RunSpec;
 use crate::fail::{Failure, Stage};
+use crate::limits;
 use crate::resolve;
 use crate::seccomp::Filter;
 use crate::sys;
@@ -98,6 +99,7 @@ fn prepare(
         };
         rustix::thread::set_capabilities(None, sets).stage("drop capabilities")?;
     }
+    limits::set(&spec.limits)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
     Ok(())

@@ -13,6 +13,7 @@ mod command;
 mod fail;
 mod helper;
 mod init;
+mod limits;
 mod mounts;
 mod namespace;
 mod overlay;
@@ -22,6 +23,7 @@ mod seccomp;
 mod subid;
 mod sys;
 mod task;
+mod volumes;
 mod wire;
 
 use serde::{Deserialize, Serialize};
@@ -76,10 +78,21 @@ pub enum IdMapping {
 }
 
 /// How to set up the build's namespace.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Folders the sandbox must reach as they are (the store root): idmapped when root.
     pub stores: Vec<PathBuf>,
+    /// Parts of the host that commands may be given.
+    pub volumes: Vec<Volume>,
+}
+
+/// A part of the host made available inside a store, so that it keeps its ids as the store does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Folder or file of the host.
+    pub source: PathBuf,
+    /// An empty folder or file in a store, of the same kind, to mount it on.
+    pub at: PathBuf,
 }
 
 /// The build's namespace and its helper process: one per build, started when first needed. Dropping it ends the helper and all in it.
@@ -112,7 +125,7 @@ pub enum Mount {
         /// Read-only.
         readonly: bool,
     },
-    /// A host folder or file of the store (cache mounts).
+    /// A host folder, file or socket of the store (cache mounts, agents, volumes), with what is mounted in it.
     Bind {
         /// Host path; `subpath` inside it is resolved in that root.
         source: PathBuf,
@@ -122,6 +135,10 @@ pub enum Mount {
         target: String,
         /// Read-only.
         readonly: bool,
+        /// Set-uid bits on it mean nothing.
+        nosuid: bool,
+        /// Programs on it cannot be run.
+        noexec: bool,
     },
     /// A fresh tmpfs.
     Tmpfs {
@@ -186,6 +203,31 @@ pub struct RunSpec {
     pub insecure: bool,
     /// `/dev/shm` size in bytes.
     pub shm_size: Option<u64>,
+    /// Resource limits, in order.
+    pub limits: Vec<Limit>,
+    /// Device nodes besides those that every command has.
+    pub devices: Vec<Device>,
+}
+
+/// A resource limit of the command (setrlimit(2)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// Name without its prefix, in lower case: `nofile`, `core`, ...
+    pub name: String,
+    /// Soft limit; `None` is none.
+    pub soft: Option<u64>,
+    /// Hard limit; `None` is none.
+    pub hard: Option<u64>,
+}
+
+/// A device node of the host in the command's root. Who may open it is said by the node's own mode and owner, which a bind
+/// mount cannot change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// On the host.
+    pub source: PathBuf,
+    /// Absolute target, mostly in `/dev`.
+    pub target: String,
 }
 
 /// How a command ended.

@@ -4,7 +4,7 @@ use crate::fail::{Failure, Stage};
 use crate::resolve;
 use crate::rootfs::{self, Point, Scratch};
 use crate::sys;
-use crate::{Mount, RunSpec};
+use crate::{Device, Mount, RunSpec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -37,6 +37,20 @@ const READ_ONLY: [&str; 5] = [
 ];
 /// Device nodes of `/dev`, bound from the host's.
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Device nodes that a command with all privileges gets besides, where the host has them.
+const PRIVILEGED_DEVICES: [&str; 11] = [
+    "fuse",
+    "kmsg",
+    "loop-control",
+    "loop0",
+    "loop1",
+    "loop2",
+    "loop3",
+    "loop4",
+    "loop5",
+    "loop6",
+    "loop7",
+];
 /// Links in `/dev`.
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
@@ -68,6 +82,9 @@ pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, F
     for mount in &spec.mounts {
         prepared.push(prepare(mount, &scratch)?);
     }
+    for device in &spec.devices {
+        prepared.push(prepare_device(device)?);
+    }
     let mut points: Vec<Point> = ["proc", "dev", "sys"]
         .map(|path| Point {
             path: path.into(),
@@ -90,8 +107,8 @@ pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, F
     let root = rootfs::mount_root(&spec.root, &points, &scratch)?;
     scratch.attach(&root)?;
     mount_proc(&root)?;
-    mount_dev(&root, spec.shm_size.unwrap_or(SHM_SIZE))?;
-    mount_sys(&root, new_network)?;
+    mount_dev(&root, spec)?;
+    mount_sys(&root, new_network, spec.insecure)?;
     if !spec.insecure {
         hide(&root, &scratch)?;
     }
@@ -152,14 +169,19 @@ fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
     attach_at(root, &proc, "proc")
 }
 
-fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
+fn mount_dev(root: &OwnedFd, spec: &RunSpec) -> Result<(), Failure> {
     let dev = new_mount(
         "tmpfs",
         &[("mode", "755"), ("size", "65536k")],
         NOSUID | NODEV,
     )?;
     attach_at(root, &dev, "dev")?;
-    for name in DEVICES {
+    let privileged: &[&str] = if spec.insecure {
+        &PRIVILEGED_DEVICES
+    } else {
+        &[]
+    };
+    for name in DEVICES.iter().chain(privileged).copied() {
         let stage = || format!("make /dev/{name}");
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = match rustix::mount::open_tree(CWD, format!("/dev/{name}"), flags) {
@@ -187,7 +209,7 @@ fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
             NOSUID | NOEXEC,
         )?,
     )?;
-    let shm_size = shm_size.to_string();
+    let shm_size = spec.shm_size.unwrap_or(SHM_SIZE).to_string();
     attach_new(
         "shm",
         new_mount(
@@ -200,9 +222,13 @@ fn mount_dev(root: &OwnedFd, shm_size: u64) -> Result<(), Failure> {
 }
 
 /// A new sysfs shows the network namespace it is mounted in, which must belong to this user namespace; with the host's
-/// network it can only be the host's, read-only with all that is mounted in it.
-fn mount_sys(root: &OwnedFd, new_network: bool) -> Result<(), Failure> {
-    let attributes = NOSUID | NODEV | NOEXEC | RDONLY;
+/// network it can only be the host's. Read-only with all that is mounted in it, unless the command has all privileges: what
+/// it may change then, the kernel knows.
+fn mount_sys(root: &OwnedFd, new_network: bool, writable: bool) -> Result<(), Failure> {
+    let mut attributes = NOSUID | NODEV | NOEXEC;
+    if !writable {
+        attributes |= RDONLY;
+    }
     if new_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
         return attach_at(root, &sys, "sys");
     }
@@ -210,7 +236,7 @@ fn mount_sys(root: &OwnedFd, new_network: bool) -> Result<(), Failure> {
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_RECURSIVE;
     let sys = rustix::mount::open_tree(CWD, "/sys", flags).stage("mount /sys")?;
-    sys::mount_setattr(&sys, attributes, true).stage("make /sys read-only")?;
+    sys::mount_setattr(&sys, attributes, true).stage("set the attributes of /sys")?;
     attach_at(root, &sys, "sys")
 }
 
@@ -271,14 +297,20 @@ fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
             subpath,
             target,
             readonly,
+            nosuid,
+            noexec,
         } => {
             let stage = || format!("open {}", source.display());
             let folder = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .stage_with(stage)?;
-            (
-                part_of(&folder, &resolve::clean(subpath), *readonly)?,
-                target,
-            )
+            let tree = whole_part_of(&folder, &resolve::clean(subpath))?;
+            let mut attributes = NODEV;
+            attributes.set(RDONLY, *readonly);
+            attributes.set(NOSUID, *nosuid);
+            attributes.set(NOEXEC, *noexec);
+            sys::mount_setattr(&tree, attributes, true)
+                .stage_with(|| format!("set the attributes of the mount for {target}"))?;
+            (tree, target)
         }
         Mount::Tmpfs { target, size, mode } => {
             let size = size.map(|bytes| bytes.to_string());
@@ -324,6 +356,39 @@ fn part_of(whole: &OwnedFd, path: &Path, readonly: bool) -> Result<OwnedFd, Fail
     sys::mount_setattr(&tree, attributes, false)
         .stage_with(|| format!("set the attributes of the mount of /{}", path.display()))?;
     Ok(tree)
+}
+
+/// A detached mount of what a path inside a folder or file of the host leads to, with all that is mounted in it: only so
+/// may a user namespace clone mounts that it did not make.
+fn whole_part_of(whole: &OwnedFd, path: &Path) -> Result<OwnedFd, Failure> {
+    let stage = || format!("find /{} in the mount's source", path.display());
+    let place = if path.as_os_str().is_empty() {
+        None
+    } else {
+        Some(resolve::place(whole, path).stage_with(stage)?)
+    };
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(place.as_ref().unwrap_or(whole), "", flags).stage_with(stage)
+}
+
+/// A device node of the host, for [`Device`].
+fn prepare_device(device: &Device) -> Result<Prepared, Failure> {
+    let stage = || format!("find the device {}", device.source.display());
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, &device.source, flags).stage_with(stage)?;
+    if resolve::is_folder(&tree).stage_with(stage)? {
+        return Err(Failure::new(stage(), Errno::ISDIR));
+    }
+    Ok(Prepared {
+        tree,
+        point: Point {
+            path: resolve::clean(&device.target),
+            folder: false,
+        },
+    })
 }
 
 fn file_in_memory(

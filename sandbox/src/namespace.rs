@@ -7,6 +7,7 @@ use crate::IdMapping;
 use crate::fail::{Failure, Stage};
 use crate::subid::{self, Mapper};
 use crate::sys::{self, SingleThreaded};
+use crate::volumes;
 use crate::wire::{Entered, Hello};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -26,10 +27,20 @@ const HOST_IDS: u32 = 0x7fff_ffff;
 pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
     let entered = match &hello.single {
         Some(reason) => enter_single(one, reason),
-        None if is_privileged() => enter_as_root(one, &hello.stores),
+        None if is_privileged() => enter_as_root(one, hello),
         None => enter_as_user(one),
     };
-    entered.unwrap_or_else(Entered::Failed)
+    match entered {
+        // Root's volumes are attached with the stores, while the ids of their mounts can still be mapped.
+        Ok(Entered::Ready { mapping, notes }) if mapping != IdMapping::Idmapped => {
+            match volumes::attach(&hello.volumes, None) {
+                Ok(_) => Entered::Ready { mapping, notes },
+                Err(failure) => Entered::Failed(failure),
+            }
+        }
+        Ok(entered) => entered,
+        Err(failure) => Entered::Failed(failure),
+    }
 }
 
 /// Settings of this host that forbid what has just failed, and how to change them. Empty when none is known.
@@ -70,15 +81,17 @@ fn is_privileged() -> bool {
 
 // Root.
 
-fn enter_as_root(one: SingleThreaded, stores: &[PathBuf]) -> Result<Entered, Failure> {
-    let stores = outermost(stores)?;
+fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Entered, Failure> {
+    let stores = outermost(&hello.stores)?;
     unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
     make_private()?;
     let mut mapping = IdMapping::Idmapped;
     let mut notes = Vec::new();
     let userns = match idmapped_stores(one, stores) {
         Ok((userns, trees)) => {
+            let volumes = volumes::open(&hello.volumes, Some(&userns))?;
             attach_stores(trees)?;
+            notes.extend(volumes::attach_open(volumes)?);
             userns
         }
         Err(failure) => {
@@ -93,6 +106,7 @@ fn enter_as_root(one: SingleThreaded, stores: &[PathBuf]) -> Result<Entered, Fai
             } else {
                 notes.push(format!("ids of commands are the host's, since id-mapped mounts are not possible here: {why}"));
             }
+            volumes::attach(&hello.volumes, None)?;
             make_user_namespace(one, &uids, &gids)?
         }
     };
@@ -134,7 +148,7 @@ fn idmapped_stores(
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let tree = rustix::mount::open_tree(CWD, &path, flags)
             .stage_with(|| format!("clone the mount of {}", path.display()))?;
-        sys::idmap_mount(&tree, &userns)
+        sys::idmap_mount(&tree, &userns, false)
             .stage_with(|| format!("map the ids of {}", path.display()))?;
         trees.push((path, tree));
     }

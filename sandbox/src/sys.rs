@@ -117,7 +117,7 @@ pub(crate) fn mount_setattr(mount: impl AsFd, set: MountAttrFlags, recursive: bo
 }
 
 /// Maps the ids of a detached mount by a user namespace (Linux 5.12).
-pub(crate) fn idmap_mount(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
+pub(crate) fn idmap_mount(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> Result<()> {
     let set = MountAttrFlags::MOUNT_ATTR_IDMAP.bits().into();
     let userns = userns.as_fd().as_raw_fd().cast_unsigned().into();
     let attr = MountAttr {
@@ -126,7 +126,7 @@ pub(crate) fn idmap_mount(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
         propagation: 0,
         userns,
     };
-    raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, false)
+    raw_mount_setattr(mount.as_fd().as_raw_fd(), &attr, recursive)
 }
 
 fn raw_mount_setattr(mount: RawFd, attr: &MountAttr, recursive: bool) -> Result<()> {

@@ -43,6 +43,7 @@ pub(crate) struct Hello {
     pub(crate) stores: Vec<PathBuf>,
     /// Map the own id only, whatever the host offers.
     pub(crate) single: Option<String>,
+    pub(crate) volumes: Vec<crate::Volume>,
 }
 
 /// Answer to [`Hello`].

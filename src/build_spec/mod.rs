@@ -5,7 +5,9 @@
 mod context;
 mod csv;
 mod output;
+mod run;
 mod secret;
+mod ssh;
 
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
@@ -14,10 +16,13 @@ use executor::request::{BuildRequest, ContextSource};
 use planner::plan::Network;
 use planner::platform::Platform;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Resolves the flags of `kiln build`.
 pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, Failure> {
+    run::no_cgroups(&args.run.cgroup)?;
+    let (allowed, devices) = run::allow(&args.run.allow)?;
     let source = context::resolve(&args.context, args.file.as_deref())?;
     let named_contexts = args
         .build_contexts
@@ -64,12 +69,14 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
             NetworkMode::None => Network::None,
             NetworkMode::Host => Network::Host,
         },
-        extra_hosts: args
-            .add_hosts
-            .iter()
-            .map(|text| host(text))
-            .collect::<Result<_, _>>()?,
+        extra_hosts: collect(&args.add_hosts, host)?,
         shm_size: args.shm_size.as_deref().map(size).transpose()?,
+        allowed,
+        devices,
+        cdi_spec_dirs: cdi_spec_dirs(&args.run.cdi_spec_dirs),
+        ulimits: collect(&args.run.ulimits, run::ulimit)?,
+        volumes: collect(&args.run.volumes, run::volume)?,
+        ssh: ssh::parse(&args.run.ssh, environment)?,
         secrets,
         outputs,
         source_date_epoch: source_date_epoch(&args.build_args, environment)?,
@@ -84,6 +91,22 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     })
+}
+
+fn collect<T>(
+    raw: &[String],
+    parse: impl Fn(&str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    raw.iter().map(|text| parse(text)).collect()
+}
+
+/// Where specifications of devices are looked for, in ascending order of priority.
+fn cdi_spec_dirs(given: &[PathBuf]) -> Vec<PathBuf> {
+    if given.is_empty() {
+        ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).into()
+    } else {
+        given.to_vec()
+    }
 }
 
 fn usage(message: impl Into<String>) -> Failure {
@@ -165,9 +188,9 @@ fn host(text: &str) -> Result<(String, String), Failure> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'))
         .unwrap_or(address);
-    if address.parse::<std::net::IpAddr>().is_err() {
+    if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
         return Err(usage(format!(
-            "invalid value {text:?} for '--add-host': {address:?} is not an IP address"
+            "invalid value {text:?} for '--add-host': {address:?} is not an IP address or host-gateway"
         )));
     }
     Ok((name.to_owned(), address.to_owned()))
@@ -240,6 +263,10 @@ mod tests {
         assert_eq!(
             host("a:127.0.0.1").ok(),
             Some(("a".into(), "127.0.0.1".into()))
+        );
+        assert_eq!(
+            host("a:host-gateway").ok(),
+            Some(("a".into(), "host-gateway".into()))
         );
         assert_eq!(host("a=::1").ok(), Some(("a".into(), "::1".into())));
         assert_eq!(host("a:[::1]").ok(), Some(("a".into(), "::1".into())));

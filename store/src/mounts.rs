@@ -8,6 +8,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How often a busy mount is asked for again.
+const INTERVAL: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// Sharing of a cache mount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MountSharing {
@@ -75,33 +78,63 @@ impl Store {
     /// # Errors
     /// The folder cannot be made.
     pub fn cache_mount(&self, id: &str, sharing: MountSharing) -> Result<CacheMount, Error> {
+        let mount = self.cache_mount_unless(id, sharing, &|| false)?;
+        Ok(mount.expect("BUG: nothing stops the waiting"))
+    }
+
+    /// As [`Store::cache_mount`], but gives up waiting when `stop` says so.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn cache_mount_unless(
+        &self,
+        id: &str,
+        sharing: MountSharing,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<CacheMount>, Error> {
         let folder = self.inner.layout.mount(id);
         let name = folder.join("id");
         if !name.is_file() {
             self.inner.replace(&name, id.as_bytes(), false)?;
         }
-        let (slot, lock) = match sharing {
-            MountSharing::Shared => wait_for(folder.join("0"), FlockOperation::LockShared)?,
-            MountSharing::Locked => wait_for(folder.join("0"), FlockOperation::LockExclusive)?,
-            MountSharing::Private => first_free(&folder)?,
+        let first = folder.join("0");
+        let taken = match sharing {
+            MountSharing::Shared => wait_for(first, FlockOperation::NonBlockingLockShared, stop)?,
+            MountSharing::Locked => {
+                wait_for(first, FlockOperation::NonBlockingLockExclusive, stop)?
+            }
+            MountSharing::Private => Some(first_free(&folder)?),
+        };
+        let Some((slot, lock)) = taken else {
+            return Ok(None);
         };
         let data = slot.join("data");
         make_dir(&data)?;
         let new = !slot.join("ready").exists();
-        Ok(CacheMount {
+        Ok(Some(CacheMount {
             slot,
             data,
             new,
             _lock: lock,
             _store: self.clone(),
-        })
+        }))
     }
 }
 
-fn wait_for(slot: PathBuf, operation: FlockOperation) -> Result<(PathBuf, File), Error> {
+/// Asks again and again, since a thread that waits in flock(2) cannot be told to stop.
+fn wait_for(
+    slot: PathBuf,
+    operation: FlockOperation,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(PathBuf, File)>, Error> {
     let lock = open_slot(&slot)?;
-    file::lock(&lock, operation, &slot)?;
-    Ok((slot, lock))
+    while !file::try_lock(&lock, operation, &slot)? {
+        if stop() {
+            return Ok(None);
+        }
+        std::thread::sleep(INTERVAL);
+    }
+    Ok(Some((slot, lock)))
 }
 
 fn first_free(folder: &Path) -> Result<(PathBuf, File), Error> {

@@ -10,10 +10,12 @@ use crate::build::preflight;
 use crate::build::record::{self, Link, StepOutput, base_of};
 use crate::build::run;
 use crate::copy::{self, CopySourceTree, ReadEntry};
+use crate::device::Devices;
 use crate::layer::{self, Compression, Written};
 use crate::request::BuildRequest;
 use crate::snapshot::{Snapshot, View};
 use crate::space::Space;
+use crate::ssh::Agents;
 use oci_spec::image::Digest;
 use planner::key::{self, CacheKey, ContentId};
 use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Step, StepId};
@@ -34,6 +36,10 @@ pub(crate) struct Executor<'a> {
     pub notes_told: AtomicUsize,
     /// Users resolved so far.
     pub users: run::KnownUsers,
+    /// Agents that commands may reach.
+    pub agents: Agents,
+    /// Devices that the host describes.
+    pub devices: Devices,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
 }
 
@@ -51,6 +57,8 @@ impl<'a> Executor<'a> {
             fetcher,
             notes_told: AtomicUsize::new(0),
             users: Mutex::default(),
+            agents: Agents::default(),
+            devices: Devices::default(),
             reads: Mutex::default(),
         }
     }

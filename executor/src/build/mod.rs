@@ -1,6 +1,7 @@
 //! A build from request to outputs: resolve bases, lower, schedule, assemble, write outputs.
 
 mod backend;
+mod cache_mounts;
 pub(crate) mod canonical;
 mod contexts;
 pub(crate) mod exporter;
@@ -14,12 +15,16 @@ mod record;
 pub(crate) mod remote;
 pub(crate) mod resolve;
 mod run;
+mod secrets;
+pub(crate) mod volumes;
 
 pub(crate) use exporter::normalised;
 
 use crate::Error;
+use crate::device::Devices;
 use crate::request::BuildRequest;
 use crate::space::Space;
+use crate::ssh::Agents;
 use backend::Executor;
 use contexts::Contexts;
 use exporter::Exporter;
@@ -100,7 +105,9 @@ pub fn build(
     stdout: Option<std::fs::File>,
 ) -> Result<BuildResult, BuildFailure> {
     let dockerfile = parse(request, ui)?;
-    let space = Space::new(store.clone());
+    let agents = Agents::load(&request.ssh)?;
+    let sources = request.volumes.iter().map(|volume| volume.source.clone());
+    let space = Space::new(store.clone()).with_volumes(sources.collect());
     let remote = Remote::new(request, cancel);
     let resolver = Resolver {
         space: &space,
@@ -109,11 +116,19 @@ pub fn build(
         ui,
     };
     let plan = plan(&dockerfile, request, ui, &resolver)?;
+    let devices = Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(
+        |(error, step)| BuildFailure {
+            error,
+            origin: Some(step.origin.clone()),
+        },
+    )?;
     ui.plan(&plan);
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
     let contexts = Contexts::new(&space, request);
     let outcome = {
-        let executor = Executor::new(&space, request, &contexts, &fetcher);
+        let mut executor = Executor::new(&space, request, &contexts, &fetcher);
+        executor.agents = agents;
+        executor.devices = devices;
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
         ran.map_err(|error| failure(error, &plan, &executor))
     };
@@ -210,6 +225,9 @@ fn options(request: &BuildRequest) -> LowerOptions {
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         shm_size: request.shm_size,
+        ulimits: request.ulimits.clone(),
+        volumes: request.volumes.clone(),
+        allowed: request.allowed,
         cache_mount_namespace: request
             .build_args
             .get("BUILDKIT_CACHE_MOUNT_NS")

@@ -1,35 +1,30 @@
-//! What a RUN sees besides its root: bind, cache, tmpfs and secret mounts, and the files of the runtime.
+//! What a RUN sees besides its root: bind, cache, tmpfs, secret and SSH mounts, and the files of the runtime.
 
 use crate::Error;
 use crate::build::backend::{Executor, Work};
-use crate::build::run;
-use crate::request::SecretSource;
-use crate::snapshot::Snapshot;
+use crate::build::cache_mounts::{self, Taken};
+use crate::build::{run, secrets};
 use crate::space::Space;
+use crate::ssh::Forward;
 use oci_spec::image::Digest;
 use planner::plan::{RunMount, RunOp, Step};
-use sandbox::{Mount, Network, Overlay};
-use sha2::{Digest as _, Sha256};
-use std::fs::File;
-use std::io::Read;
+use planner::scheduler::StepEvent;
+use sandbox::{IdMapping, Mount, Network, Overlay};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use store::{CacheMount, MountSharing};
 
 /// Name of the task that gives a folder its mode and owner inside the build's user namespace.
 pub(crate) const TASK_OWN_FOLDER: &str = "own-folder";
 
-/// Mode of a cache mount's folder that does not say one.
-const DEFAULT_CACHE_MODE: u32 = 0o755;
-
-/// Largest secret, in bytes (BuildKit's limit).
-const SECRET_LIMIT: u64 = 500 << 10;
-
-/// Folders and cache mounts that a command uses; folders are removed and mounts released when it is dropped.
+/// Folders, cache mounts and sockets that a command uses; folders are removed and mounts released when it is dropped.
 pub(crate) struct Held<'a> {
     space: &'a Space,
     scratch: PathBuf,
     folders: Vec<PathBuf>,
-    caches: Vec<CacheMount>,
+    pub(crate) forwards: Vec<Forward>,
+    pub(crate) caches: Taken,
+    /// Caches that are mounted over a filling.
+    pub(crate) filled: BTreeSet<String>,
 }
 
 impl<'a> Held<'a> {
@@ -38,7 +33,9 @@ impl<'a> Held<'a> {
             space,
             scratch: scratch.to_owned(),
             folders: Vec::new(),
-            caches: Vec::new(),
+            forwards: Vec::new(),
+            caches: Taken::new(),
+            filled: BTreeSet::new(),
         }
     }
 
@@ -57,6 +54,7 @@ impl<'a> Held<'a> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
+        self.forwards.clear();
         for folder in &self.folders {
             if folder.exists() {
                 // What cannot be removed now is swept by the next build.
@@ -132,6 +130,7 @@ pub(crate) fn mounts(
     work: &Work<'_>,
     held: &mut Held<'_>,
 ) -> Result<Vec<Mount>, Error> {
+    cache_mounts::take(executor, op, work, held)?;
     let mut mounts = Vec::new();
     for mount in &op.mounts {
         match mount {
@@ -154,7 +153,9 @@ pub(crate) fn mounts(
                     readonly: *readonly,
                 });
             }
-            RunMount::Cache { .. } => mounts.push(cache(executor, step, work, mount, held)?),
+            RunMount::Cache { .. } => {
+                mounts.push(cache_mounts::mount(executor, step, work, mount, held)?);
+            }
             RunMount::Tmpfs { target, size } => {
                 mounts.push(Mount::Tmpfs {
                     target: target.clone(),
@@ -171,35 +172,65 @@ pub(crate) fn mounts(
                 gid,
                 ..
             } => {
-                let Some(data) = secret(executor, id, *required)? else {
+                let (Some(data), Some(target)) =
+                    (secrets::secret(executor, id, *required)?, target)
+                else {
                     continue;
                 };
-                if let Some(target) = target {
-                    let (mode, uid, gid) = (*mode, *uid, *gid);
-                    mounts.push(Mount::File {
-                        target: target.clone(),
-                        data,
-                        mode,
-                        uid,
-                        gid,
-                    });
-                }
+                let (uid, gid) = possible_owner(executor, step, work, (*uid, *gid), target)?;
+                mounts.push(Mount::File {
+                    target: target.clone(),
+                    data,
+                    mode: *mode,
+                    uid,
+                    gid,
+                });
             }
-            RunMount::Ssh { id, required, .. } => {
-                if *required {
-                    let message = format!(
-                        "ssh agent {id:?} cannot be forwarded: ssh mounts are not supported yet"
-                    );
-                    return Err(Error::Request(message));
-                }
-            }
+            RunMount::Ssh { .. } => mounts.extend(agent(executor, step, work, mount, held)?),
         }
     }
     Ok(mounts)
 }
 
+/// The socket of an SSH agent; none when there is none and need not be.
+fn agent(
+    executor: &Executor<'_>,
+    step: &Step,
+    work: &Work<'_>,
+    mount: &RunMount,
+    held: &mut Held<'_>,
+) -> Result<Option<Mount>, Error> {
+    let RunMount::Ssh {
+        id,
+        target,
+        required,
+        mode,
+        uid,
+        gid,
+    } = mount
+    else {
+        unreachable!("BUG: called for SSH mounts only");
+    };
+    let folder = held.folder("agent")?;
+    let Some(forward) = executor.agents.forward(id, *required, &folder)? else {
+        return Ok(None);
+    };
+    let owner = possible_owner(executor, step, work, (*uid, *gid), target)?;
+    own(executor.space, forward.path(), *mode, owner)?;
+    let source = forward.path().to_owned();
+    held.forwards.push(forward);
+    Ok(Some(Mount::Bind {
+        source,
+        subpath: String::new(),
+        target: target.clone(),
+        readonly: false,
+        nosuid: true,
+        noexec: true,
+    }))
+}
+
 /// An input's root file system as an overlay without an upper; an empty one without an input.
-fn overlay_of(
+pub(crate) fn overlay_of(
     executor: &Executor<'_>,
     step: &Step,
     work: &Work<'_>,
@@ -226,143 +257,24 @@ pub(crate) fn folders(
     Ok(lowers.into_iter().map(|(_, folder)| folder).collect())
 }
 
-/// A cache mount. One that `from` fills is an overlay whose upper is the cache, so nothing is copied; its identity
-/// holds that of the filling, as in BuildKit, and one step at a time uses it, because two overlays must not share an upper.
-fn cache(
+/// The owner that something can have here. Where there is one id only it is that of whoever builds, which is root inside:
+/// a command, which is root then, can read it as well.
+pub(crate) fn possible_owner(
     executor: &Executor<'_>,
     step: &Step,
     work: &Work<'_>,
-    mount: &RunMount,
-    held: &mut Held<'_>,
-) -> Result<Mount, Error> {
-    let RunMount::Cache {
-        id,
-        target,
-        from,
-        source,
-        sharing,
-        mode,
-        uid,
-        gid,
-        readonly,
-    } = mount
-    else {
-        unreachable!("BUG: called for cache mounts only");
-    };
-    let sharing = match sharing.as_str() {
-        "private" => MountSharing::Private,
-        "locked" => MountSharing::Locked,
-        _ => MountSharing::Shared,
-    };
-    let store = executor.space.store();
-    let (target, readonly) = (target.clone(), *readonly);
-    let Some(input) = from else {
-        // As in BuildKit, one that is to belong to somebody else is another one.
-        let id = match (*mode, *uid, *gid) {
-            (DEFAULT_CACHE_MODE, 0, 0) => id.clone(),
-            (mode, uid, gid) => format!("{id}:{mode:o}:{uid}:{gid}"),
-        };
-        let cache = store.cache_mount(&id, sharing)?;
-        let folder = cache.path().to_owned();
-        if cache.is_new() {
-            own_folder(executor.space, &folder, (*mode, *uid, *gid))?;
-        }
-        held.caches.push(cache);
-        return Ok(Mount::Bind {
-            source: folder,
-            subpath: source.clone(),
-            target,
-            readonly,
-        });
-    };
-    let sharing = if sharing == MountSharing::Shared {
-        MountSharing::Locked
-    } else {
-        sharing
-    };
-    let filling = work.base(Some(*input));
-    let cache = store.cache_mount(&format!("{id}:{}", stack_id(&filling)), sharing)?;
-    let overlay = overlay_of(executor, step, work, Some(*input), held)?;
-    let upper = cache.path().to_owned();
-    let overlay = Overlay {
-        upper: Some((upper, held.folder("work")?)),
-        ..overlay
-    };
-    held.caches.push(cache);
-    Ok(Mount::Overlay {
-        overlay,
-        source: source.clone(),
-        target,
-        readonly,
-    })
-}
-
-fn stack_id(snapshot: &Snapshot) -> String {
-    let mut hasher = Sha256::new();
-    for layer in &snapshot.layers {
-        hasher.update(layer.to_string());
+    owner: (u32, u32),
+    what: &str,
+) -> Result<(u32, u32), Error> {
+    if owner == (0, 0) || executor.space.sandbox()?.id_mapping() != IdMapping::Single {
+        return Ok(owner);
     }
-    hasher
-        .finalize()
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// A secret's bytes; `None` when it is not there and need not be.
-fn secret(executor: &Executor<'_>, id: &str, required: bool) -> Result<Option<Vec<u8>>, Error> {
-    let data = match executor.request.secrets.get(id) {
-        None if required => return Err(Error::Secret { id: id.to_owned() }),
-        None => return Ok(None),
-        Some(SecretSource::Value(value)) => value.clone(),
-        Some(SecretSource::File(path)) => {
-            let fail = |source| Error::Io {
-                op: "read the secret",
-                path: path.clone(),
-                source,
-            };
-            let mut data = Vec::new();
-            File::open(path)
-                .map_err(fail)?
-                .take(SECRET_LIMIT + 1)
-                .read_to_end(&mut data)
-                .map_err(fail)?;
-            data
-        }
-    };
-    if data.len() as u64 > SECRET_LIMIT {
-        return Err(Error::Request(format!(
-            "secret {id} is larger than {SECRET_LIMIT} bytes"
-        )));
-    }
-    Ok(Some(data))
-}
-
-/// Variables that hold secrets.
-pub(crate) fn secret_env(
-    executor: &Executor<'_>,
-    op: &RunOp,
-) -> Result<Vec<(String, String)>, Error> {
-    let mut env = Vec::new();
-    for mount in &op.mounts {
-        let RunMount::Secret {
-            id,
-            env: Some(name),
-            required,
-            ..
-        } = mount
-        else {
-            continue;
-        };
-        if let Some(data) = secret(executor, id, *required)? {
-            let value = String::from_utf8(data).map_err(|_| {
-                Error::Request(format!("secret {id} is not text and cannot be a variable"))
-            })?;
-            env.push((name.clone(), value));
-        }
-    }
-    Ok(env)
+    let (uid, gid) = owner;
+    let note = format!(
+        "{what} belongs to root instead of {uid}:{gid}, since only one user id is available"
+    );
+    work.events.event(step.id, StepEvent::Note(note));
+    Ok((0, 0))
 }
 
 /// Request of [`TASK_OWN_FOLDER`].
@@ -374,7 +286,13 @@ struct OwnFolder {
     gid: u32,
 }
 
-fn own_folder(space: &Space, path: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), Error> {
+/// Gives a folder or socket in the store its mode and owner.
+pub(crate) fn own(
+    space: &Space,
+    path: &Path,
+    mode: u32,
+    (uid, gid): (u32, u32),
+) -> Result<(), Error> {
     let request = OwnFolder {
         path: path.to_owned(),
         mode,

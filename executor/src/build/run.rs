@@ -3,14 +3,16 @@
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
 use crate::build::mounts::{self, Held};
+use crate::build::{secrets, volumes};
 use crate::copy::{self, UserIds};
+use crate::device::{EditMount, Edits};
 use crate::layer;
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
-use planner::plan::{Network, RunOp, Step, StepId};
+use planner::plan::{Network, RunMount, RunOp, Step, StepId};
 use planner::scheduler::{Cancel, Observer, StepEvent};
 use rustix::pipe::{PipeFlags, pipe_with};
-use sandbox::{Exit, Overlay, RunSpec, Sandbox};
+use sandbox::{Exit, Mount, Overlay, RunSpec, Sandbox};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -47,11 +49,21 @@ pub(crate) fn run(
     let upper = held.folder("upper")?;
     let overlay_work = held.folder("work")?;
     let root_lowers = mounts::folders(lowers, &mut held)?;
-    let mut env = environment(op, &user);
+    let (edits, missing) = executor
+        .devices
+        .edits(&op.devices, &executor.request.devices)?;
+    for name in missing {
+        let note = format!("optional device {name:?} is not registered");
+        work.events.event(step.id, StepEvent::Note(note));
+    }
+    let env = environment(op, &user, &edits, secrets::env(executor, op)?);
     let network = network(op.network, executor.request.network);
     let mut all_mounts = mounts::files_of_the_runtime(op, network)?;
+    all_mounts.extend(edits.mounts.iter().map(edit_mount));
+    all_mounts.extend(volumes::mounts(executor, op, &user, &mut held)?);
     all_mounts.extend(mounts::mounts(executor, step, op, work, &mut held)?);
-    env.extend(mounts::secret_env(executor, op)?);
+    let mut groups = user.groups;
+    groups.extend(edits.groups);
     let spec = RunSpec {
         root: Overlay {
             lowers: root_lowers,
@@ -63,11 +75,13 @@ pub(crate) fn run(
         cwd: op.cwd.clone(),
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups,
+        groups,
         network,
         hostname: op.hostname.clone(),
         insecure: op.insecure,
         shm_size: op.shm_size,
+        limits: op.ulimits.iter().map(limit).collect(),
+        devices: edits.nodes.into_iter().map(device).collect(),
     };
     let log = Log::create(
         &executor.space.store().logs(),
@@ -203,8 +217,50 @@ fn deciding_layers(lowers: &[(Digest, PathBuf)]) -> Option<Vec<Digest>> {
     Some(layers)
 }
 
-/// The command's environment: as planned, proxies last so that they never replace what the Dockerfile sets, HOME when it says none.
-fn environment(op: &RunOp, user: &UserIds) -> Vec<(String, String)> {
+fn limit(limit: &planner::plan::Ulimit) -> sandbox::Limit {
+    sandbox::Limit {
+        name: limit.name.clone(),
+        soft: limit.soft,
+        hard: limit.hard,
+    }
+}
+
+fn device((source, target): (PathBuf, String)) -> sandbox::Device {
+    sandbox::Device { source, target }
+}
+
+fn edit_mount(mount: &EditMount) -> Mount {
+    let target = mount.target.clone();
+    if mount.tmpfs {
+        return Mount::Tmpfs {
+            target,
+            size: None,
+            mode: 0o1777,
+        };
+    }
+    Mount::Bind {
+        source: mount.source.clone(),
+        subpath: String::new(),
+        target,
+        readonly: mount.readonly,
+        nosuid: true,
+        noexec: mount.noexec,
+    }
+}
+
+fn set(env: &mut Vec<(String, String)>, (name, value): (String, String)) {
+    env.retain(|(known, _)| *known != name);
+    env.push((name, value));
+}
+
+/// The command's environment: as planned, what devices bring, secrets; proxies, HOME and the agent's socket only where
+/// nothing else sets them.
+fn environment(
+    op: &RunOp,
+    user: &UserIds,
+    edits: &Edits,
+    secrets: Vec<(String, String)>,
+) -> Vec<(String, String)> {
     let mut env = op.env.clone();
     for (name, value) in &op.proxy_env {
         if !env.iter().any(|(known, _)| known == name) {
@@ -218,6 +274,18 @@ fn environment(op: &RunOp, user: &UserIds) -> Vec<(String, String)> {
             &user.home
         };
         env.push(("HOME".to_owned(), home.to_owned()));
+    }
+    let agent = op.mounts.iter().find_map(|mount| match mount {
+        RunMount::Ssh { target, .. } => Some(target.clone()),
+        _ => None,
+    });
+    if let Some(target) = agent
+        && !env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK")
+    {
+        env.push(("SSH_AUTH_SOCK".to_owned(), target));
+    }
+    for pair in edits.env.iter().cloned().chain(secrets) {
+        set(&mut env, pair);
     }
     env
 }

@@ -19,7 +19,7 @@ mod signals;
 mod stage;
 
 use crate::config::{HistoryEntry, ImageConfig};
-use crate::plan::{Network, Plan};
+use crate::plan::{Network, Plan, Ulimit, Volume};
 use crate::platform::Platform;
 use builder::Builder;
 use context::{Gaps, Place, Shared};
@@ -56,6 +56,21 @@ pub struct LowerOptions {
     pub shm_size: Option<u64>,
     /// Name prefix of cache mounts, `BUILDKIT_CACHE_MOUNT_NS`.
     pub cache_mount_namespace: String,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--volume`.
+    pub volumes: Vec<Volume>,
+    /// What `--allow` lets commands have.
+    pub allowed: Allowed,
+}
+
+/// What commands may have when they ask for it (`--allow`). Devices are the executor's to check.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Allowed {
+    /// `network.host`.
+    pub network_host: bool,
+    /// `security.insecure`.
+    pub security_insecure: bool,
 }
 
 impl Default for LowerOptions {
@@ -74,6 +89,9 @@ impl Default for LowerOptions {
             extra_hosts: Vec::new(),
             shm_size: None,
             cache_mount_namespace: String::new(),
+            ulimits: Vec::new(),
+            volumes: Vec::new(),
+            allowed: Allowed::default(),
         }
     }
 }

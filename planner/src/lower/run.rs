@@ -3,8 +3,8 @@
 use super::graph::Command;
 use super::scope::{Masked, proxies};
 use super::stage::{Inputs, Lowering, StageState, expand_for_people};
-use super::{gotext, mounts};
-use crate::plan::{Network, Op, RunOp};
+use super::{Allowed, LowerOptions, gotext, mounts};
+use crate::plan::{DeviceRequest, Network, Op, RunOp};
 use parser::Diagnostic;
 use parser::ast::{Heredoc, Run};
 use parser::expand::Options;
@@ -39,9 +39,11 @@ impl Lowering<'_, '_> {
         let mounts = self.run_mounts(state, command, run, &mut inputs)?;
         let network = network(run, options.network).map_err(|message| place.error(message))?;
         let insecure = insecure(run).map_err(|message| place.error(message))?;
-        if !run.devices.is_empty() {
-            return Err(place.error("RUN --device is not supported yet".to_owned()));
-        }
+        entitled(options, network, insecure).map_err(|entitlement| Diagnostic {
+            help: Some(format!("build with --allow {entitlement}")),
+            ..place.error(format!("{entitlement} is not allowed"))
+        })?;
+        let devices = devices(run).map_err(|message| place.error(message))?;
         let name = self.run_name(state, command, run, script.summary.as_deref());
         let origin = state.origin(&name, command);
         let text = history(&args, state);
@@ -64,6 +66,9 @@ impl Lowering<'_, '_> {
             extra_hosts: options.extra_hosts.clone(),
             files: script.files,
             shm_size: options.shm_size,
+            devices,
+            ulimits: options.ulimits.clone(),
+            volumes: options.volumes.clone(),
         };
         let step = self.add_step(state, Op::Run(op), inputs, origin);
         state.commit(text, Some(step));
@@ -186,6 +191,33 @@ fn insecure(run: &Run) -> Result<bool, String> {
         Some("insecure") => Ok(true),
         Some(other) => Err(format!("security {other:?} is not valid")),
     }
+}
+
+/// The name of what a command asks for and may not have. A default of the build, `--network=host`, is allowed with it.
+fn entitled(options: &LowerOptions, network: Network, insecure: bool) -> Result<(), &'static str> {
+    let Allowed {
+        network_host,
+        security_insecure,
+    } = options.allowed;
+    let network_host = network_host || options.network == Network::Host;
+    if network == Network::Host && !network_host {
+        return Err("network.host");
+    }
+    if insecure && !security_insecure {
+        return Err("security.insecure");
+    }
+    Ok(())
+}
+
+fn devices(run: &Run) -> Result<Vec<DeviceRequest>, String> {
+    let request = |text: &parser::ast::Spanned<String>| {
+        let device = parser::device::parse(&text.value)?;
+        Ok(DeviceRequest {
+            name: device.name,
+            required: device.required,
+        })
+    };
+    run.devices.iter().map(request).collect()
 }
 
 /// `RUN |1 a=b /bin/sh -c make # buildkit`: the ARGs in force, with the values that the command sees.

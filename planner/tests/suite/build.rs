@@ -3,7 +3,9 @@
 use crate::common::amd64;
 use parser::Diagnostic;
 use planner::config::{ContainerConfig, HistoryEntry, ImageConfig};
-use planner::lower::{BaseRequest, LowerOptions, Lowered, ResolvedBase, ResolvedImage, lower};
+use planner::lower::{
+    Allowed, BaseRequest, LowerOptions, Lowered, ResolvedBase, ResolvedImage, lower,
+};
 use planner::plan::{Network, Plan};
 use planner::platform::Platform;
 use std::collections::BTreeMap;
@@ -21,7 +23,13 @@ pub(crate) fn options() -> LowerOptions {
 
 /// Options as the first comment of a test file gives them: `# options: --target x --build-arg A=1`.
 pub(crate) fn options_of(text: &str) -> LowerOptions {
-    let mut options = options();
+    let mut options = LowerOptions {
+        allowed: Allowed {
+            network_host: true,
+            security_insecure: true,
+        },
+        ..options()
+    };
     let Some(line) = text
         .lines()
         .find_map(|line| line.strip_prefix("# options: "))

@@ -128,6 +128,9 @@ pub(crate) fn run() -> RunOp {
         extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
         files: vec![("/dev/pipes/EOF".to_owned(), "#!/bin/sh\n".to_owned())],
         shm_size: None,
+        devices: Vec::new(),
+        ulimits: Vec::new(),
+        volumes: Vec::new(),
     }
 }
 

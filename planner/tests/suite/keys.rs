@@ -5,7 +5,8 @@ use planner::key::{
     CacheKey, ContentId, Difference, content_key, definition_key, explain, fields, layer_key,
 };
 use planner::plan::{
-    CopyFrom, CopyOp, CopySource, ImageOp, MkdirOp, Network, Op, RunMount, RunOp, Step,
+    CopyFrom, CopyOp, CopySource, DeviceRequest, ImageOp, MkdirOp, Network, Op, RunMount, RunOp,
+    Step, Ulimit, Volume, VolumeAccess,
 };
 use planner::platform::Platform;
 
@@ -90,8 +91,33 @@ fn every_field_of_a_copy_is_in_its_key() {
     );
 }
 
+fn device(name: &str, required: bool) -> DeviceRequest {
+    DeviceRequest {
+        name: name.to_owned(),
+        required,
+    }
+}
+
+fn limit(name: &str, soft: Option<u64>, hard: Option<u64>) -> Ulimit {
+    Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    }
+}
+
+fn volume() -> Volume {
+    Volume {
+        source: "/a".to_owned(),
+        target: "/a".to_owned(),
+        access: VolumeAccess::ReadWrite,
+        chown: false,
+        noexec: false,
+    }
+}
+
 #[test]
-fn every_field_of_a_command_but_the_proxies_is_in_its_key() {
+fn ru20_every_field_of_a_command_but_the_proxies_is_in_its_key() {
     let changed = |change: &dyn Fn(&mut RunOp)| {
         let mut op = run();
         change(&mut op);
@@ -121,6 +147,50 @@ fn every_field_of_a_command_but_the_proxies_is_in_its_key() {
             changed(&|op| op.files[0].0 = "/dev/pipes/END".to_owned()),
             changed(&|op| op.files[0].1 = "#!/bin/bash\n".to_owned()),
             changed(&|op| op.shm_size = Some(0)),
+            changed(&|op| op.devices.push(device("a/b=c", false))),
+            changed(&|op| op.devices.push(device("a/b=c", true))),
+            changed(&|op| op.devices.push(device("a/b=d", true))),
+            changed(&|op| op.ulimits.push(limit("nofile", Some(1), Some(2)))),
+            changed(&|op| op.ulimits.push(limit("nproc", Some(1), Some(2)))),
+            changed(&|op| op.ulimits.push(limit("nofile", None, Some(2)))),
+            changed(&|op| op.ulimits.push(limit("nofile", Some(1), None))),
+            changed(&|op| op.volumes.push(volume())),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    source: "/b".into(),
+                    ..volume()
+                })
+            }),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    target: "/b".into(),
+                    ..volume()
+                })
+            }),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    access: VolumeAccess::ReadOnly,
+                    ..volume()
+                })
+            }),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    access: VolumeAccess::Discard,
+                    ..volume()
+                })
+            }),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    chown: true,
+                    ..volume()
+                })
+            }),
+            changed(&|op| {
+                op.volumes.push(Volume {
+                    noexec: true,
+                    ..volume()
+                })
+            }),
         ],
     );
     let unseen = changed(&|op| {

@@ -10,5 +10,6 @@ mod keys;
 mod plans;
 mod platforms;
 mod random;
+mod run_flags;
 mod scheduler;
 mod stages;

@@ -29,6 +29,7 @@ pub(crate) fn start(args: &[String]) -> ExitCode {
     let store = Path::new(layer).parent().unwrap().to_owned();
     let sandbox = match Sandbox::start(&Options {
         stores: vec![store],
+        ..Options::default()
     }) {
         Ok(sandbox) => sandbox,
         Err(error) => {
@@ -113,6 +114,7 @@ fn missing_store(_: &World) {
     }
     let error = Sandbox::start(&Options {
         stores: vec!["/no/such/store".into()],
+        ..Options::default()
     })
     .unwrap_err();
     assert!(
@@ -139,6 +141,7 @@ fn several_stores(world: &World) {
     std::os::unix::fs::symlink("deep/two", closed.path().join("link")).unwrap();
     let sandbox = Sandbox::start(&Options {
         stores: stores.clone(),
+        ..Options::default()
     })
     .unwrap();
     for store in &stores {
@@ -193,6 +196,7 @@ fn no_id_maps(world: &World) {
     let ramfs = Mounted(ramfs);
     let sandbox = Sandbox::start(&Options {
         stores: vec![ramfs.0.clone(), world.store()],
+        ..Options::default()
     })
     .unwrap();
     assert!(

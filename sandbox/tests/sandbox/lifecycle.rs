@@ -135,6 +135,7 @@ fn drop_sandbox(world: &World) {
     let mark = &mark();
     let sandbox = Sandbox::start(&Options {
         stores: vec![world.store()],
+        ..Options::default()
     })
     .unwrap();
     let mut running = start(&sandbox, &marked(world, mark));
@@ -201,6 +202,7 @@ pub(crate) fn victim(args: &[String]) -> ExitCode {
     let store = PathBuf::from(store);
     let sandbox = Sandbox::start(&Options {
         stores: vec![store.clone()],
+        ..Options::default()
     })
     .unwrap();
     let spec = RunSpec {
@@ -296,6 +298,7 @@ fn death_of_the_helper(world: &World) {
     let mark = &mark();
     let sandbox = Sandbox::start(&Options {
         stores: vec![world.store()],
+        ..Options::default()
     })
     .unwrap();
     let before: Vec<i32> = String::from_utf8(sandbox.task("helper-pid", b"", &[]).unwrap())
@@ -322,6 +325,7 @@ fn thread(world: &World) {
     let sandbox = std::thread::spawn(move || {
         Sandbox::start(&Options {
             stores: vec![store],
+            ..Options::default()
         })
         .unwrap()
     })

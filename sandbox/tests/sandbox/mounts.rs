@@ -106,6 +106,8 @@ fn stubs(world: &World) {
             subpath: String::new(),
             target: "/cache".into(),
             readonly: false,
+            nosuid: false,
+            noexec: false,
         },
         Mount::Tmpfs {
             target: "/deep/er".into(),
@@ -221,6 +223,8 @@ fn types(world: &World) {
                 subpath: "none".into(),
                 target: "/x".into(),
                 readonly: true,
+                nosuid: false,
+                noexec: false,
             },
             "find /none",
         ),
@@ -230,6 +234,8 @@ fn types(world: &World) {
                 subpath: String::new(),
                 target: "/x".into(),
                 readonly: true,
+                nosuid: false,
+                noexec: false,
             },
             "open /no/such",
         ),
@@ -263,6 +269,8 @@ fn binds(world: &World) {
         subpath: subpath.into(),
         target: "/cache".into(),
         readonly,
+        nosuid: false,
+        noexec: false,
     };
     let run = |script: &str, mount: Mount| {
         let mut spec = world.sh(script);
@@ -376,6 +384,8 @@ fn nested(world: &World) {
             subpath: String::new(),
             target: "/c".into(),
             readonly: false,
+            nosuid: false,
+            noexec: false,
         },
         Mount::Tmpfs {
             target: "/c/in".into(),

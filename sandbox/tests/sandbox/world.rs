@@ -53,6 +53,7 @@ impl World {
             .map_err(|error| format!("could not make the base: {error}"))?;
         let sandbox = Sandbox::start(&Options {
             stores: vec![store],
+            ..Options::default()
         })
         .map_err(|error| format!("no sandbox: {}", chain(&error)))?;
         Ok(Self {

@@ -1,0 +1,160 @@
+//! Cache mounts of a command: taken before it starts, all in one order, so that two steps never wait for each other.
+
+use crate::Error;
+use crate::build::backend::{Executor, Work};
+use crate::build::mounts::{self, Held};
+use crate::snapshot::Snapshot;
+use planner::plan::{RunMount, RunOp, Step};
+use planner::scheduler::Cancel;
+use sandbox::{Mount, Overlay};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use store::{CacheMount, MountSharing};
+
+/// Mode of a cache mount's folder that does not say one.
+const DEFAULT_MODE: u32 = 0o755;
+
+/// The cache mounts that a command holds, by identity.
+pub(crate) type Taken = BTreeMap<String, CacheMount>;
+
+/// Takes all cache mounts of a command, waiting for those that others hold. One that comes twice is taken once, as its
+/// strictest user wants it.
+pub(crate) fn take(
+    executor: &Executor<'_>,
+    op: &RunOp,
+    work: &Work<'_>,
+    held: &mut Held<'_>,
+) -> Result<(), Error> {
+    let mut wanted: BTreeMap<String, MountSharing> = BTreeMap::new();
+    for mount in &op.mounts {
+        let Some((id, sharing)) = identity(mount, work) else {
+            continue;
+        };
+        let known = wanted.entry(id).or_insert(sharing);
+        *known = stricter(*known, sharing);
+    }
+    let store = executor.space.store();
+    for (id, sharing) in wanted {
+        let stop = || Cancel::is_cancelled(work.cancel);
+        let cache = store.cache_mount_unless(&id, sharing, &stop)?;
+        held.caches.insert(id, cache.ok_or(Error::Cancelled)?);
+    }
+    Ok(())
+}
+
+fn stricter(one: MountSharing, other: MountSharing) -> MountSharing {
+    match (one, other) {
+        (MountSharing::Locked, _) | (_, MountSharing::Locked) => MountSharing::Locked,
+        (MountSharing::Private, _) | (_, MountSharing::Private) => MountSharing::Private,
+        _ => MountSharing::Shared,
+    }
+}
+
+/// Which cache a mount means. One that is to belong to somebody else is another one, and so is one with another filling,
+/// as in BuildKit. A filled one is an overlay whose upper is the cache, so nothing is copied; one step at a time uses it,
+/// because two overlays must not share an upper.
+fn identity(mount: &RunMount, work: &Work<'_>) -> Option<(String, MountSharing)> {
+    let RunMount::Cache {
+        id,
+        from,
+        sharing,
+        mode,
+        uid,
+        gid,
+        ..
+    } = mount
+    else {
+        return None;
+    };
+    let sharing = match sharing.as_str() {
+        "private" => MountSharing::Private,
+        "locked" => MountSharing::Locked,
+        _ => MountSharing::Shared,
+    };
+    if let Some(input) = from {
+        let id = format!("{id}:{}", stack_id(&work.base(Some(*input))));
+        let sharing = if sharing == MountSharing::Shared {
+            MountSharing::Locked
+        } else {
+            sharing
+        };
+        return Some((id, sharing));
+    }
+    let id = match (*mode, *uid, *gid) {
+        (DEFAULT_MODE, 0, 0) => id.clone(),
+        (mode, uid, gid) => format!("{id}:{mode:o}:{uid}:{gid}"),
+    };
+    Some((id, sharing))
+}
+
+/// The mount of a cache that was taken.
+pub(crate) fn mount(
+    executor: &Executor<'_>,
+    step: &Step,
+    work: &Work<'_>,
+    mount: &RunMount,
+    held: &mut Held<'_>,
+) -> Result<Mount, Error> {
+    let RunMount::Cache {
+        id,
+        target,
+        from,
+        source,
+        mode,
+        uid,
+        gid,
+        readonly,
+        ..
+    } = mount
+    else {
+        unreachable!("BUG: called for cache mounts only");
+    };
+    let (identity, _) = identity(mount, work).expect("BUG: a cache mount has an identity");
+    let cache = &held.caches[&identity];
+    let (folder, is_new) = (cache.path().to_owned(), cache.is_new());
+    let (target, readonly) = (target.clone(), *readonly);
+    let Some(input) = from else {
+        if is_new {
+            let owner =
+                mounts::possible_owner(executor, step, work, (*uid, *gid), target.as_str())?;
+            mounts::own(executor.space, &folder, *mode, owner)?;
+        }
+        return Ok(Mount::Bind {
+            source: folder,
+            subpath: source.clone(),
+            target,
+            readonly,
+            nosuid: false,
+            noexec: false,
+        });
+    };
+    if !held.filled.insert(identity) {
+        return Err(Error::Request(format!(
+            "cache mount {id} is filled from elsewhere (from=) and mounted twice in one step"
+        )));
+    }
+    let overlay = mounts::overlay_of(executor, step, work, Some(*input), held)?;
+    let overlay = Overlay {
+        upper: Some((folder, held.folder("work")?)),
+        ..overlay
+    };
+    Ok(Mount::Overlay {
+        overlay,
+        source: source.clone(),
+        target,
+        readonly,
+    })
+}
+
+fn stack_id(snapshot: &Snapshot) -> String {
+    let mut hasher = Sha256::new();
+    for layer in &snapshot.layers {
+        hasher.update(layer.to_string());
+    }
+    hasher
+        .finalize()
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
