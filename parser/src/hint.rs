@@ -14,7 +14,7 @@ pub fn of(message: &str) -> Option<&'static str> {
 }
 
 /// Parts of messages, and what to do.
-const HINTS: [(&str, &str); 70] = [
+const HINTS: [(&str, &str); 73] = [
     // Words.
     ("looking for matching", "close the quote, or escape it"),
     ("missing '}'", "close the brace: ${NAME}"),
@@ -243,6 +243,15 @@ const HINTS: [(&str, &str); 70] = [
     ),
     ("can't be a URL for COPY", "use ADD"),
     ("can't be a git ref for COPY", "use ADD"),
+    ("checksum can't be specified for COPY", "use ADD"),
+    (
+        "checksum can't be specified for multiple",
+        "write an ADD for each source",
+    ),
+    (
+        "checksum requires HTTP(S) or Git",
+        "leave --checksum out: files of the context are as they are",
+    ),
     (
         "failed to process \"",
         "the variable needs a value: set it with ENV, or with ARG and --build-arg",
