@@ -2,7 +2,10 @@
 //!
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
+mod compat;
 mod run;
+
+pub use compat::CompatArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::{CgroupArgs, RunArgs};
@@ -68,6 +71,9 @@ pub struct BuildArgs {
     /// Build argument; without a value it is taken from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]")]
     pub build_args: Vec<String>,
+    /// File of build arguments, one `NAME=VALUE` a line; `--build-arg` wins over it
+    #[arg(long = "build-arg-file", value_name = "FILE")]
+    pub build_arg_files: Vec<PathBuf>,
     /// Additional build context: `NAME=DIR`, `NAME=oci-layout://DIR[:TAG]`, `NAME=docker-image://REF`
     #[arg(long = "build-context", value_name = "NAME=SOURCE")]
     pub build_contexts: Vec<String>,
@@ -77,6 +83,12 @@ pub struct BuildArgs {
     /// Label of the image
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub labels: Vec<String>,
+    /// Annotation of the image's manifest; `index:`, `manifest-descriptor:` ... before it say where else it goes
+    #[arg(long = "annotation", value_name = "[TYPE[PLATFORM],...:]KEY=VALUE")]
+    pub annotations: Vec<String>,
+    /// Make one layer of all layers that the build adds to its base
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub squash: bool,
     /// Platforms to build for, comma separated
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,
@@ -125,6 +137,9 @@ pub struct BuildArgs {
     /// Registry reached without TLS or without verification
     #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
     pub insecure_registries: Vec<String>,
+    /// Flags of other builders
+    #[command(flatten)]
+    pub compat: CompatArgs,
 }
 
 /// Progress displays.
@@ -138,6 +153,8 @@ pub enum ProgressMode {
     Tty,
     /// Nothing but the result
     Quiet,
+    /// Nothing at all
+    None,
     /// JSON lines as BuildKit's client prints them
     Rawjson,
 }

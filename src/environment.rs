@@ -74,6 +74,41 @@ impl Environment {
             .collect()
     }
 
+    /// Proxy settings that the docker client's configuration (`$DOCKER_CONFIG/config.json`, `proxies.default`) hands to
+    /// builds as build args, in both cases. A file that cannot be read says nothing.
+    pub fn client_proxies(&self) -> Vec<(String, String)> {
+        let folder = match self.get("DOCKER_CONFIG") {
+            Some(folder) => Some(PathBuf::from(folder)),
+            None => self
+                .get("HOME")
+                .map(|home| PathBuf::from(home).join(".docker")),
+        };
+        let config = folder
+            .and_then(|folder| std::fs::read(folder.join("config.json")).ok())
+            .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+            .unwrap_or_default();
+        let settings = [
+            ("httpProxy", "HTTP_PROXY"),
+            ("httpsProxy", "HTTPS_PROXY"),
+            ("noProxy", "NO_PROXY"),
+            ("ftpProxy", "FTP_PROXY"),
+            ("allProxy", "ALL_PROXY"),
+        ];
+        settings
+            .iter()
+            .filter_map(|(key, name)| {
+                let value = config["proxies"]["default"][key].as_str()?;
+                Some((name, value)).filter(|(_, value)| !value.is_empty())
+            })
+            .flat_map(|(name, value)| {
+                [
+                    ((*name).to_owned(), value.to_owned()),
+                    (name.to_lowercase(), value.to_owned()),
+                ]
+            })
+            .collect()
+    }
+
     /// Folder of the store: `--root`, `KILN_ROOT`, `/var/lib/kiln` as root, else the user's data folder.
     pub fn store_root(&self, flag: Option<PathBuf>) -> PathBuf {
         if let Some(root) = flag {

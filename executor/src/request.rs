@@ -1,5 +1,9 @@
 //! What a build is asked to do: everything resolved, no raw flag left.
 
+mod annotation;
+
+pub use annotation::{Annotation, AnnotationPlace, select};
+
 use planner::lower::Allowed;
 use planner::plan::{Network, Ulimit, Volume};
 use planner::platform::Platform;
@@ -25,6 +29,10 @@ pub struct BuildRequest {
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
     pub labels: Vec<(String, String)>,
+    /// `--annotation`, for every image output.
+    pub annotations: Vec<Annotation>,
+    /// `--squash`: one layer in place of all that the build adds to its base.
+    pub squash: bool,
     /// `--target`.
     pub target: Option<String>,
     /// `--platform`; empty: the machine's.
@@ -71,6 +79,29 @@ pub struct BuildRequest {
     pub search_path: String,
     /// Proxy variables of the client's environment (`HTTP_PROXY` ...), for pulls.
     pub proxies: BTreeMap<String, String>,
+}
+
+impl BuildRequest {
+    /// The build arg `BUILDKIT_MULTI_PLATFORM`; `None` when it is not given.
+    ///
+    /// # Errors
+    /// A value that is no truth value.
+    pub fn multi_platform(&self) -> Result<Option<bool>, crate::Error> {
+        let value = self.build_args.get("BUILDKIT_MULTI_PLATFORM");
+        match value.map(String::as_str) {
+            None | Some("") => Ok(None),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+            Some(value) => Err(crate::Error::Request(format!(
+                "invalid boolean value for multi-platform: {value}"
+            ))),
+        }
+    }
+
+    /// An image of one platform gets an index too.
+    pub(crate) fn wants_index(&self) -> bool {
+        matches!(self.multi_platform(), Ok(Some(true)))
+    }
 }
 
 /// Where a context comes from.
@@ -147,6 +178,29 @@ pub struct OutputRequest {
     pub oci_mediatypes: bool,
     /// `tar=false`: a folder layout.
     pub tar: bool,
+    /// `annotation*.KEY=VALUE`.
+    pub annotations: Vec<Annotation>,
+    /// `source-date-epoch`: `Some(None)` (an empty value) is none, whatever the build says.
+    pub epoch: Option<Option<i64>>,
+}
+
+impl Default for OutputRequest {
+    /// The store, with nothing else asked for.
+    fn default() -> Self {
+        Self {
+            kind: OutputKind::Image,
+            dest: None,
+            names: Vec::new(),
+            compression: None,
+            compression_level: None,
+            force_compression: false,
+            rewrite_timestamp: None,
+            oci_mediatypes: true,
+            tar: true,
+            annotations: Vec::new(),
+            epoch: None,
+        }
+    }
 }
 
 /// Output types.

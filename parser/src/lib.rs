@@ -9,6 +9,7 @@ pub mod device;
 pub mod diagnostic;
 pub mod expand;
 pub mod flag;
+pub mod frontend;
 pub mod heredoc;
 pub mod hint;
 pub mod mount;

@@ -2,8 +2,12 @@
 //!
 //! Every mistake found here is a usage error (status 2) or names the file that is missing (status 1).
 
+mod annotation;
+mod arguments;
+mod compat;
 mod context;
 mod csv;
+mod epoch;
 mod output;
 mod run;
 mod secret;
@@ -12,15 +16,29 @@ mod ssh;
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
 use crate::error::Failure;
-use executor::request::{BuildRequest, ContextSource};
+use executor::request::{Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest};
 use planner::plan::Network;
 use planner::platform::Platform;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// What the flags ask for.
+pub struct Resolved {
+    /// The build.
+    pub request: BuildRequest,
+    /// What to tell the user about flags that do nothing.
+    pub warnings: Vec<String>,
+}
+
 /// Resolves the flags of `kiln build`.
-pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, Failure> {
+pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<Resolved, Failure> {
+    let warnings = compat::check(&args.compat)?;
+    let request = request(args, environment)?;
+    Ok(Resolved { request, warnings })
+}
+
+fn request(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, Failure> {
     run::no_cgroups(&args.run.cgroup)?;
     let (allowed, devices) = run::allow(&args.run.allow)?;
     let source = context::resolve(&args.context, args.file.as_deref())?;
@@ -34,12 +52,7 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         .iter()
         .map(|text| secret::parse(text, environment))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let outputs = args
-        .outputs
-        .iter()
-        .map(|text| output::parse(text))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    output::check(&outputs)?;
+    let outputs = outputs(args)?;
     for name in args
         .tags
         .iter()
@@ -57,8 +70,10 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         ignore: source.ignore,
         named_contexts,
         tags: args.tags.clone(),
-        build_args: build_args(&args.build_args, environment)?,
-        labels: labels(&args.labels)?,
+        build_args: arguments::build_args(&args.build_args, &args.build_arg_files, environment)?,
+        labels: arguments::labels(&args.labels)?,
+        annotations: annotations(&args.annotations)?,
+        squash: args.squash,
         target: args.target.clone().filter(|target| !target.is_empty()),
         platforms: platforms(&args.platform, environment)?,
         no_cache: args.no_cache,
@@ -79,7 +94,8 @@ pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<BuildReque
         ssh: ssh::parse(&args.run.ssh, environment)?,
         secrets,
         outputs,
-        source_date_epoch: source_date_epoch(&args.build_args, environment)?,
+        // The build args say it, or the Dockerfile.
+        source_date_epoch: None,
         now: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |elapsed| {
@@ -113,45 +129,34 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::Usage(message.into())
 }
 
-/// `K=V`, or `K` for the value in the environment; a bare name that is not set there stays unset.
-fn build_args(
-    raw: &[String],
-    environment: &Environment,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut args = BTreeMap::new();
-    for text in raw {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (text.as_str(), environment.get_raw(text)),
-        };
-        if name.is_empty() {
-            return Err(usage(format!(
-                "invalid value {text:?} for '--build-arg': the name is missing"
-            )));
-        }
-        if let Some(value) = value {
-            args.insert(name.to_owned(), value.to_owned());
-        }
+/// The outputs: `--output`, and the store for `--load`.
+fn outputs(args: &BuildArgs) -> Result<Vec<OutputRequest>, Failure> {
+    let mut outputs = args
+        .outputs
+        .iter()
+        .map(|text| output::parse(text))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let is_stored = |output: &OutputRequest| output.kind == OutputKind::Image;
+    if args.compat.load && !outputs.is_empty() && !outputs.iter().any(is_stored) {
+        outputs.push(OutputRequest::default());
     }
-    if let Some(epoch) = environment.get("SOURCE_DATE_EPOCH") {
-        args.entry("SOURCE_DATE_EPOCH".to_owned())
-            .or_insert_with(|| epoch.to_owned());
+    output::check(&outputs)?;
+    let has_image =
+        |output: &OutputRequest| !matches!(output.kind, OutputKind::Local | OutputKind::Tar);
+    if args.iidfile.is_some() && !outputs.is_empty() && !outputs.iter().any(has_image) {
+        return Err(usage(
+            "local and tar exporters are incompatible with image ID file",
+        ));
     }
-    Ok(args)
+    Ok(outputs)
 }
 
-fn labels(raw: &[String]) -> Result<Vec<(String, String)>, Failure> {
-    raw.iter()
-        .map(|text| {
-            let (key, value) = text.split_once('=').unwrap_or((text, ""));
-            if key.is_empty() {
-                return Err(usage(format!(
-                    "invalid value {text:?} for '--label': the key is missing"
-                )));
-            }
-            Ok((key.to_owned(), value.to_owned()))
-        })
-        .collect()
+fn annotations(raw: &[String]) -> Result<Vec<Annotation>, Failure> {
+    let parsed = raw
+        .iter()
+        .map(|text| annotation::parse(text))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    Ok(parsed.into_iter().flatten().collect())
 }
 
 fn platforms(raw: &[String], environment: &Environment) -> Result<Vec<Platform>, Failure> {
@@ -167,6 +172,11 @@ fn platforms(raw: &[String], environment: &Environment) -> Result<Vec<Platform>,
     for text in raw {
         let platform = Platform::parse(text.trim(), &Platform::host())
             .map_err(|error| usage(format!("invalid value {text:?} for '--platform': {error}")))?;
+        if platform.os == "windows" {
+            return Err(usage(format!(
+                "invalid value {text:?} for '--platform': Windows images are not supported"
+            )));
+        }
         if !platforms.contains(&platform) {
             platforms.push(platform);
         }
@@ -221,20 +231,6 @@ fn size(text: &str) -> Result<u64, Failure> {
             "invalid size {text:?}: expected a number of bytes, with k, m or g behind it"
         ))
     })
-}
-
-/// `--build-arg SOURCE_DATE_EPOCH=N`, else the environment's.
-fn source_date_epoch(raw: &[String], environment: &Environment) -> Result<Option<i64>, Failure> {
-    let value = build_args(raw, environment)?
-        .remove("SOURCE_DATE_EPOCH")
-        .filter(|value| !value.is_empty());
-    let Some(value) = value else { return Ok(None) };
-    match value.parse::<i64>() {
-        Ok(seconds) if seconds >= 0 => Ok(Some(seconds)),
-        _ => Err(usage(format!(
-            "invalid SOURCE_DATE_EPOCH: {value}: expected seconds since 1970-01-01"
-        ))),
-    }
 }
 
 #[cfg(test)]

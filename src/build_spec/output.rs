@@ -22,7 +22,7 @@ pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
         .ok_or_else(|| invalid("type is required"))?;
     let mut output = OutputRequest {
         kind: kind(kind_name).map_err(|reason| invalid(&reason))?,
-        ..empty(OutputKind::Image)
+        ..OutputRequest::default()
     };
     for (key, value) in &pairs {
         let Some(value) = value else {
@@ -93,30 +93,18 @@ fn cannot_create(path: &Path, reason: &str) -> Failure {
     Failure::Other(format!("could not create {}: {reason}", path.display()))
 }
 
-fn empty(kind: OutputKind) -> OutputRequest {
-    OutputRequest {
-        kind,
-        dest: None,
-        names: Vec::new(),
-        compression: None,
-        compression_level: None,
-        force_compression: false,
-        rewrite_timestamp: None,
-        oci_mediatypes: true,
-        tar: true,
-    }
-}
-
 fn bare(text: &str) -> OutputRequest {
     if text == "-" {
         return OutputRequest {
+            kind: OutputKind::Tar,
             dest: Some(OutputDest::Stdout),
-            ..empty(OutputKind::Tar)
+            ..OutputRequest::default()
         };
     }
     OutputRequest {
+        kind: OutputKind::Local,
         dest: Some(OutputDest::Path(PathBuf::from(text))),
-        ..empty(OutputKind::Local)
+        ..OutputRequest::default()
     }
 }
 
@@ -171,7 +159,11 @@ fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String>
         "push" | "unpack" | "store" => {
             boolean(key, value)?;
         }
-        _ => return Err(format!("unknown key {key:?}")),
+        "source-date-epoch" => output.epoch = Some(super::epoch::seconds(value)?),
+        _ => match super::annotation::output_key(key, value) {
+            Some(annotation) => output.annotations.push(annotation?),
+            None => return Err(format!("unknown key {key:?}")),
+        },
     }
     Ok(())
 }

@@ -17,11 +17,14 @@ use std::path::Path;
 
 /// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
 pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
-    let request = build_spec::resolve(args, environment)?;
+    let build_spec::Resolved { request, warnings } = build_spec::resolve(args, environment)?;
     let mode = progress_mode(args, environment)?;
     let store = open.store()?;
     let names = (request.dockerfile_name.clone(), request.dockerfile.clone());
     let progress = Progress::new(mode, names, environment);
+    for warning in &warnings {
+        progress.warn(warning);
+    }
     let cancel = Cancel::default();
     let signals = watch_signals(&cancel)?;
     let stdout = stdout_file(&request)?;
@@ -54,7 +57,7 @@ fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<Progress
         None => Ok(ProgressMode::Auto),
         Some(text) => ProgressMode::from_str(text, true).map_err(|_| {
             Failure::Usage(format!(
-                "invalid BUILDKIT_PROGRESS {text:?}: expected auto, plain, tty, quiet or rawjson"
+                "invalid BUILDKIT_PROGRESS {text:?}: expected auto, plain, tty, quiet, none or rawjson"
             ))
         }),
     }

@@ -89,7 +89,7 @@ impl Progress {
         let renderer: Option<Box<dyn Renderer>> = match mode {
             ProgressMode::Tty => Some(Box::new(tty::Tty::new(environment))),
             ProgressMode::Rawjson => Some(Box::new(rawjson::RawJson::default())),
-            ProgressMode::Quiet => None,
+            ProgressMode::Quiet | ProgressMode::None => None,
             ProgressMode::Plain | ProgressMode::Auto => Some(Box::new(plain::Plain::default())),
         };
         Self {
@@ -106,6 +106,16 @@ impl Progress {
             dockerfile,
             colour: environment.colour,
         }
+    }
+
+    /// Says what a flag does not do; silent where progress is.
+    pub fn warn(&self, message: &str) {
+        let mut shared = self.lock();
+        let Shared { renderer, out, .. } = &mut *shared;
+        if let Some(renderer) = renderer {
+            renderer.warning(&format!("WARNING: {message}\n"), out);
+        }
+        let _ = out.flush();
     }
 
     /// Ends the display: the last state is drawn, the cursor is below it.

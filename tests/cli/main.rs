@@ -8,8 +8,10 @@
     reason = "a test may panic, says what it skips, and has no public surface"
 )]
 
+mod arguments;
 mod bad_input;
 mod cache;
+mod epoch;
 mod examples;
 mod hostile;
 mod killed;

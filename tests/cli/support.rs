@@ -13,9 +13,12 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 16] = [
     "BUILDKIT_PROGRESS",
     "CLICOLOR_FORCE",
+    "DOCKER_CONFIG",
+    "BUILDX_METADATA_WARNINGS",
+    "DOCKER_DEFAULT_PLATFORM",
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "KILN_LOG",

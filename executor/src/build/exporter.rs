@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::build::backend;
 use crate::build::fetch::Fetcher;
-use crate::build::image::{self, Flavour, Image};
+use crate::build::image::{self, Flavour, Image, Top};
 use crate::build::manifest::{self, Desc};
 use crate::build::record::StepOutput;
 use crate::build::{BuildResult, Ui};
@@ -12,16 +12,18 @@ use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
 use crate::output::files::{self, FolderSink};
 use crate::output::tarball;
-use crate::request::{BuildRequest, OutputDest, OutputKind, OutputRequest};
+use crate::request::{
+    Annotation, AnnotationPlace, BuildRequest, OutputDest, OutputKind, OutputRequest, select,
+};
 use crate::snapshot::View;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::plan::{Plan, Target};
+use planner::platform::Platform;
 use planner::scheduler::Cancel;
 use registry_client::Reference;
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
 use std::sync::Mutex;
 use store::ImageRef;
 
@@ -50,7 +52,7 @@ struct Exported {
 impl Exporter<'_> {
     /// Writes all outputs, at the same time when there are several.
     pub(crate) fn export(&self) -> Result<BuildResult, Error> {
-        let default = [default_output()];
+        let default = [OutputRequest::default()];
         let outputs = if self.request.outputs.is_empty() {
             &default[..]
         } else {
@@ -171,10 +173,22 @@ impl Exporter<'_> {
         self.plan.targets.iter().zip(&self.results)
     }
 
+    /// The time of an output: its own says more than the build's.
+    fn epoch(&self, output: &OutputRequest) -> Option<i64> {
+        output.epoch.unwrap_or(self.request.source_date_epoch)
+    }
+
+    /// `--annotation`, then those of the output, which win.
+    fn annotations(&self, output: &OutputRequest) -> Vec<Annotation> {
+        [self.request.annotations.as_slice(), &output.annotations].concat()
+    }
+
     fn images(&self, output: &OutputRequest) -> Result<Vec<Image>, Error> {
-        let epoch = self.request.source_date_epoch;
+        let epoch = self.epoch(output);
+        let rewritten = epoch.filter(|_| output.rewrite_timestamp.unwrap_or(true));
+        let annotations = self.annotations(output);
         let mut replaced: HashMap<Digest, Digest> = HashMap::new();
-        if let Some(epoch) = epoch.filter(|_| output.rewrite_timestamp.unwrap_or(true)) {
+        if let Some(epoch) = rewritten {
             for layer in self
                 .results
                 .iter()
@@ -188,8 +202,29 @@ impl Exporter<'_> {
         }
         Ok(self
             .targets()
-            .map(|(target, result)| image::assemble(self.plan, target, result, epoch, &replaced))
+            .map(|(target, result)| Image {
+                annotations: select(
+                    &annotations,
+                    AnnotationPlace::Manifest,
+                    Some(&target.platform),
+                ),
+                rewritten,
+                ..image::assemble(self.plan, target, result, epoch, &replaced)
+            })
             .collect())
+    }
+
+    fn top(
+        &self,
+        output: &OutputRequest,
+        manifests: Vec<(Platform, Desc)>,
+    ) -> Result<(Desc, Option<Vec<u8>>), Error> {
+        let top = Top {
+            index: self.request.wants_index(),
+            annotations: &self.annotations(output),
+            flavour: flavour(output),
+        };
+        top.over(manifests)
     }
 
     /// Into the store: base layers as the base has them, ours uncompressed, which needs no blob to be written.
@@ -205,14 +240,10 @@ impl Exporter<'_> {
             put(store, &desc.digest()?, &bytes)?;
             manifests.push((image.platform.clone(), desc));
         }
-        let root = match manifests.as_slice() {
-            [(_, only)] => only.clone(),
-            _ => {
-                let (desc, bytes) = image::index(manifests, flavour);
-                put(store, &desc.digest()?, &bytes)?;
-                desc
-            }
-        };
+        let (root, index) = self.top(output, manifests)?;
+        if let Some(bytes) = index {
+            put(store, &root.digest()?, &bytes)?;
+        }
         let tagged = image::rfc3339(self.request.now);
         let all: &[String] = if names.is_empty() {
             &[String::new()]
@@ -291,14 +322,10 @@ impl Exporter<'_> {
             contents.document(&desc.digest, bytes);
             manifests.push((image.platform.clone(), desc));
         }
-        let root = match manifests.as_slice() {
-            [(_, only)] => only.clone(),
-            _ => {
-                let (desc, bytes) = image::index(manifests, flavour);
-                contents.document(&desc.digest, bytes);
-                desc
-            }
-        };
+        let (root, index) = self.top(output, manifests)?;
+        if let Some(bytes) = index {
+            contents.document(&root.digest, bytes);
+        }
         let exported = exported(root.clone(), &images, names.clone());
         contents.entries.push(Entry {
             desc: root,
@@ -396,7 +423,7 @@ impl Exporter<'_> {
         let mut out = self.destination(output.dest.as_ref())?;
         tarball::write(
             &views,
-            self.request.source_date_epoch,
+            self.epoch(output),
             &mut out,
             &scratch.path().join("index"),
         )?;
@@ -414,15 +441,11 @@ impl Exporter<'_> {
             } else {
                 dest.join(&name)
             };
-            self.local_view(&view, &folder)?;
+            let mut sink = FolderSink::new(&folder, self.epoch(output))?;
+            files::walk(&view, &mut sink)?;
+            sink.finish()?;
         }
         Ok(Exported::default())
-    }
-
-    fn local_view(&self, view: &View, folder: &Path) -> Result<(), Error> {
-        let mut sink = FolderSink::new(folder, self.request.source_date_epoch)?;
-        files::walk(view, &mut sink)?;
-        sink.finish()
     }
 }
 
@@ -460,10 +483,6 @@ fn result(exported: Vec<Exported>) -> BuildResult {
         .unwrap_or_default();
     let descriptor = first.desc.as_ref().map(|desc| {
         let mut desc = desc.clone();
-        if let Some(config) = &first.config {
-            desc.annotations
-                .insert("config.digest".to_owned(), config.to_string());
-        }
         if let Some(created) = &first.created {
             desc.annotations.insert(
                 "org.opencontainers.image.created".to_owned(),
@@ -493,20 +512,6 @@ pub(crate) fn normalised(name: &str) -> Result<String, Error> {
         )));
     }
     Ok(reference.to_string())
-}
-
-fn default_output() -> OutputRequest {
-    OutputRequest {
-        kind: OutputKind::Image,
-        dest: None,
-        names: Vec::new(),
-        compression: None,
-        compression_level: None,
-        force_compression: false,
-        rewrite_timestamp: None,
-        oci_mediatypes: true,
-        tar: true,
-    }
 }
 
 fn is_archive(kind: OutputKind) -> bool {

@@ -4,16 +4,18 @@
 //! (kept in the step's record), an entry without a layer the time of the layer before it, and the config's
 //! `created` the time of the last entry that has one. So a build that finds every step in the cache makes the same
 //! image again, digest and all; an image without any entry that has a time carries no `created`. With SOURCE_DATE_EPOCH `created` is
-//! that time, and so is every history time above it, the base image's included.
+//! that time, and so is every time above it in the history that the build adds.
 
+use crate::Error;
 use crate::build::manifest::{self, Desc, DescPlatform, Index, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::build::record::{Link, StepOutput, base_of};
+use crate::request::{Annotation, AnnotationPlace, select};
 use oci_spec::image::Digest;
 use planner::config::{HistoryEntry, ImageConfig};
 use planner::plan::{Plan, StepId, Target};
 use planner::platform::Platform;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// An assembled image of one platform, apart from the form of its layers.
 #[derive(Clone, Debug)]
@@ -29,7 +31,14 @@ pub(crate) struct Image {
     pub config_digest: Digest,
     /// `created` of the config.
     pub created: Option<String>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// The time that the layers above the base were rewritten to.
+    pub rewritten: Option<i64>,
 }
+
+/// Says on a layer that its times were rewritten, and to what, as BuildKit says it.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
 
 #[derive(Serialize)]
 struct ConfigBlob<'a> {
@@ -86,6 +95,8 @@ pub(crate) fn assemble(
         config,
         config_digest,
         created,
+        annotations: BTreeMap::new(),
+        rewritten: None,
     }
 }
 
@@ -116,7 +127,7 @@ fn history(
     }
     fill_times(&mut entries, first_own_entry);
     if let Some(epoch) = epoch {
-        for entry in &mut entries {
+        for entry in &mut entries[first_own_entry..] {
             clamp(entry, epoch);
         }
     }
@@ -218,8 +229,10 @@ impl Image {
             config: Desc::new(config_type, &self.config_digest, self.config.len() as u64),
             layers: layers
                 .into_iter()
-                .map(|layer| plain_layer(layer, flavour))
+                .enumerate()
+                .map(|(position, layer)| self.layer(position, layer, flavour))
                 .collect(),
+            annotations: self.annotations.clone(),
         };
         let bytes = manifest::bytes_of(&manifest);
         let desc = Desc::new(
@@ -228,6 +241,16 @@ impl Image {
             bytes.len() as u64,
         );
         (desc, bytes)
+    }
+
+    fn layer(&self, position: usize, layer: Desc, flavour: Flavour) -> Desc {
+        let mut layer = plain_layer(layer, flavour);
+        if let Some(epoch) = self.rewritten.filter(|_| position >= self.base_layers) {
+            layer
+                .annotations
+                .insert(REWRITTEN.to_owned(), epoch.to_string());
+        }
+        layer
     }
 }
 
@@ -256,16 +279,56 @@ fn plain_layer(layer: Desc, flavour: Flavour) -> Desc {
     }
 }
 
-/// The index over manifests of several platforms.
-pub(crate) fn index(manifests: Vec<(Platform, Desc)>, flavour: Flavour) -> (Desc, Vec<u8>) {
-    let entries = manifests
-        .into_iter()
-        .map(|(platform, desc)| Desc {
-            platform: Some(DescPlatform::of(&platform)),
-            ..desc
-        })
-        .collect();
+/// How the manifests of a build become one thing with a name.
+pub(crate) struct Top<'a> {
+    /// An index, even over a single manifest.
+    pub index: bool,
+    pub annotations: &'a [Annotation],
+    pub flavour: Flavour,
+}
+
+impl Top<'_> {
+    /// The descriptor of the whole, and the index where there is one.
+    pub(crate) fn over(
+        &self,
+        manifests: Vec<(Platform, Desc)>,
+    ) -> Result<(Desc, Option<Vec<u8>>), Error> {
+        let mut entries: Vec<Desc> = manifests
+            .into_iter()
+            .map(|(platform, desc)| Desc {
+                annotations: select(
+                    self.annotations,
+                    AnnotationPlace::ManifestDescriptor,
+                    Some(&platform),
+                ),
+                platform: Some(DescPlatform::of(&platform)),
+                ..desc
+            })
+            .collect();
+        let of_index = select(self.annotations, AnnotationPlace::Index, None);
+        let of_descriptor = select(self.annotations, AnnotationPlace::IndexDescriptor, None);
+        if self.index || entries.len() != 1 {
+            let (mut desc, bytes) = index(entries, of_index, self.flavour);
+            desc.annotations = of_descriptor;
+            return Ok((desc, Some(bytes)));
+        }
+        if !of_index.is_empty() || !of_descriptor.is_empty() {
+            return Err(Error::Request(
+                "index annotations not supported for single platform export".to_owned(),
+            ));
+        }
+        Ok((entries.remove(0), None))
+    }
+}
+
+/// The index over manifests that carry their platforms.
+pub(crate) fn index(
+    entries: Vec<Desc>,
+    annotations: BTreeMap<String, String>,
+    flavour: Flavour,
+) -> (Desc, Vec<u8>) {
     let mut index = Index::of(entries);
+    index.annotations = annotations;
     if flavour == Flavour::Docker {
         manifest::DOCKER_LIST.clone_into(&mut index.media_type);
     }

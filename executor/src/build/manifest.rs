@@ -175,6 +175,8 @@ pub(crate) struct Manifest {
     pub media_type: String,
     pub config: Desc,
     pub layers: Vec<Desc>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Document {

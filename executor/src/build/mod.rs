@@ -4,6 +4,7 @@ mod backend;
 mod cache_mounts;
 pub(crate) mod canonical;
 mod contexts;
+mod epoch;
 pub(crate) mod exporter;
 mod fetch;
 pub(crate) mod image;
@@ -104,7 +105,14 @@ pub fn build(
     cancel: &Cancel,
     stdout: Option<std::fs::File>,
 ) -> Result<BuildResult, BuildFailure> {
+    if request.multi_platform()? == Some(false) && request.platforms.len() > 1 {
+        return Err(Error::Request(
+            "conflicting config: returning multiple target platforms is not allowed".to_owned(),
+        )
+        .into());
+    }
     let dockerfile = parse(request, ui)?;
+    let request = &epoch::resolve(&dockerfile, request, &options(request))?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
     let space = Space::new(store.clone()).with_volumes(sources.collect());
@@ -158,6 +166,14 @@ pub fn build(
 }
 
 fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
+    // A file for another frontend need not be a Dockerfile at all.
+    let frontend = request
+        .build_args
+        .get("BUILDKIT_SYNTAX")
+        .map(String::as_str);
+    if let Some(finding) = parser::frontend::check(&request.dockerfile, frontend) {
+        return Err(Error::Dockerfile(vec![finding]));
+    }
     let parsed = parser::parse(&request.dockerfile);
     if parsed
         .diagnostics
@@ -181,7 +197,10 @@ fn plan(
     ui: &dyn Ui,
     resolver: &Resolver<'_>,
 ) -> Result<Plan, BuildFailure> {
-    let options = options(request);
+    let options = LowerOptions {
+        source_date_epoch: Some(epoch::text_of(request.source_date_epoch)),
+        ..options(request)
+    };
     let mut bases = BTreeMap::new();
     loop {
         match lower::lower(dockerfile, &options, &bases).map_err(Error::Dockerfile)? {
@@ -233,6 +252,7 @@ fn options(request: &BuildRequest) -> LowerOptions {
             .get("BUILDKIT_CACHE_MOUNT_NS")
             .cloned()
             .unwrap_or_default(),
+        source_date_epoch: None,
     }
 }
 

@@ -55,7 +55,7 @@ impl Contents {
     fn index(&self) -> Index {
         let mut manifests = Vec::new();
         for entry in &self.entries {
-            let mut annotations = BTreeMap::new();
+            let mut annotations = entry.desc.annotations.clone();
             if let Some(created) = &entry.created {
                 annotations.insert(CREATED.to_owned(), created.clone());
             }

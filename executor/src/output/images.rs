@@ -10,6 +10,7 @@ use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
 use serde_json::{Value, json};
+use std::collections::HashMap;
 use store::{ImageRef, Store};
 
 /// Indexes inside indexes that are followed.
@@ -79,6 +80,7 @@ fn size(store: &Store, member: &Member) -> Result<u64, Error> {
 pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error> {
     let mut members = Vec::new();
     let mut waiting = vec![(root.clone(), 0)];
+    let mut annotations = HashMap::new();
     while let Some((digest, depth)) = waiting.pop() {
         let Some(bytes) = present(store.read_blob(&digest, MANIFEST_LIMIT))? else {
             continue;
@@ -91,6 +93,7 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
                         .as_ref()
                         .is_some_and(manifest::DescPlatform::is_unknown)
                     {
+                        annotations.insert(entry.digest()?, entry.annotations.clone());
                         waiting.push((entry.digest()?, depth + 1));
                     }
                 }
@@ -102,7 +105,10 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
                     continue;
                 };
                 let config = Config::parse(config.as_ref(), &config_bytes)?;
-                let desc = Desc::new(manifest_type(&manifest), &digest, bytes.len() as u64);
+                let mut desc = Desc::new(manifest_type(&manifest), &digest, bytes.len() as u64);
+                if let Some(known) = annotations.remove(&digest) {
+                    desc.annotations = known;
+                }
                 members.push(Member {
                     desc,
                     bytes,
@@ -114,6 +120,17 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
         }
     }
     Ok(members)
+}
+
+/// The index that an image is; `None` for a single manifest.
+pub(crate) fn index(store: &Store, root: &Digest) -> Result<Option<manifest::Index>, Error> {
+    let Some(bytes) = present(store.read_blob(root, MANIFEST_LIMIT))? else {
+        return Ok(None);
+    };
+    match Document::parse(root.as_ref(), &bytes)? {
+        Document::Index(index) => Ok(Some(index)),
+        Document::Manifest(_) => Ok(None),
+    }
 }
 
 fn manifest_type(manifest: &Manifest) -> &str {

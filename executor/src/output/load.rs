@@ -268,6 +268,8 @@ fn from_docker(space: &Space, unpacked: &Unpacked) -> Result<Vec<Found>, Error> 
             config: config_bytes,
             config_digest,
             created: None,
+            annotations: BTreeMap::new(),
+            rewritten: None,
         };
         let (desc, bytes) = image.manifest(layers, Flavour::Oci);
         store.put_blob(&bytes)?;

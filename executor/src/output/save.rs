@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::build::image;
-use crate::build::manifest::{self, Desc};
+use crate::build::manifest::{self, Desc, DescPlatform};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::images::{self, Member};
@@ -91,11 +91,12 @@ fn add(
                 ..member.manifest.clone()
             };
             let bytes = manifest::bytes_of(&changed);
-            let desc = Desc::new(
+            let mut desc = Desc::new(
                 &member.desc.media_type,
                 &manifest::digest_of(&bytes),
                 bytes.len() as u64,
             );
+            desc.annotations.clone_from(&member.desc.annotations);
             contents.document(&desc.digest, bytes);
             desc
         };
@@ -105,7 +106,17 @@ fn add(
     let desc = match descs.as_slice() {
         [(_, only)] => only.clone(),
         _ => {
-            let (desc, bytes) = image::index(descs, image::Flavour::Oci);
+            let annotations = images::index(space.store(), root)?
+                .map(|index| index.annotations)
+                .unwrap_or_default();
+            let entries = descs
+                .into_iter()
+                .map(|(platform, desc)| Desc {
+                    platform: Some(DescPlatform::of(&platform)),
+                    ..desc
+                })
+                .collect();
+            let (desc, bytes) = image::index(entries, annotations, image::Flavour::Oci);
             contents.document(&desc.digest, bytes);
             desc
         }

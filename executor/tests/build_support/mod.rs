@@ -107,13 +107,7 @@ pub fn output(kind: OutputKind, dest: &Path) -> OutputRequest {
     OutputRequest {
         kind,
         dest: Some(OutputDest::Path(dest.to_owned())),
-        names: Vec::new(),
-        compression: None,
-        compression_level: None,
-        force_compression: false,
-        rewrite_timestamp: None,
-        oci_mediatypes: true,
-        tar: true,
+        ..OutputRequest::default()
     }
 }
 

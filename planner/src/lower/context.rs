@@ -105,7 +105,7 @@ impl Shared<'_> {
 
 /// The short form by which names of contexts and image references are compared: no default registry, no
 /// `library/`, no `:latest`, lower case.
-fn context_name(name: &str) -> String {
+pub(super) fn context_name(name: &str) -> String {
     let lower = name.to_lowercase();
     let name = ["docker.io/", "index.docker.io/"]
         .iter()

@@ -222,10 +222,16 @@ impl<'a> Graph<'a> {
             let message = format!("empty platform value from expression {text}");
             return Err(self.suggest_global(place.error(message), &expanded));
         }
-        Platform::parse(&expanded.text, &self.shared.options.build_platform).map_err(|error| {
+        let platform = Platform::parse(&expanded.text, &self.shared.options.build_platform);
+        let platform = platform.map_err(|error| {
             let message = format!("failed to parse platform {text}: {error}");
             self.suggest_global(place.error(message), &expanded)
-        })
+        })?;
+        if platform.os == "windows" {
+            let message = format!("platform {platform}: Windows images are not supported");
+            return Err(place.error(message));
+        }
+        Ok(platform)
     }
 
     /// Adds the global argument that was meant.

@@ -6,6 +6,7 @@
 mod builder;
 mod context;
 mod copy;
+mod epoch;
 mod findings;
 mod frontend;
 mod gotext;
@@ -21,6 +22,8 @@ mod stage;
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{Network, Plan, Ulimit, Volume};
 use crate::platform::Platform;
+pub use epoch::{EpochRemote, EpochSource, epoch_source};
+
 use builder::Builder;
 use context::{Gaps, Place, Shared};
 pub use findings::check;
@@ -62,6 +65,8 @@ pub struct LowerOptions {
     pub volumes: Vec<Volume>,
     /// What `--allow` lets commands have.
     pub allowed: Allowed,
+    /// What the global ARG `SOURCE_DATE_EPOCH` stands for, once it is known (see [`epoch_source`]); empty for no time.
+    pub source_date_epoch: Option<String>,
 }
 
 /// What commands may have when they ask for it (`--allow`). Devices are the executor's to check.
@@ -92,6 +97,7 @@ impl Default for LowerOptions {
             ulimits: Vec::new(),
             volumes: Vec::new(),
             allowed: Allowed::default(),
+            source_date_epoch: None,
         }
     }
 }

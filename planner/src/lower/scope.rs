@@ -63,6 +63,11 @@ impl Env {
         }
     }
 
+    /// Forgets a variable.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.pairs.retain(|(known, _)| known != name);
+    }
+
     pub(super) fn value(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()
@@ -145,7 +150,11 @@ pub(super) fn globals(
         };
         for pair in pairs {
             let name = &pair.name.value;
-            let value = match (options.build_args.get(name), &pair.default) {
+            let known = options
+                .source_date_epoch
+                .as_ref()
+                .filter(|_| name == super::epoch::NAME);
+            let value = match (options.build_args.get(name).or(known), &pair.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => match word(&default.value, escape, &env) {
                     Ok(expanded) => Some(expanded),

@@ -151,6 +151,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
             if platform.os_version.is_some() || !same {
                 config.os_version.clone_from(&platform.os_version);
             }
+            if !same {
+                config.os_features = None;
+            }
         }
         let own = Platform::new(
             &config.os,

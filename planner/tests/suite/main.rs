@@ -4,6 +4,7 @@
 mod build;
 mod common;
 mod corpus;
+mod epoch;
 mod error_table;
 mod errors;
 mod history;
