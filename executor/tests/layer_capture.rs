@@ -479,6 +479,57 @@ fn whiteout_names_are_refused() {
     assert!(error.contains("/a/.wh.b"), "{error}");
 }
 
+/// RU01: directories that only had visitors and files that were given what they had make no entry; folders on the way to
+/// a change do, and so does a file that was written again.
+#[test]
+fn what_is_as_before_is_left_out() {
+    if layer_support::skip_without_root("mounting an overlay") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let base = base(&scratch);
+    let captured = |name: &str, change: &dyn Fn(&Path)| {
+        let overlay = Overlay::mount(&scratch, name, std::slice::from_ref(&base));
+        change(&overlay.merged);
+        let upper = overlay.upper.clone();
+        drop(overlay);
+        let below = Snapshot {
+            layers: vec![base.clone()],
+        };
+        let written = layer::capture(&scratch.space, &upper, &below).unwrap();
+        names(&scratch, &written.diff_id)
+    };
+    let visited = captured("visited", &|root| {
+        write(root.join("opt/app/sub/fleeting"), "");
+        fs::remove_file(root.join("opt/app/sub/fleeting")).unwrap();
+        let mode = fs::metadata(root.join("etc/passwd")).unwrap().permissions();
+        fs::set_permissions(root.join("etc/passwd"), mode).unwrap();
+        chown(root.join("opt/app/a"), Some(0), Some(0)).unwrap();
+        std::os::unix::fs::lchown(root.join("lib"), Some(0), Some(0)).unwrap();
+    });
+    assert_eq!(visited, Vec::<String>::new());
+    let changed = captured("changed", &|root| {
+        write(root.join("opt/app/fleeting"), "");
+        fs::remove_file(root.join("opt/app/fleeting")).unwrap();
+        write(root.join("opt/app/sub/c"), "3");
+        fs::set_permissions(root.join("usr/lib"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::remove_file(root.join("etc/issue")).unwrap();
+    });
+    assert_eq!(
+        changed,
+        [
+            "etc/",
+            "etc/.wh.issue",
+            "opt/",
+            "opt/app/",
+            "opt/app/sub/",
+            "opt/app/sub/c",
+            "usr/",
+            "usr/lib/"
+        ]
+    );
+}
+
 #[test]
 fn an_empty_change_and_a_changed_root() {
     if layer_support::skip_without_root("capturing") {

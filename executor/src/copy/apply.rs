@@ -81,6 +81,7 @@ impl Copier<'_, '_> {
         } else {
             above
         };
+        let is_new = self.target.found(&self.target.resolve(&clean(dest))?)? == Found::Nothing;
         let ensure = self.target.resolve(ensure)?;
         self.target.make_directories(&ensure, made)?;
 
@@ -115,7 +116,7 @@ impl Copier<'_, '_> {
             }
         }
         // The destination keeps its own attributes, but its time becomes the source's.
-        if there == Found::Nothing || anything {
+        if is_new || anything {
             self.target
                 .update(&place, |entry| entry.mtime = root.entry.mtime)?;
         }

@@ -5,6 +5,9 @@
 //! only speak to the mount that made them, and what a container set itself (the kernel stores it as
 //! `user.overlay.overlay.*`) is in no layer. Whiteout devices stay as they are.
 //!
+//! What is as the layers below have it is left out, as BuildKit's differ does: a directory that only had visitors, a file
+//! that was given the mode or owner that it had. Times of directories do not count, those of files do.
+//!
 //! A whiteout is recorded only for what the layers below hold, an opaque directory as whiteouts of what they hold in it and
 //! the upper lacks. In a namespace with a single id everything belongs to it; what exists below keeps the owner
 //! it has there, the rest is root's.
@@ -15,7 +18,7 @@ use super::writer::{LayerWriter, Written};
 use super::xattr::keeps_xattr;
 use crate::Error;
 use crate::snapshot::{LayerFiles, View};
-use crate::tree::{Entry, FileTree as _, Kind};
+use crate::tree::{Entry, FileDigest, FileTree as _, Kind};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
@@ -23,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read, Sink};
+use std::io::{self, Read, Seek as _, Sink};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -71,6 +74,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
         single_id,
         notes: Vec::new(),
         upper: upper.clone(),
+        unchanged: Vec::new(),
     };
     walk.root(&root)?;
     let written = walk.writer.finish(&index)?;
@@ -89,6 +93,8 @@ struct Walk {
     single_id: bool,
     notes: Vec<String>,
     upper: PathBuf,
+    /// Directories on the way that are written only if something in them is.
+    unchanged: Vec<Entry>,
 }
 
 /// How a directory of the upper stands to the layers below.
@@ -110,6 +116,32 @@ struct Xattrs {
 impl Walk {
     fn error(&self, op: &'static str, path: &[u8], errno: Errno) -> Error {
         io_error(op, &self.upper.join(OsStr::from_bytes(path)), errno.into())
+    }
+
+    fn write(&mut self, entry: &Entry, content: Option<&mut dyn Read>) -> Result<(), Error> {
+        self.write_parents()?;
+        self.writer.entry(entry, content)
+    }
+
+    fn whiteout(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.write_parents()?;
+        self.writer.whiteout(path)
+    }
+
+    fn write_parents(&mut self) -> Result<(), Error> {
+        for parent in self.unchanged.drain(..) {
+            self.writer.entry(&parent, None)?;
+        }
+        Ok(())
+    }
+
+    /// What is below at a path that the upper does not hide.
+    fn known(&self, path: &[u8], over: Over) -> Result<Option<Entry>, Error> {
+        if over.directory && !over.hidden {
+            self.below.entry(path)
+        } else {
+            Ok(None)
+        }
     }
 
     fn root(&mut self, root: &OwnedFd) -> Result<(), Error> {
@@ -153,7 +185,7 @@ impl Walk {
         for (name, kind) in names {
             let path = join(path, &name);
             match kind {
-                None => self.writer.whiteout(&path)?,
+                None => self.whiteout(&path)?,
                 Some(kind) => self.item(dir.as_fd(), &name, &path, kind, over)?,
             }
         }
@@ -178,11 +210,7 @@ impl Walk {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice if device == (0, 0) => {
                 let known = over.directory && self.below.entry(path)?.is_some();
-                return if known {
-                    self.writer.whiteout(path)
-                } else {
-                    Ok(())
-                };
+                return if known { self.whiteout(path) } else { Ok(()) };
             }
             FileType::CharacterDevice => Kind::Char {
                 major: device.0,
@@ -204,18 +232,18 @@ impl Walk {
                 self.notes
                     .push(format!("socket {} is not kept in the layer", show(path)));
                 let hides = over.directory && self.below.entry(path)?.is_some();
-                return if hides {
-                    self.writer.whiteout(path)
-                } else {
-                    Ok(())
-                };
+                return if hides { self.whiteout(path) } else { Ok(()) };
             }
             // The directory listing did not tell.
             kind => return self.opened(dir, os_name, path, kind, over),
         };
         let kind = self.first_or_link(&stat, path, kind);
         let entry = self.described(&stat, path, kind, Vec::new(), over.directory)?;
-        self.writer.entry(&entry, None)
+        let known = self.known(path, over)?;
+        if stat.st_nlink < 2 && known.is_some_and(|known| known == entry) {
+            return Ok(());
+        }
+        self.write(&entry, None)
     }
 
     /// Regular files and directories.
@@ -241,33 +269,47 @@ impl Walk {
         if is_dir {
             let entry =
                 self.described(&stat, path, Kind::Directory, xattrs.kept, over.directory)?;
-            self.writer.entry(&entry, None)?;
+            let visible = self.known(path, over)?;
+            let waiting = self.unchanged.len();
+            if !xattrs.opaque && visible.is_some_and(|known| same_attributes(&known, &entry)) {
+                self.unchanged.push(entry);
+            } else {
+                self.write(&entry, None)?;
+            }
             let known = if over.directory {
                 self.below.entry(path)?
             } else {
                 None
             };
             let directory = known.is_some_and(|known| known.kind == Kind::Directory);
-            return self.directory(
-                &fd,
-                path,
-                Over {
-                    directory,
-                    hidden: over.hidden || xattrs.opaque,
-                },
-            );
+            let over = Over {
+                directory,
+                hidden: over.hidden || xattrs.opaque,
+            };
+            self.directory(&fd, path, over)?;
+            self.unchanged.truncate(waiting);
+            return Ok(());
         }
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
         let is_file = matches!(kind, Kind::File { .. });
         let entry = self.described(&stat, path, kind, xattrs.kept, over.directory)?;
         if !is_file {
-            return self.writer.entry(&entry, None);
+            return self.write(&entry, None);
         }
         let mut file = File::from(fd);
+        if stat.st_nlink < 2
+            && let Some(known) = self.known(path, over)?
+            && same_attributes(&known, &entry)
+            && known.mtime == entry.mtime
+            && matches!(known.kind, Kind::File { size: before, .. } if before == size)
+            && self.below.digest(path)? == self.digest(&mut file, path)?
+        {
+            return Ok(());
+        }
         // Fewer blocks than bytes: there are holes, which need no reading.
         if u64::try_from(stat.st_blocks).unwrap_or_default() * 512 < size {
-            return self.writer.entry(
+            return self.write(
                 &entry,
                 Some(&mut Sparse {
                     file,
@@ -277,7 +319,16 @@ impl Walk {
                 }),
             );
         }
-        self.writer.entry(&entry, Some(&mut file))
+        self.write(&entry, Some(&mut file))
+    }
+
+    /// Digest of a file, which is at its start again.
+    fn digest(&self, file: &mut File, path: &[u8]) -> Result<FileDigest, Error> {
+        let failed = |e| io_error("read", &self.upper.join(OsStr::from_bytes(path)), e);
+        let mut hasher = blake3::Hasher::new();
+        io::copy(file, &mut hasher).map_err(failed)?;
+        file.rewind().map_err(failed)?;
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// The kind itself for the first path of a file, a hard link for its further ones.
@@ -350,6 +401,14 @@ impl Walk {
         }
         Ok(found)
     }
+}
+
+fn same_attributes(one: &Entry, other: &Entry) -> bool {
+    let is_dir = |entry: &Entry| entry.kind == Kind::Directory;
+    let attributes = |entry: &Entry| (entry.mode, entry.uid, entry.gid);
+    attributes(one) == attributes(other)
+        && one.xattrs == other.xattrs
+        && is_dir(one) == is_dir(other)
 }
 
 fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {

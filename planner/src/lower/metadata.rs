@@ -186,12 +186,14 @@ impl StageState {
                 exposed.extend(parser::port::parse(&spec)?.names());
             }
         }
-        let known = self.config.config.exposed_ports.get_or_insert_default();
-        known.extend(
-            exposed
-                .iter()
-                .map(|port| (port.clone(), Value::Object(serde_json::Map::new()))),
-        );
+        let ports = exposed
+            .iter()
+            .map(|port| (port.clone(), Value::Object(serde_json::Map::new())));
+        // Words that expand to nothing leave no empty list behind.
+        if ports.len() > 0 {
+            let known = self.config.config.exposed_ports.get_or_insert_default();
+            known.extend(ports);
+        }
         self.note(format!("EXPOSE {}", plain_list(&exposed)))
     }
 

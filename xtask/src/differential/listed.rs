@@ -25,8 +25,15 @@ const LISTED: &[(&str, Test)] = &[
     ("names with a backslash", |finding| {
         finding.level == Level::Exit
             && finding.ours.image.is_some()
-            && finding.case.dockerfile.contains("back\\\\slash")
+            && finding.case.dockerfile.contains("slash.txt")
             && finding.theirs.log.contains("slash.txt\": not found")
+    }),
+    ("names of whiteouts", |finding| {
+        only_ours(finding)
+            && finding
+                .ours
+                .log
+                .contains("are whiteouts to every image reader")
     }),
     ("HEALTHCHECK in the history", |finding| {
         finding.level == Level::Healthcheck

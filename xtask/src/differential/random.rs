@@ -1,5 +1,14 @@
 //! A small deterministic random number generator (SplitMix64): equal seeds give equal cases on every machine.
 
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+fn mixed(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(STEP);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 /// The generator's state.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -7,17 +16,12 @@ pub struct Random(u64);
 impl Random {
     /// One stream for each seed and case.
     pub fn new(seed: u64, case: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ case);
-        random.next();
-        random
+        Self(mixed(mixed(seed).wrapping_add(case)))
     }
 
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0 = self.0.wrapping_add(STEP);
+        mixed(self.0)
     }
 
     /// A number from 0 up to but not including `limit`.
