@@ -55,6 +55,13 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// A name that no image reference can have.
+    #[error("invalid reference format")]
+    Reference {
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
     /// The sandbox.
     #[error("sandbox")]
     Sandbox(#[from] sandbox::Error),
@@ -155,6 +162,14 @@ pub enum Error {
     /// A bad request (option combinations, names).
     #[error("{0}")]
     Request(String),
+    /// The Dockerfile cannot be read; BuildKit's wording.
+    #[error("failed to read dockerfile: open {}: {reason}", path.display())]
+    ReadDockerfile {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// The Dockerfile has errors (already positioned).
     #[error("{}", first_of(.0))]
     Dockerfile(Vec<parser::Diagnostic>),

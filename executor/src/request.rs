@@ -4,6 +4,7 @@ mod annotation;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
 
+use crate::context::Unpacked;
 use planner::lower::Allowed;
 use planner::plan::{Network, Ulimit, Volume};
 use planner::platform::Platform;
@@ -15,6 +16,8 @@ use std::path::PathBuf;
 pub struct BuildRequest {
     /// The Dockerfile's text.
     pub dockerfile: String,
+    /// Where the text is to be taken from first; [`crate::build::prepare`] does it.
+    pub dockerfile_source: DockerfileSource,
     /// Its name for messages.
     pub dockerfile_name: String,
     /// The main context.
@@ -123,6 +126,41 @@ pub enum ContextSource {
     },
     /// `docker-image://REF`.
     Image(String),
+    /// `target:NAME`: a stage of the same Dockerfile.
+    Target(String),
+    /// A tar file, plain or compressed. Owners and modes are the archive's, and no ignore file applies.
+    Archive(PathBuf),
+    /// The same on the stream that [`crate::build::prepare`] is given.
+    Stream,
+    /// `http://` or `https://`: as the main context a Dockerfile or an archive, as a named one a single file.
+    Http(String),
+    /// A Git repository, in any form that Docker takes.
+    Git(String),
+    /// One of the kinds above, fetched and unpacked.
+    Unpacked(Unpacked),
+}
+
+impl ContextSource {
+    /// Whether something must be fetched or unpacked before its files can be read.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        matches!(
+            self,
+            Self::Archive(_) | Self::Stream | Self::Http(_) | Self::Git(_)
+        )
+    }
+}
+
+/// Where a Dockerfile's text comes from.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum DockerfileSource {
+    /// The request has it.
+    #[default]
+    Given,
+    /// A file of the main context; the usual names when `None`.
+    InContext(Option<PathBuf>),
+    /// A URL.
+    Url(String),
 }
 
 /// A secret's value source.
@@ -226,6 +264,16 @@ pub enum OutputKind {
 /// Characters that no name has, a digest.
 pub fn image_name(name: &str) -> Result<String, crate::Error> {
     crate::build::exporter::normalised(name)
+}
+
+/// Checks an image reference; gives it normalised.
+///
+/// # Errors
+/// Characters that no reference has, a bad tag or digest.
+pub fn reference(text: &str) -> Result<String, crate::Error> {
+    let parsed = registry_client::Reference::parse(text);
+    let named = parsed.map_err(|source| crate::Error::Reference { source })?;
+    Ok(named.to_string())
 }
 
 /// Where an output goes.

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod context_name;
 mod error;
 pub mod git_url;
 pub mod key;

@@ -1,294 +1,329 @@
-//! The context argument, the Dockerfile, its ignore file, and `--build-context`.
+//! The context argument, the Dockerfile and its ignore file, as `docker buildx build` takes them.
+//!
+//! What must be fetched or unpacked is only named here; [`executor::build::prepare`] does it.
 
 use super::usage;
 use crate::error::Failure;
-use executor::request::ContextSource;
+use executor::build::Stream;
+use executor::context::dockerfile::{DEFAULT_NAME, Place, SIZE_LIMIT};
+use executor::request::{ContextSource, DockerfileSource};
+use planner::git_url::{GitUrl, redacted};
+use std::fs::File;
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
-/// A Dockerfile larger than this is no Dockerfile; BuildKit's frontend reads no more either.
-const DOCKERFILE_LIMIT: u64 = 16 * 1024 * 1024;
+/// Enough of a stream to tell a tar from a Dockerfile.
+const PEEKED: u64 = 1024;
 
 /// The main context and its Dockerfile.
+#[derive(Debug)]
 pub struct Source {
-    /// Text.
+    /// Text, where it is known by now.
     pub dockerfile: String,
+    /// Where it is to be found otherwise.
+    pub dockerfile_source: DockerfileSource,
     /// Name for messages.
     pub dockerfile_name: String,
     /// Context.
     pub context: ContextSource,
     /// Ignore rules: text and file.
     pub ignore: Option<(String, PathBuf)>,
+    /// Standard input, when the context is on it.
+    pub stream: Option<Stream>,
 }
 
-/// Resolves `PATH|-` and `--file`.
-pub fn resolve(context: &str, file: Option<&Path>) -> Result<Source, Failure> {
-    let file_is_stdin = file == Some(Path::new("-"));
-    if context == "-" {
-        if file_is_stdin {
-            return Err(usage(
-                "the context and the Dockerfile cannot both come from standard input",
-            ));
+impl Source {
+    /// A context whose Dockerfile is still to be read.
+    fn new(context: ContextSource, dockerfile_source: DockerfileSource) -> Self {
+        Self {
+            dockerfile: String::new(),
+            dockerfile_source,
+            dockerfile_name: DEFAULT_NAME.to_owned(),
+            context,
+            ignore: None,
+            stream: None,
         }
-        return from_stdin(file);
     }
-    refuse_remote(context)?;
-    let dir = PathBuf::from(context);
-    match std::fs::metadata(&dir) {
-        Ok(meta) if meta.is_dir() => {}
-        Ok(_) => {
+
+    fn with_text(self, dockerfile: String) -> Self {
+        Self {
+            dockerfile,
+            dockerfile_source: DockerfileSource::Given,
+            ..self
+        }
+    }
+}
+
+/// Resolves `PATH|URL|-` and `--file`.
+pub fn resolve(context: &str, file: Option<&Path>) -> Result<Source, Failure> {
+    if context.is_empty() {
+        return Err(usage(
+            "please specify build context (e.g. \".\" for the current directory)",
+        ));
+    }
+    if context == "-" {
+        return on_stdin(file);
+    }
+    let path = Path::new(context);
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return in_folder(path, file),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             return Err(Failure::Other(format!(
-                "context {context:?} is not a folder"
+                "could not open context {context:?}: permission denied"
             )));
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        Err(_) => {}
+    }
+    let source = match remote(context)? {
+        Some(source) => source,
+        None if path.exists() => archive(path)?,
+        None => {
             return Err(Failure::Other(format!(
                 "unable to prepare context: path {context:?} not found"
             )));
         }
-        Err(error) => {
-            return Err(Failure::Other(format!(
-                "could not open context {context:?}: {error}"
-            )));
-        }
-    }
-    let (dockerfile, name, path) = if file_is_stdin {
-        (read_stdin()?, "Dockerfile".to_owned(), None)
-    } else {
-        let path = locate(&dir, file)?;
-        let name = path.file_name().map_or_else(
-            || "Dockerfile".to_owned(),
-            |n| n.to_string_lossy().into_owned(),
-        );
-        let text = read_text(&path)?;
-        (text, name, Some(path))
     };
-    let ignore = ignore_file(&dir, path.as_deref())?;
-    Ok(Source {
-        dockerfile,
-        dockerfile_name: name,
-        context: ContextSource::Directory(dir),
-        ignore,
-    })
+    elsewhere(source, file)
 }
 
-/// `kiln build -`: the Dockerfile is on standard input and there is no context.
-fn from_stdin(file: Option<&Path>) -> Result<Source, Failure> {
-    if file.is_some() {
-        return Err(usage(
-            "'--file' has no meaning when the context is '-' (the Dockerfile is read from standard input)",
-        ));
+/// A URL or a Git repository.
+pub fn remote(text: &str) -> Result<Option<ContextSource>, Failure> {
+    match GitUrl::parse(text) {
+        Ok(Some(_)) => Ok(Some(ContextSource::Git(text.to_owned()))),
+        Ok(None) if is_url(text) => Ok(Some(ContextSource::Http(text.to_owned()))),
+        Ok(None) => Ok(None),
+        Err(reason) => Err(usage(format!(
+            "invalid git context {}: {reason}",
+            redacted(text)
+        ))),
     }
-    Ok(Source {
-        dockerfile: read_stdin()?,
-        dockerfile_name: "Dockerfile".to_owned(),
-        context: ContextSource::Empty,
-        ignore: None,
-    })
 }
 
-fn refuse_remote(context: &str) -> Result<(), Failure> {
-    let remote = [
-        "http://",
-        "https://",
-        "git://",
-        "git@",
-        "ssh://",
-        "github.com/",
-    ];
-    if remote.iter().any(|prefix| context.starts_with(prefix)) {
-        return Err(usage(format!(
-            "remote contexts are not supported yet: fetch {context} into a folder and build that"
+fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// A file must be a tar to be a context.
+fn archive(path: &Path) -> Result<ContextSource, Failure> {
+    let mut start = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(PEEKED).read_to_end(&mut start))
+        .map_err(|error| {
+            Failure::Other(format!(
+                "could not open context {}: {}",
+                path.display(),
+                plain(&error)
+            ))
+        })?;
+    if !executor::copy::is_archive(&start) {
+        return Err(Failure::Other(format!(
+            "unable to prepare context: {} is neither a folder nor a tar archive",
+            path.display()
         )));
     }
-    Ok(())
+    Ok(ContextSource::Archive(path.to_owned()))
 }
 
-/// The Dockerfile's path: `--file` as given, else `Dockerfile` or `dockerfile` in the context.
-fn locate(dir: &Path, file: Option<&Path>) -> Result<PathBuf, Failure> {
-    if let Some(file) = file {
-        return Ok(file.to_owned());
+/// `kiln build -`: a tar that is the context, or else a Dockerfile without one.
+fn on_stdin(file: Option<&Path>) -> Result<Source, Failure> {
+    if file == Some(Path::new("-")) {
+        return Err(usage(
+            "invalid argument: can't use stdin for both build context and dockerfile",
+        ));
     }
-    let usual = dir.join("Dockerfile");
-    if usual.exists() || usual.is_symlink() {
-        return Ok(usual);
+    let start = read_stdin(PEEKED)?;
+    if executor::copy::is_archive(&start) {
+        let rest = std::io::stdin().as_fd().try_clone_to_owned();
+        let rest = rest.map_err(|error| {
+            Failure::Other(format!("could not use standard input: {}", plain(&error)))
+        })?;
+        let stream = Stream {
+            start,
+            rest: File::from(rest),
+        };
+        let source = match file.and_then(Path::to_str).filter(|text| is_url(text)) {
+            Some(url) => DockerfileSource::Url(url.to_owned()),
+            None => DockerfileSource::InContext(file.map(Path::to_owned)),
+        };
+        return Ok(Source {
+            stream: Some(stream),
+            ..Source::new(ContextSource::Stream, source)
+        });
     }
-    let lower = dir.join("dockerfile");
-    if lower.exists() {
-        return Ok(lower);
+    if file.is_some() {
+        return Err(usage(
+            "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles",
+        ));
     }
-    Err(Failure::Other(format!(
-        "failed to read dockerfile: open {}: no such file or directory (name another with --file)",
-        usual.display()
-    )))
+    let text = text_of_stdin(start)?;
+    Ok(Source::new(ContextSource::Empty, DockerfileSource::Given).with_text(text))
 }
 
-fn read_text(path: &Path) -> Result<String, Failure> {
-    let failed = |reason: String| {
-        Failure::Other(format!(
-            "failed to read dockerfile: open {}: {reason}",
-            path.display()
-        ))
+/// A context that is no folder. Its Dockerfile is in it, unless `--file` is `-`, a URL, or an absolute path of the host.
+fn elsewhere(context: ContextSource, file: Option<&Path>) -> Result<Source, Failure> {
+    let Some(file) = file else {
+        return Ok(Source::new(context, DockerfileSource::InContext(None)));
     };
-    let meta = std::fs::metadata(path).map_err(|error| failed(plain(&error)))?;
-    if meta.is_dir() {
-        return Err(failed("is a directory".to_owned()));
+    if file == Path::new("-") {
+        let text = text_of_stdin(Vec::new())?;
+        return Ok(Source::new(context, DockerfileSource::Given).with_text(text));
     }
-    if meta.len() > DOCKERFILE_LIMIT {
-        return Err(failed(format!("larger than {DOCKERFILE_LIMIT} bytes")));
+    if let Some(url) = file.to_str().filter(|text| is_url(text)) {
+        return Ok(Source::new(context, DockerfileSource::Url(url.to_owned())));
     }
-    let bytes = std::fs::read(path).map_err(|error| failed(plain(&error)))?;
-    text(bytes, &path.display().to_string())
+    if file.is_absolute() {
+        let (name, text, _) = read_named(file)?;
+        return Ok(Source {
+            dockerfile_name: name,
+            ..Source::new(context, DockerfileSource::Given).with_text(text)
+        });
+    }
+    let wanted = DockerfileSource::InContext(Some(file.to_owned()));
+    Ok(Source::new(context, wanted))
 }
 
-fn read_stdin() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .take(DOCKERFILE_LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::Other(format!("could not read standard input: {error}")))?;
-    if is_archive(&bytes) {
-        return Err(Failure::Other(
-            "standard input is a tar archive; tar contexts are not supported yet: unpack it and build the folder".to_owned(),
-        ));
-    }
-    if bytes.len() as u64 > DOCKERFILE_LIMIT {
-        return Err(Failure::Other(
-            "the Dockerfile on standard input is too large".to_owned(),
-        ));
-    }
-    text(bytes, "standard input")
+/// A folder of the host.
+fn in_folder(dir: &Path, file: Option<&Path>) -> Result<Source, Failure> {
+    let source = Source::new(
+        ContextSource::Directory(dir.to_owned()),
+        DockerfileSource::Given,
+    );
+    let (source, beside) = match file {
+        Some(file) if file == Path::new("-") => {
+            (source.with_text(text_of_stdin(Vec::new())?), None)
+        }
+        Some(file) => match file.to_str().filter(|text| is_url(text)) {
+            Some(url) => {
+                let dockerfile_source = DockerfileSource::Url(url.to_owned());
+                let source = Source {
+                    dockerfile_source,
+                    ..source
+                };
+                (source, None)
+            }
+            None => {
+                let (name, text, ignore) = read_named(file)?;
+                let source = Source {
+                    dockerfile_name: name,
+                    ..source.with_text(text)
+                };
+                (source, ignore)
+            }
+        },
+        None => {
+            let (name, text, ignore) = read_in(dir, None)?;
+            let source = Source {
+                dockerfile_name: name,
+                ..source.with_text(text)
+            };
+            (source, ignore)
+        }
+    };
+    let ignore = match beside {
+        Some(found) => Some(found),
+        None => ignore(dir, Place::Folder(dir).ignore()?),
+    };
+    Ok(Source { ignore, ..source })
 }
 
-fn is_archive(bytes: &[u8]) -> bool {
-    let magics: [&[u8]; 4] = [
-        &[0x1f, 0x8b],
-        b"BZh",
-        &[0xfd, b'7', b'z', b'X', b'Z'],
-        &[0x28, 0xb5, 0x2f, 0xfd],
-    ];
-    magics.iter().any(|magic| bytes.starts_with(magic))
-        || bytes.get(257..262) == Some(b"ustar".as_slice())
+/// Name, text and own ignore file of a Dockerfile.
+type Named = (String, String, Option<(String, PathBuf)>);
+
+/// The file that `--file` names.
+fn read_named(file: &Path) -> Result<Named, Failure> {
+    let name = file.file_name().map(Path::new);
+    // A shell's `<(command)` is a pipe behind a link of /proc, which has no folder to stay in.
+    let is_pipe = std::fs::metadata(file)
+        .is_ok_and(|meta| meta.file_type().is_fifo() || meta.file_type().is_char_device());
+    match (file.parent(), name) {
+        (Some(dir), Some(name)) if !is_pipe => {
+            let dir = if dir.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                dir
+            };
+            read_in(dir, Some(name))
+        }
+        _ => {
+            let failed = |error: std::io::Error| {
+                Failure::Other(format!(
+                    "failed to read dockerfile: open {}: {}",
+                    file.display(),
+                    plain(&error)
+                ))
+            };
+            let mut bytes = Vec::new();
+            File::open(file)
+                .and_then(|pipe| pipe.take(SIZE_LIMIT + 1).read_to_end(&mut bytes))
+                .map_err(failed)?;
+            Ok((DEFAULT_NAME.to_owned(), text(bytes, file)?, None))
+        }
+    }
 }
 
-fn text(bytes: Vec<u8>, name: &str) -> Result<String, Failure> {
-    String::from_utf8(bytes).map_err(|error| {
-        let line = error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|&&byte| byte == b'\n')
-            .count()
-            + 1;
-        Failure::Other(format!("{name}:{line}: the Dockerfile is not valid UTF-8"))
+fn read_in(dir: &Path, name: Option<&Path>) -> Result<Named, Failure> {
+    let place = Place::Folder(dir);
+    let found = place.dockerfile(name).map_err(|error| match error {
+        executor::Error::ReadDockerfile { .. } if name.is_none() => {
+            let message = executor::error::chain(&error);
+            Failure::Other(format!("{message} (name another with --file)"))
+        }
+        error => error.into(),
+    })?;
+    let beside = place.ignore_beside(&found.path)?;
+    let shown = found.path.file_name().unwrap_or_default();
+    Ok((
+        shown.to_string_lossy().into_owned(),
+        text(found.content, &dir.join(&found.path))?,
+        ignore(dir, beside),
+    ))
+}
+
+fn ignore(
+    dir: &Path,
+    found: Option<executor::context::dockerfile::Found>,
+) -> Option<(String, PathBuf)> {
+    found.map(|found| {
+        let text = String::from_utf8_lossy(&found.content).into_owned();
+        (text, dir.join(found.path))
     })
 }
 
-/// `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` in the context.
-fn ignore_file(
-    dir: &Path,
-    dockerfile: Option<&Path>,
-) -> Result<Option<(String, PathBuf)>, Failure> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    for path in beside.into_iter().chain([dir.join(".dockerignore")]) {
-        match std::fs::read_to_string(&path) {
-            Ok(text) => return Ok(Some((text, path))),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(Failure::Other(format!(
-                    "could not read {}: {}",
-                    path.display(),
-                    plain(&error)
-                )));
-            }
-        }
-    }
-    Ok(None)
+/// At most so many bytes of standard input, unbuffered, so that another can read on.
+fn read_stdin(limit: u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let fd = std::io::stdin().as_fd().try_clone_to_owned();
+    fd.and_then(|fd| File::from(fd).take(limit).read_to_end(&mut bytes))
+        .map_err(|error| {
+            Failure::Other(format!("could not read standard input: {}", plain(&error)))
+        })?;
+    Ok(bytes)
 }
 
-fn plain(error: &std::io::Error) -> String {
+/// The Dockerfile on standard input, of which `start` was read.
+fn text_of_stdin(mut start: Vec<u8>) -> Result<String, Failure> {
+    start.extend(read_stdin(SIZE_LIMIT + 1)?);
+    text(start, Path::new("standard input"))
+}
+
+fn text(bytes: Vec<u8>, path: &Path) -> Result<String, Failure> {
+    if bytes.len() as u64 > SIZE_LIMIT {
+        return Err(Failure::Other(format!(
+            "failed to read dockerfile: open {}: larger than {SIZE_LIMIT} bytes",
+            path.display()
+        )));
+    }
+    Ok(executor::build::utf8(bytes, &path.display().to_string())?)
+}
+
+/// The operating system's words without its number.
+pub fn plain(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "no such file or directory".to_owned(),
         ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-/// Parses `--build-context NAME=SOURCE`.
-pub fn named(text: &str) -> Result<(String, ContextSource), Failure> {
-    let invalid = |reason: &str| {
-        usage(format!(
-            "invalid value {text:?} for '--build-context': {reason}"
-        ))
-    };
-    let Some((name, value)) = text
-        .split_once('=')
-        .filter(|(name, value)| !name.is_empty() && !value.is_empty())
-    else {
-        return Err(invalid("expected NAME=SOURCE"));
-    };
-    let source = if let Some(layout) = value.strip_prefix("oci-layout://") {
-        oci_layout(layout)
-    } else if let Some(reference) = value.strip_prefix("docker-image://") {
-        ContextSource::Image(reference.to_owned())
-    } else if value.starts_with("target:") || value.contains("://") || value.starts_with("git@") {
-        return Err(invalid(
-            "expected a folder, oci-layout://DIR[:TAG] or docker-image://REF; other sources are not supported yet",
-        ));
-    } else {
-        ContextSource::Directory(PathBuf::from(value))
-    };
-    if let ContextSource::Directory(dir) | ContextSource::OciLayout { dir, .. } = &source
-        && !dir.is_dir()
-    {
-        return Err(Failure::Other(format!(
-            "build context {name:?}: {} is not a folder",
-            dir.display()
-        )));
-    }
-    Ok((name.to_owned(), source))
-}
-
-/// `DIR[:TAG][@DIGEST]`; a colon belongs to the folder's name when it is followed by a slash.
-fn oci_layout(text: &str) -> ContextSource {
-    let (rest, digest) = match text.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest.to_owned())),
-        None => (text, None),
-    };
-    let (dir, tag) = match rest.rsplit_once(':') {
-        Some((dir, tag)) if !tag.contains('/') && !tag.is_empty() && !Path::new(rest).is_dir() => {
-            (dir, Some(tag.to_owned()))
-        }
-        _ => (rest, None),
-    };
-    ContextSource::OciLayout {
-        dir: PathBuf::from(dir),
-        tag,
-        digest,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layouts() {
-        let parsed = oci_layout("a/b:v1@sha256:00");
-        let ContextSource::OciLayout { dir, tag, digest } = parsed else {
-            panic!("not a layout")
-        };
-        assert_eq!(
-            (dir, tag.as_deref(), digest.as_deref()),
-            ("a/b".into(), Some("v1"), Some("sha256:00"))
-        );
-    }
-
-    #[test]
-    fn archives_on_stdin_are_seen() {
-        assert!(is_archive(&[0x1f, 0x8b, 8]));
-        assert!(!is_archive(b"FROM scratch\n"));
     }
 }

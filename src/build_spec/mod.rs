@@ -8,6 +8,7 @@ mod compat;
 mod context;
 mod csv;
 mod epoch;
+mod named_context;
 mod output;
 mod run;
 mod secret;
@@ -16,6 +17,7 @@ mod ssh;
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
 use crate::error::Failure;
+use executor::build::Stream;
 use executor::request::{Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest};
 use planner::plan::Network;
 use planner::platform::Platform;
@@ -27,6 +29,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Resolved {
     /// The build.
     pub request: BuildRequest,
+    /// The context, when it is on standard input.
+    pub stream: Option<Stream>,
     /// What to tell the user about flags that do nothing.
     pub warnings: Vec<String>,
 }
@@ -34,18 +38,25 @@ pub struct Resolved {
 /// Resolves the flags of `kiln build`.
 pub fn resolve(args: &BuildArgs, environment: &Environment) -> Result<Resolved, Failure> {
     let warnings = compat::check(&args.compat)?;
-    let request = request(args, environment)?;
-    Ok(Resolved { request, warnings })
+    let (request, stream) = request(args, environment)?;
+    Ok(Resolved {
+        request,
+        stream,
+        warnings,
+    })
 }
 
-fn request(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, Failure> {
+fn request(
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<(BuildRequest, Option<Stream>), Failure> {
     run::no_cgroups(&args.run.cgroup)?;
     let (allowed, devices) = run::allow(&args.run.allow)?;
     let source = context::resolve(&args.context, args.file.as_deref())?;
     let named_contexts = args
         .build_contexts
         .iter()
-        .map(|text| context::named(text))
+        .filter_map(|text| named_context::parse(text).transpose())
         .collect::<Result<BTreeMap<String, ContextSource>, Failure>>()?;
     let secrets = args
         .secrets
@@ -63,8 +74,9 @@ fn request(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, 
     for path in args.iidfile.iter().chain(&args.metadata_file) {
         output::check_file(path)?;
     }
-    Ok(BuildRequest {
+    let request = BuildRequest {
         dockerfile: source.dockerfile,
+        dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,
         context: source.context,
         ignore: source.ignore,
@@ -106,7 +118,8 @@ fn request(args: &BuildArgs, environment: &Environment) -> Result<BuildRequest, 
         insecure_registries: args.insecure_registries.clone(),
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
-    })
+    };
+    Ok((request, source.stream))
 }
 
 fn collect<T>(

@@ -17,11 +17,14 @@ use std::path::Path;
 
 /// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
 pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
-    let build_spec::Resolved { request, warnings } = build_spec::resolve(args, environment)?;
+    let build_spec::Resolved {
+        mut request,
+        stream,
+        warnings,
+    } = build_spec::resolve(args, environment)?;
     let mode = progress_mode(args, environment)?;
     let store = open.store()?;
-    let names = (request.dockerfile_name.clone(), request.dockerfile.clone());
-    let progress = Progress::new(mode, names, environment);
+    let progress = Progress::new(mode, environment);
     for warning in &warnings {
         progress.warn(warning);
     }
@@ -29,7 +32,10 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     let signals = watch_signals(&cancel)?;
     let stdout = stdout_file(&request)?;
     let stdout_taken = stdout.is_some();
-    let result = executor::build::build(&store, &request, &progress, &cancel, stdout);
+    let prepared = executor::build::prepare(&store, &mut request, stream, &progress, &cancel);
+    progress.set_dockerfile(&request.dockerfile_name, &request.dockerfile);
+    let result = prepared
+        .and_then(|()| executor::build::build(&store, &request, &progress, &cancel, stdout));
     progress.finish();
     signals.close();
     let result = result.map_err(|failure| failed(request, failure, &cancel))?;

@@ -15,7 +15,7 @@ use model::Model;
 use planner::plan::{Plan, StepId};
 use planner::scheduler::{Observer, StepEvent};
 use std::io::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How often the live display is redrawn.
@@ -70,17 +70,14 @@ struct Shared {
 /// The display of one build.
 pub struct Progress {
     shared: Arc<Mutex<Shared>>,
-    dockerfile: (String, String),
+    /// Name and text, once they are known.
+    dockerfile: OnceLock<(String, String)>,
     colour: bool,
 }
 
 impl Progress {
     /// A display in the mode asked for; `auto` is `tty` on a terminal and `plain` elsewhere.
-    pub fn new(
-        mode: ProgressMode,
-        dockerfile: (String, String),
-        environment: &Environment,
-    ) -> Self {
+    pub fn new(mode: ProgressMode, environment: &Environment) -> Self {
         let mode = match mode {
             ProgressMode::Auto if environment.terminal => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
@@ -103,7 +100,7 @@ impl Progress {
                 finished: false,
                 ticking: false,
             })),
-            dockerfile,
+            dockerfile: OnceLock::new(),
             colour: environment.colour,
         }
     }
@@ -116,6 +113,11 @@ impl Progress {
             renderer.warning(&format!("WARNING: {message}\n"), out);
         }
         let _ = out.flush();
+    }
+
+    /// The Dockerfile that findings are about.
+    pub fn set_dockerfile(&self, name: &str, text: &str) {
+        drop(self.dockerfile.set((name.to_owned(), text.to_owned())));
     }
 
     /// Ends the display: the last state is drawn, the cursor is below it.
@@ -261,7 +263,9 @@ impl Ui for Progress {
         if diagnostics.is_empty() {
             return;
         }
-        let (name, text) = &self.dockerfile;
+        let Some((name, text)) = self.dockerfile.get() else {
+            return;
+        };
         let rendered = crate::render::diagnostics(name, text, diagnostics, self.colour);
         let mut shared = self.lock();
         let Shared { renderer, out, .. } = &mut *shared;

@@ -161,6 +161,18 @@ impl Entry {
     }
 }
 
+/// A tar archive of entries in this order.
+///
+/// # Errors
+/// Numbers that no header can hold.
+pub fn archive(entries: &[Entry]) -> io::Result<Vec<u8>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for entry in entries {
+        entry.append(&mut archive)?;
+    }
+    archive.into_inner()
+}
+
 /// How layers are stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Compression {
@@ -249,7 +261,7 @@ impl BaseImage {
         let mut layers = Vec::new();
         let mut history = Vec::new();
         for entries in &self.layers {
-            let tar = tar_of(entries)?;
+            let tar = archive(entries)?;
             diff_ids.push(digest_of(&tar));
             let (bytes, media_type) = self.compress(tar)?;
             layers.push(put(layout, media_type, &bytes)?);
@@ -319,14 +331,6 @@ impl BaseImage {
             }
         }
     }
-}
-
-fn tar_of(entries: &[Entry]) -> io::Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(Vec::new());
-    for entry in entries {
-        entry.append(&mut archive)?;
-    }
-    archive.into_inner()
 }
 
 fn put(layout: &Path, media_type: &str, bytes: &[u8]) -> io::Result<Value> {

@@ -9,12 +9,14 @@ pub mod registry;
 mod scratch;
 mod tarball;
 mod validate;
+mod web;
 
-pub use base::{BaseImage, Compression, Entry, base_layout};
+pub use base::{BaseImage, Compression, Entry, archive, base_layout};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};
 pub use tarball::{Kind, TarEntry, open_layer, read_entries, tar_entries};
 pub use validate::{validate, validate_foreign};
+pub use web::{Answer, WebServer};
 
 use sha2::{Digest as _, Sha256};
 use std::io::{self, Read};

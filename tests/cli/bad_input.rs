@@ -198,7 +198,10 @@ fn usage_errors_have_status_2() {
         (&["-o", "type=nope"], &["nope"]),
         (&["-o", "type=local"], &["dest is required"]),
         (&["-o", "-", "-o", "type=oci"], &["only one output"]),
-        (&["--build-context", "x"], &["NAME=SOURCE"]),
+        (
+            &["--build-context", "x"],
+            &["invalid context value: x, expected key=value"],
+        ),
         (&["--platform", "bogus"], &["bogus"]),
         (&["--secret", "src=x"], &["src=x"]),
     ];

@@ -11,12 +11,14 @@
 mod arguments;
 mod bad_input;
 mod cache;
+mod contexts;
 mod epoch;
 mod examples;
 mod hostile;
 mod killed;
 mod mounts;
 mod outputs;
+mod remote_contexts;
 mod reproducible;
 mod store_commands;
 mod support;

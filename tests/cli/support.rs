@@ -166,13 +166,25 @@ impl Project {
         self.start(command).finish()
     }
 
+    /// Runs a command to its end with these bytes on standard input.
+    pub fn run_with(&self, command: Command, stdin: impl AsRef<[u8]>) -> Run {
+        let path = self.scratch.write("stdin", stdin).unwrap();
+        self.start_with(command, Stdio::from(File::open(path).unwrap()))
+            .finish()
+    }
+
+    /// Starts a command with nothing on standard input.
+    pub fn start(&self, command: Command) -> Started {
+        self.start_with(command, Stdio::null())
+    }
+
     /// Starts a command.
-    pub fn start(&self, mut command: Command) -> Started {
+    pub fn start_with(&self, mut command: Command, stdin: Stdio) -> Started {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let stdout = self.path(&format!("stdout.{number}"));
         let stderr = self.path(&format!("stderr.{number}"));
-        command.stdin(Stdio::null());
+        command.stdin(stdin);
         command.stdout(File::create(&stdout).unwrap());
         command.stderr(File::create(&stderr).unwrap());
         Started {

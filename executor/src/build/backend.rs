@@ -3,7 +3,7 @@
 //! It knows what a step needs (layers fetched, contexts opened, a sandbox only for RUN), not when it runs.
 
 use crate::Error;
-use crate::build::contexts::{Contexts, NoFiles};
+use crate::build::contexts::{Contexts, NoFiles, Opened};
 use crate::build::fetch::{self, Fetcher};
 use crate::build::manifest;
 use crate::build::preflight;
@@ -122,7 +122,7 @@ impl<'a> Executor<'a> {
                 context = self.contexts.get(name)?;
                 context
                     .as_deref()
-                    .map_or(CopySourceTree::Empty, CopySourceTree::Context)
+                    .map_or(CopySourceTree::Empty, Opened::copy_source)
             }
             CopyFrom::Input(index) => {
                 from = work.base(Some(*index));
@@ -256,7 +256,7 @@ impl Backend for Executor<'_> {
             _ if !reads_paths(op) => return Ok(None),
             CopyFrom::Scratch => copy::source_digest(op, &NoFiles)?,
             CopyFrom::Context(name) => match self.contexts.get(name)? {
-                Some(context) => copy::source_digest(op, &*context)?,
+                Some(context) => copy::source_digest(op, context.tree())?,
                 None => copy::source_digest(op, &NoFiles)?,
             },
         };

@@ -1,8 +1,15 @@
-//! The local folders of a build: opened when first read, shared by steps, stat caches written back at the end.
+//! The contexts of a build: opened when first read, shared by steps, stat caches written back at the end.
+//!
+//! Folders of the host are read with their ignore files; what was fetched or unpacked has none (BuildKit applies them
+//! where it transfers files from the client only).
 
 use crate::Error;
-use crate::context::{Context, IgnoreRules};
+use crate::build::prepare::Pending;
+use crate::context::dockerfile::Place;
+use crate::context::{Context, Files, IgnoreRules, Unpacked};
+use crate::copy::CopySourceTree;
 use crate::request::{BuildRequest, ContextSource};
+use crate::snapshot::{LayerFiles, View};
 use crate::space::Space;
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use std::collections::HashMap;
@@ -17,7 +24,45 @@ pub(crate) const MAIN: &str = "context";
 pub(crate) struct Contexts<'a> {
     space: &'a Space,
     request: &'a BuildRequest,
-    open: Mutex<HashMap<String, Arc<Context>>>,
+    pending: &'a Pending<'a>,
+    open: Mutex<HashMap<String, Arc<Opened>>>,
+}
+
+/// A context that can be read.
+#[derive(Debug)]
+pub(crate) enum Opened {
+    Folder(Context),
+    Layer(Box<(Vec<LayerFiles>, View)>),
+}
+
+impl Opened {
+    pub(crate) fn tree(&self) -> &dyn FileTree {
+        match self {
+            Self::Folder(context) => context,
+            Self::Layer(layer) => &layer.1,
+        }
+    }
+
+    pub(crate) fn copy_source(&self) -> CopySourceTree<'_> {
+        match self {
+            Self::Folder(context) => CopySourceTree::Context(context),
+            Self::Layer(layer) => CopySourceTree::Layers(&layer.0),
+        }
+    }
+
+    /// What was fetched or unpacked.
+    pub(crate) fn unpacked(unpacked: &Unpacked) -> Result<Self, Error> {
+        match unpacked.files() {
+            Files::Folder(dir) => {
+                Context::open_uncached(dir, IgnoreRules::default(), None).map(Self::Folder)
+            }
+            Files::Layer(files) => {
+                let files = vec![files.clone()];
+                let view = View::load(&files)?;
+                Ok(Self::Layer(Box::new((files, view))))
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Contexts<'_> {
@@ -27,21 +72,30 @@ impl std::fmt::Debug for Contexts<'_> {
 }
 
 impl<'a> Contexts<'a> {
-    pub(crate) fn new(space: &'a Space, request: &'a BuildRequest) -> Self {
+    pub(crate) fn new(
+        space: &'a Space,
+        request: &'a BuildRequest,
+        pending: &'a Pending<'a>,
+    ) -> Self {
         Self {
             space,
             request,
+            pending,
             open: Mutex::default(),
         }
     }
 
     /// A context by its name; `None` when it holds no files at all.
-    pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Context>>, Error> {
-        let dir = match self.source(name) {
-            Some(ContextSource::Directory(dir)) => dir,
-            Some(ContextSource::Empty) => return Ok(None),
-            _ => return Err(Error::Request(format!("context {name:?} is not a folder"))),
+    pub(crate) fn get(&self, name: &str) -> Result<Option<Arc<Opened>>, Error> {
+        // A named context of this name replaces nothing, as in BuildKit.
+        let source = if name == MAIN {
+            Some(&self.request.context)
+        } else {
+            self.request.named_contexts.get(name)
         };
+        if source == Some(&ContextSource::Empty) {
+            return Ok(None);
+        }
         let mut open = self
             .open
             .lock()
@@ -49,28 +103,33 @@ impl<'a> Contexts<'a> {
         if let Some(context) = open.get(name) {
             return Ok(Some(Arc::clone(context)));
         }
-        let context = Arc::new(self.open(name, dir)?);
+        let context = match source {
+            Some(ContextSource::Directory(dir)) => Opened::Folder(self.folder(name, dir)?),
+            Some(ContextSource::Unpacked(unpacked)) => Opened::unpacked(unpacked)?,
+            Some(source) if source.is_pending() => {
+                Opened::unpacked(&self.pending.named(name, source)?)?
+            }
+            _ => return Err(Error::Request(format!("context {name:?} has no files"))),
+        };
+        let context = Arc::new(context);
         open.insert(name.to_owned(), Arc::clone(&context));
         Ok(Some(context))
     }
 
-    fn source(&self, name: &str) -> Option<&'a ContextSource> {
-        match self.request.named_contexts.get(name) {
-            None if name == MAIN => Some(&self.request.context),
-            named => named,
-        }
-    }
-
-    fn open(&self, name: &str, dir: &Path) -> Result<Context, Error> {
-        let is_main = name == MAIN && !self.request.named_contexts.contains_key(MAIN);
-        let ignore = if is_main {
-            self.request.ignore.clone()
+    fn folder(&self, name: &str, dir: &Path) -> Result<Context, Error> {
+        let (rules, file) = if name == MAIN {
+            match &self.request.ignore {
+                None => (IgnoreRules::default(), None),
+                Some((text, file)) => (IgnoreRules::parse(text)?, Some(file.clone())),
+            }
         } else {
-            read_ignore(dir)?
-        };
-        let (rules, file) = match ignore {
-            None => (IgnoreRules::default(), None),
-            Some((text, file)) => (IgnoreRules::parse(&text)?, Some(file)),
+            match Place::Folder(dir).ignore()? {
+                None => (IgnoreRules::default(), None),
+                Some(found) => {
+                    let text = String::from_utf8_lossy(&found.content);
+                    (IgnoreRules::parse(&text)?, Some(dir.join(found.path)))
+                }
+            }
         };
         Context::open(dir, rules, file, self.space.store())
     }
@@ -82,24 +141,11 @@ impl<'a> Contexts<'a> {
             .into_inner()
             .expect("BUG: no holder of the contexts panics");
         for context in open.into_values() {
-            if let Ok(context) = Arc::try_unwrap(context) {
+            if let Ok(Opened::Folder(context)) = Arc::try_unwrap(context) {
                 context.save()?;
             }
         }
         Ok(())
-    }
-}
-
-fn read_ignore(dir: &Path) -> Result<Option<(String, std::path::PathBuf)>, Error> {
-    let path = dir.join(".dockerignore");
-    match std::fs::read(&path) {
-        Ok(bytes) => Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), path))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            op: "read",
-            path,
-            source,
-        }),
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod layout;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
 mod preflight;
+mod prepare;
 mod record;
 pub(crate) mod remote;
 pub(crate) mod resolve;
@@ -20,10 +21,11 @@ mod secrets;
 pub(crate) mod volumes;
 
 pub(crate) use exporter::normalised;
+pub use prepare::{Stream, prepare, utf8};
 
 use crate::Error;
 use crate::device::Devices;
-use crate::request::BuildRequest;
+use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
 use crate::ssh::Agents;
 use backend::Executor;
@@ -35,6 +37,7 @@ use planner::lower::{self, BaseRequest, LowerOptions, Lowered, WantedBy};
 use planner::plan::{Origin, Plan};
 use planner::platform::Platform;
 use planner::scheduler::{self, Cancel, Observer, Outcome, RunError};
+use prepare::Pending;
 use record::StepOutput;
 use remote::Remote;
 use resolve::Resolver;
@@ -112,15 +115,17 @@ pub fn build(
         .into());
     }
     let dockerfile = parse(request, ui)?;
-    let request = &epoch::resolve(&dockerfile, request, &options(request))?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
     let space = Space::new(store.clone()).with_volumes(sources.collect());
     let remote = Remote::new(request, cancel);
+    let pending = Pending::new(&space, request, &remote, ui, cancel);
+    let request = &epoch::resolve(&dockerfile, request, &options(request), &pending)?;
     let resolver = Resolver {
         space: &space,
         request,
         remote: &remote,
+        pending: &pending,
         ui,
     };
     let plan = plan(&dockerfile, request, ui, &resolver)?;
@@ -132,7 +137,7 @@ pub fn build(
     )?;
     ui.plan(&plan);
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
-    let contexts = Contexts::new(&space, request);
+    let contexts = Contexts::new(&space, request, &pending);
     let outcome = {
         let mut executor = Executor::new(&space, request, &contexts, &fetcher);
         executor.agents = agents;
@@ -239,6 +244,7 @@ fn options(request: &BuildRequest) -> LowerOptions {
         platforms,
         build_platform: host,
         named_contexts: request.named_contexts.keys().cloned().collect(),
+        context_stages: context_stages(request),
         no_cache: request.no_cache,
         no_cache_stages: request.no_cache_stages.clone(),
         network: request.network,
@@ -256,6 +262,15 @@ fn options(request: &BuildRequest) -> LowerOptions {
     }
 }
 
+/// Named contexts that stand for stages of the Dockerfile.
+fn context_stages(request: &BuildRequest) -> BTreeMap<String, String> {
+    let stage = |(name, source): (&String, &ContextSource)| match source {
+        ContextSource::Target(stage) => Some((name.clone(), stage.clone())),
+        _ => None,
+    };
+    request.named_contexts.iter().filter_map(stage).collect()
+}
+
 /// A base that could not be resolved is told at the instruction that wants it.
 fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>) -> BuildFailure {
     let name = normalised(&request.name).unwrap_or_else(|_| request.name.clone());
@@ -271,6 +286,12 @@ fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>
             error,
             origin: None,
         };
+    }
+    // A named context that is no image says all there is to say.
+    if matches!(error, Error::Source { .. } | Error::Download { .. }) {
+        let name = format!("load context {}", request.name);
+        let origin = origin.map(|origin| Origin { name, ..origin });
+        return BuildFailure { error, origin };
     }
     BuildFailure {
         error: Error::Base {

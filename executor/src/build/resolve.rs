@@ -6,6 +6,7 @@ use crate::build::Ui;
 use crate::build::fetch::{ImageSource, Origin};
 use crate::build::layout::Layout;
 use crate::build::manifest::{self, Config, Desc, Document, Index, Manifest};
+use crate::build::prepare::Pending;
 use crate::build::remote::Remote;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
@@ -23,6 +24,7 @@ pub(crate) struct Resolver<'a> {
     pub space: &'a Space,
     pub request: &'a BuildRequest,
     pub remote: &'a Remote,
+    pub pending: &'a Pending<'a>,
     pub ui: &'a dyn Ui,
 }
 
@@ -63,13 +65,13 @@ impl Resolver<'_> {
             let mut waiting = Vec::new();
             for (request, answer) in requests.iter().zip(&mut answers) {
                 if answer.is_none() {
-                    waiting.push((request, answer, scope.spawn(|| self.in_registry(request))));
+                    waiting.push((request, answer, scope.spawn(|| self.over_network(request))));
                 }
             }
             for (request, answer, thread) in waiting {
                 let found = thread.join().expect("BUG: resolving does not panic");
-                let image = found.map_err(|error| Box::new((request.clone(), error)))?;
-                *answer = Some(ResolvedBase::Image(Box::new(image)));
+                let base = found.map_err(|error| Box::new((request.clone(), error)))?;
+                *answer = Some(base);
             }
             Ok::<(), Box<Failure>>(())
         })?;
@@ -77,33 +79,37 @@ impl Resolver<'_> {
     }
 
     fn without_network(&self, request: &BaseRequest) -> Result<Option<ResolvedBase>, Error> {
-        let image = match self.named_context(&request.name) {
-            Some((name, ContextSource::Directory(_) | ContextSource::Empty)) => {
-                return Ok(Some(ResolvedBase::Directory(name.to_owned())));
+        let name = &request.name;
+        let image = match self.request.named_contexts.get(name) {
+            Some(ContextSource::Empty) => return Ok(Some(ResolvedBase::Scratch)),
+            Some(ContextSource::Directory(_) | ContextSource::Unpacked(_)) => {
+                return Ok(Some(ResolvedBase::Directory(name.clone())));
             }
-            Some((name, ContextSource::OciLayout { dir, tag, digest })) => {
+            Some(ContextSource::OciLayout { dir, tag, digest }) => {
                 let layout = Layout::open(dir)?;
                 let roots = layout.select(tag.as_deref(), digest.as_deref())?;
                 Some(self.image_of_layout(name, (&layout, dir), roots, &request.platform)?)
             }
-            Some((_, ContextSource::Image(text))) => {
-                self.in_store(&parse(text)?, &request.platform)?
+            Some(ContextSource::Image(text)) => self.in_store(&parse(text)?, &request.platform)?,
+            Some(source) if source.is_pending() => None,
+            Some(_) => {
+                let message = format!("context {name:?} is no base");
+                return Err(Error::Request(message));
             }
-            None => self.in_store(&parse(&request.name)?, &request.platform)?,
+            None => self.in_store(&parse(name)?, &request.platform)?,
         };
         Ok(image.map(|image| ResolvedBase::Image(Box::new(image))))
     }
 
-    /// The named context that a name stands for, compared as Docker does: familiar name, `:latest` left out.
-    fn named_context(&self, name: &str) -> Option<(&str, &ContextSource)> {
-        let contexts = &self.request.named_contexts;
-        let exact = contexts.get_key_value(name).or_else(|| {
-            let wanted = parse(name).ok()?.to_string();
-            contexts
-                .iter()
-                .find(|(key, _)| parse(key).is_ok_and(|key| key.to_string() == wanted))
-        });
-        exact.map(|(name, source)| (name.as_str(), source))
+    fn over_network(&self, request: &BaseRequest) -> Result<ResolvedBase, Error> {
+        let name = &request.name;
+        match self.request.named_contexts.get(name) {
+            Some(source) if source.is_pending() => {
+                self.pending.named(name, source)?;
+                Ok(ResolvedBase::Directory(name.clone()))
+            }
+            _ => Ok(ResolvedBase::Image(Box::new(self.in_registry(request)?))),
+        }
     }
 
     fn image_of_layout(
@@ -174,8 +180,8 @@ impl Resolver<'_> {
     }
 
     fn in_registry(&self, request: &BaseRequest) -> Result<ResolvedImage, Error> {
-        let text = match self.named_context(&request.name) {
-            Some((_, ContextSource::Image(text))) => text.as_str(),
+        let text = match self.request.named_contexts.get(&request.name) {
+            Some(ContextSource::Image(text)) => text.as_str(),
             _ => request.name.as_str(),
         };
         let reference = parse(text)?;

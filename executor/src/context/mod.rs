@@ -4,13 +4,17 @@
 //! not there. Where sources are found and what a COPY makes of them is [`crate::copy`]'s job.
 
 mod automaton;
+pub mod dockerfile;
 pub mod glob;
 mod hash;
 pub mod ignore;
 pub mod pattern;
+mod unpacked;
 pub(crate) mod walk;
 
 pub use ignore::IgnoreRules;
+pub(crate) use unpacked::Files;
+pub use unpacked::Unpacked;
 
 use crate::Error;
 use crate::tree::{Entry, FileDigest, FileTree, Kind};

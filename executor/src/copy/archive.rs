@@ -8,7 +8,7 @@ use super::owner::Owner;
 use super::paths::{clean, join, refuse, show, split};
 use super::target::{Change, Data, Found, Target};
 use crate::Error;
-use crate::layer::tar_reader::{Problem, RawEntry, TarReader};
+use crate::layer::tar_reader::{self, Problem, RawEntry, TarReader};
 use crate::tree::{Entry, Kind};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -57,6 +57,14 @@ impl Spool {
         Ok(self.file.as_mut().expect("BUG: it was made just now"))
     }
 
+    /// Removes the file, and what decompressing left beside it. Nothing reads it any more.
+    pub(super) fn remove(self) {
+        for path in [self.path.with_extension("xz"), self.path] {
+            // What stays goes with the scratch folder.
+            drop(std::fs::remove_file(path));
+        }
+    }
+
     /// Where content starts; reads it from there.
     pub(super) fn read_at(&self, offset: u64, size: u64) -> Result<impl Read + use<>, Error> {
         let Some(file) = &self.file else {
@@ -90,6 +98,17 @@ pub(super) fn open<'r>(
         Ok(Some(first)) => Some(Opened { reader, first }),
         Ok(None) | Err(_) => None,
     })
+}
+
+/// Whether content that begins so is a tar archive or a compressed stream that can hold one. Half a kilobyte is enough.
+pub(super) fn is_archive(start: &[u8]) -> bool {
+    let magics: [&[u8]; 4] = [
+        &[0x1f, 0x8b, 8],
+        b"BZh",
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        XZ_MAGIC,
+    ];
+    magics.iter().any(|magic| start.starts_with(magic)) || tar_reader::is_header(start)
 }
 
 /// The stream without its compression; `None` when it begins like a compressed one and is not.

@@ -40,6 +40,8 @@ pub enum CopySourceTree<'a> {
     Context(&'a Context),
     /// A root file system of another step.
     Snapshot(&'a Snapshot),
+    /// Layers that are not in the store.
+    Layers(&'a [LayerFiles]),
     /// Nothing.
     Empty,
 }
@@ -84,6 +86,7 @@ pub fn copy(
     };
     let layers = match source {
         CopySourceTree::Snapshot(snapshot) => readable(space, snapshot)?,
+        CopySourceTree::Layers(layers) => layers.to_vec(),
         CopySourceTree::Context(_) | CopySourceTree::Empty => Vec::new(),
     };
     let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
@@ -93,7 +96,7 @@ pub fn copy(
         && (layers.iter().any(foreign) || reads_base && base.iter().any(foreign))
     {
         let source = match source {
-            CopySourceTree::Snapshot(_) => JobSource::Layers(layers),
+            CopySourceTree::Snapshot(_) | CopySourceTree::Layers(_) => JobSource::Layers(layers),
             CopySourceTree::Context(context) => job_context(context)?,
             CopySourceTree::Empty => JobSource::Empty,
         };
@@ -106,7 +109,7 @@ pub fn copy(
         space.task(COPY_TASK, &job)?
     } else {
         match source {
-            CopySourceTree::Snapshot(_) => run(
+            CopySourceTree::Snapshot(_) | CopySourceTree::Layers(_) => run(
                 op,
                 &base,
                 CopySourceFiles::View(&View::load(&layers)?),
@@ -156,6 +159,55 @@ pub struct UserIds {
     pub groups: Vec<u32>,
     /// Home directory, `/` when unknown.
     pub home: String,
+}
+
+/// Whether content that begins so is a tar archive, plain or compressed, by its first half kilobyte.
+#[must_use]
+pub fn is_archive(start: &[u8]) -> bool {
+    archive::is_archive(start)
+}
+
+/// Unpacks an archive into a layer of its own in the folder `out`: what ADD of it onto nothing gives, owners and
+/// modes as the archive has them. Nothing of it is made on the file system, so no entry can lead anywhere. `name` is
+/// the archive for messages.
+///
+/// # Errors
+/// No archive, a damaged one, entries that no layer can hold; I/O.
+pub fn unpack_archive(content: impl Read, name: &str, out: &Path) -> Result<LayerFiles, Error> {
+    let mut spool = archive::Spool::new(out.join(SPOOL));
+    let Some(opened) = archive::open(content, &spool)? else {
+        return Err(paths::refuse(format!("{name} is not a tar archive")));
+    };
+    let mut target = target::Target::new(None, None);
+    let unpacking = archive::Unpacking {
+        target: &mut target,
+        owner: None,
+        directory: Vec::new(),
+        number: 0,
+    };
+    unpacking.run(name, opened, &mut spool)?;
+    let contents = write::Contents {
+        op: None,
+        source: CopySourceFiles::Empty,
+        base: None,
+        spool: Some(&spool),
+    };
+    let written = finish(target, contents, out)?;
+    spool.remove();
+    Ok(LayerFiles {
+        diff_id: written.diff_id,
+        index: out.join(INDEX),
+        tree: None,
+        tar: Some(out.join(TAR)),
+    })
+}
+
+/// Follows links in a path inside a tree, as chroot would; the result need not exist.
+///
+/// # Errors
+/// Too many links, unreadable directories.
+pub fn resolve_in(tree: &dyn FileTree, path: &[u8]) -> Result<Vec<u8>, Error> {
+    paths::resolve(path, &|path| tree.entry(path))
 }
 
 /// Resolves a user text by `/etc/passwd` and `/etc/group` of the view; numbers need no entry.

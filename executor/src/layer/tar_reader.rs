@@ -249,10 +249,7 @@ impl<R: BufRead> TarReader<R> {
         if block.iter().all(|&b| b == 0) {
             return Ok(None);
         }
-        let stored = number(&header.as_old().cksum);
-        if stored != Some(checksum(header.as_bytes(), u8::into))
-            && stored != Some(checksum(header.as_bytes(), signed))
-        {
+        if !is_header(header.as_bytes()) {
             let name = short_name(&header);
             return Err(Problem::Tar(format!(
                 "{}: the header's checksum is wrong",
@@ -283,6 +280,18 @@ impl<R: BufRead> TarReader<R> {
         self.pad = padding(size);
         Ok(bytes)
     }
+}
+
+/// Whether bytes begin with a tar header.
+pub(crate) fn is_header(start: &[u8]) -> bool {
+    let Some(block) = start.first_chunk::<BLOCK>() else {
+        return false;
+    };
+    if block.iter().all(|&b| b == 0) {
+        return false;
+    }
+    let stored = number(&block[148..156]);
+    stored == Some(checksum(block, u8::into)) || stored == Some(checksum(block, signed))
 }
 
 fn cut_off(error: io::Error) -> Problem {

@@ -2,6 +2,7 @@
 
 use super::scope::Env;
 use super::{BaseRequest, LowerOptions, ResolvedBase};
+use crate::context_name;
 use crate::platform::Platform;
 use parser::ast::InstructionInfo;
 use parser::{Diagnostic, Dockerfile, Lines, Severity, Span};
@@ -80,40 +81,24 @@ pub(super) struct Gaps {
     pub(super) stages: bool,
 }
 
-impl Shared<'_> {
-    /// The named context that an image reference or stage name stands for, as `--build-context` spelled it.
-    pub(super) fn named_context(&self, name: &str) -> Option<&str> {
-        let wanted = context_name(name);
-        if wanted == super::graph::SCRATCH || wanted == "context" {
+impl<'a> Shared<'a> {
+    /// The named context that an image reference or stage name stands for, as `--build-context` spelled it: the one for
+    /// this platform before the one for all.
+    pub(super) fn named_context(&self, name: &str, platform: &Platform) -> Option<&'a str> {
+        if context_name::is_reserved(name) {
             return None;
         }
-        self.options
-            .named_contexts
-            .iter()
-            .map(String::as_str)
-            .find(|known| context_name(known) == wanted)
-    }
-
-    /// What to ask for to get an image or a named context.
-    pub(super) fn request(&self, name: &str, platform: Platform) -> BaseRequest {
-        BaseRequest {
-            name: self.named_context(name).unwrap_or(name).to_owned(),
-            platform,
+        let wanted = context_name::familiar(name);
+        let platform = platform.normalise().to_string();
+        let mut general = None;
+        for known in &self.options.named_contexts {
+            match context_name::split_platform(known) {
+                (name, _) if context_name::familiar(name) != wanted => {}
+                (_, Some(given)) if given == platform => return Some(known),
+                (_, Some(_)) => {}
+                (_, None) => general = Some(known.as_str()),
+            }
         }
+        general
     }
-}
-
-/// The short form by which names of contexts and image references are compared: no default registry, no
-/// `library/`, no `:latest`, lower case.
-pub(super) fn context_name(name: &str) -> String {
-    let lower = name.to_lowercase();
-    let name = ["docker.io/", "index.docker.io/"]
-        .iter()
-        .find_map(|host| lower.strip_prefix(host))
-        .unwrap_or(&lower);
-    let name = name
-        .strip_prefix("library/")
-        .filter(|rest| !rest.contains('/'))
-        .unwrap_or(name);
-    name.strip_suffix(":latest").unwrap_or(name).to_owned()
 }

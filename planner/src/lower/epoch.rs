@@ -4,10 +4,11 @@
 //! the main context, a named context, or a stage that does nothing but ADD one remote file to scratch. What it finds is
 //! handed back as [`LowerOptions::source_date_epoch`].
 
-use super::context::{Place, at, context_name, nowhere};
+use super::context::{Place, at, nowhere};
 use super::graph::SCRATCH;
 use super::scope::{self, Env};
 use super::{LowerOptions, target_name};
+use crate::context_name::familiar;
 use parser::ast::{ArgPair, Source, Transfer};
 use parser::{Diagnostic, Dockerfile, Kind, Lines, Span, Stage};
 
@@ -95,11 +96,11 @@ fn find(dockerfile: &Dockerfile, options: &LowerOptions) -> Result<EpochSource, 
     if value == "context" {
         return Ok(EpochSource::Context);
     }
-    let wanted = context_name(value);
+    let wanted = familiar(value);
     let named = options
         .named_contexts
         .iter()
-        .find(|known| context_name(known) == wanted);
+        .find(|known| familiar(known) == wanted);
     if let Some(name) = named {
         return Ok(EpochSource::Named(name.clone()));
     }

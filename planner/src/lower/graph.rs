@@ -46,8 +46,8 @@ pub(super) struct Node<'a> {
     /// It has a name in the Dockerfile.
     pub(super) named: bool,
     pub(super) base: Source,
-    /// The named context that takes the place of the whole stage.
-    pub(super) replaced: Option<BaseRequest>,
+    /// What a named context puts in the place of the whole stage.
+    pub(super) replaced: Option<Source>,
     pub(super) commands: Vec<Command<'a>>,
     /// Steps that its progress names count.
     pub(super) total: usize,
@@ -168,17 +168,21 @@ impl<'a> Graph<'a> {
         };
         let name = stage.name.as_ref().map(|name| name.value.to_lowercase());
         let wanted = platform.as_ref().unwrap_or(&self.shared.platform).clone();
-        let replaced = name
-            .as_ref()
-            .and_then(|name| self.shared.named_context(name))
-            .map(|context| BaseRequest {
-                name: context.to_owned(),
-                platform: wanted.clone(),
-            });
+        let replaced = match &name {
+            Some(name) => self.context_source(name, &wanted, place),
+            None => Ok(None),
+        };
+        let replaced = replaced.unwrap_or_else(|error| {
+            self.errors.push(error);
+            Some(Source::Scratch)
+        });
         let base = match self.names.get(&base.to_lowercase()) {
             Some(&stage) => Source::Stage(stage),
             None if base == SCRATCH => Source::Scratch,
-            None => Source::External(self.shared.request(&base, wanted)),
+            None => self.external(&base, wanted, place).unwrap_or_else(|error| {
+                self.errors.push(error);
+                Source::Scratch
+            }),
         };
         let counted = stage
             .instructions
@@ -293,9 +297,11 @@ impl<'a> Graph<'a> {
                 .mounts
                 .iter()
                 .map(|mount| {
-                    super::mounts::from_of(&mount.value).map(|from| self.find_source(&from))
+                    super::mounts::from_of(&mount.value)
+                        .map(|from| self.find_source(&from, place))
+                        .transpose()
                 })
-                .collect(),
+                .collect::<Result<_, _>>()?,
             _ => Vec::new(),
         };
         Ok(Command {
@@ -323,16 +329,58 @@ impl<'a> Graph<'a> {
             Ok(index) if index < self.nodes.len() => Ok(Some(Source::Stage(index))),
             Ok(_) if self.shared.gaps.stages => Ok(None),
             Ok(index) => Err(place.error(format!("invalid stage index {index}"))),
-            Err(_) => Ok(Some(self.find_source(name))),
+            Err(_) => self.find_source(name, place).map(Some),
         }
     }
 
-    fn find_source(&self, name: &str) -> Source {
-        match self.names.get(&name.to_lowercase()) {
+    fn find_source(&self, name: &str, place: Place) -> Result<Source, Diagnostic> {
+        Ok(match self.names.get(&name.to_lowercase()) {
             Some(&stage) => Source::Stage(stage),
             None if name == SCRATCH => Source::Scratch,
-            None => Source::External(self.shared.request(name, self.shared.platform.clone())),
+            None => return self.external(name, self.shared.platform.clone(), place),
+        })
+    }
+
+    /// An image, or what a named context puts in its place.
+    fn external(&self, name: &str, platform: Platform, place: Place) -> Result<Source, Diagnostic> {
+        if let Some(source) = self.context_source(name, &platform, place)? {
+            return Ok(source);
         }
+        let name = name.to_owned();
+        Ok(Source::External(BaseRequest { name, platform }))
+    }
+
+    /// What the named context of this name is, if there is one.
+    fn context_source(
+        &self,
+        name: &str,
+        platform: &Platform,
+        place: Place,
+    ) -> Result<Option<Source>, Diagnostic> {
+        let Some(context) = self.shared.named_context(name, platform) else {
+            return Ok(None);
+        };
+        let Some(stage) = self.shared.options.context_stages.get(context) else {
+            return Ok(Some(Source::External(BaseRequest {
+                name: context.to_owned(),
+                platform: platform.clone(),
+            })));
+        };
+        if let Some(&index) = self.names.get(&stage.to_lowercase()) {
+            return Ok(Some(Source::Stage(index)));
+        }
+        let message = format!("failed to find target {stage} for context {context}");
+        let later = self.shared.dockerfile.stages.iter().any(|known| {
+            let name = known.name.as_ref().map(|name| name.value.to_lowercase());
+            name.is_some_and(|name| name == stage.to_lowercase())
+        });
+        let error = place.error(message);
+        Err(if later {
+            error.with_help(format!("stage {stage} must stand before this line"))
+        } else {
+            let names: Vec<&str> = self.names.keys().map(String::as_str).collect();
+            did_you_mean(error, nearest(stage, &names))
+        })
     }
 
     fn check_cycles(&self) -> Result<(), Diagnostic> {
@@ -383,7 +431,10 @@ impl<'a> Graph<'a> {
                 continue;
             }
             let node = &self.nodes[index];
-            if node.replaced.is_some() {
+            if let Some(replaced) = &node.replaced {
+                if let Source::Stage(stage) = replaced {
+                    open.push(*stage);
+                }
                 continue;
             }
             let sources = node
@@ -416,8 +467,10 @@ impl<'a> Graph<'a> {
         let mut wanted = Vec::new();
         for index in self.reachable() {
             let node = &self.nodes[index];
-            if let Some(request) = &node.replaced {
-                wanted.push((request.clone(), node.place));
+            if let Some(replaced) = &node.replaced {
+                if let Source::External(request) = replaced {
+                    wanted.push((request.clone(), node.place));
+                }
                 continue;
             }
             let bases = std::iter::once((Some(&node.base), node.place));
@@ -448,7 +501,7 @@ impl<'a> Graph<'a> {
             Source::Scratch => {}
             Source::External(request) => match self.shared.bases.get(request) {
                 None => return false,
-                Some(ResolvedBase::Directory(_)) => {}
+                Some(ResolvedBase::Directory(_) | ResolvedBase::Scratch) => {}
                 Some(ResolvedBase::Image(image)) => {
                     for text in image.config.config.on_build.iter().flatten() {
                         match parser::parse_trigger(text) {

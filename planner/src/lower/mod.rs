@@ -45,8 +45,10 @@ pub struct LowerOptions {
     pub platforms: Vec<Platform>,
     /// The machine's platform.
     pub build_platform: Platform,
-    /// `--build-context` names (lower case where BuildKit compares so).
+    /// `--build-context` names: `name`, or `name::os/arch` for one platform.
     pub named_contexts: BTreeSet<String>,
+    /// Those of them that are a stage of the Dockerfile (`target:STAGE`).
+    pub context_stages: BTreeMap<String, String>,
     /// `--no-cache`.
     pub no_cache: bool,
     /// `--no-cache-filter` stage names.
@@ -88,6 +90,7 @@ impl Default for LowerOptions {
             platforms: vec![Platform::host()],
             build_platform: Platform::host(),
             named_contexts: BTreeSet::new(),
+            context_stages: BTreeMap::new(),
             no_cache: false,
             no_cache_stages: Vec::new(),
             network: Network::Default,
@@ -118,6 +121,8 @@ pub enum ResolvedBase {
     Image(Box<ResolvedImage>),
     /// A named context that is a local directory (or other file tree), named as in [`crate::plan::CopyFrom::Context`].
     Directory(String),
+    /// A named context that is empty (`docker-image://scratch`).
+    Scratch,
 }
 
 /// What lowering must know of an image.

@@ -190,12 +190,10 @@ impl<'g, 'a> Lowering<'g, 'a> {
             several_platforms: shared.several_platforms,
             onbuild: false,
         };
-        let mut state = match (&node.replaced, &node.base) {
-            (Some(request), _) | (None, Source::External(request)) => {
-                self.external_stage(request, node.place, naming)
-            }
-            (None, Source::Scratch) => empty_stage(&shared.platform, naming),
-            (None, Source::Stage(base)) => {
+        let mut state = match node.replaced.as_ref().unwrap_or(&node.base) {
+            Source::External(request) => self.external_stage(request, node.place, naming),
+            Source::Scratch => empty_stage(&shared.platform, naming),
+            Source::Stage(base) => {
                 let base = self.states[*base]
                     .clone()
                     .expect("BUG: a base stands before its users");
@@ -230,6 +228,10 @@ impl<'g, 'a> Lowering<'g, 'a> {
             return unknown_stage(&request.platform, naming);
         };
         match resolved {
+            ResolvedBase::Scratch => {
+                naming.total = naming.total.saturating_sub(1);
+                empty_stage(&request.platform, naming)
+            }
             ResolvedBase::Directory(name) => {
                 naming.total = naming.total.saturating_sub(1);
                 let mut state = empty_stage(&request.platform, naming);
@@ -354,7 +356,8 @@ impl<'g, 'a> Lowering<'g, 'a> {
 
     /// Whether a stage can be read from by now. A named context in its place can be at any time.
     pub(super) fn is_done(&self, stage: usize) -> bool {
-        self.states[stage].is_some() || self.graph.nodes[stage].replaced.is_some()
+        let replaced = &self.graph.nodes[stage].replaced;
+        self.states[stage].is_some() || matches!(replaced, Some(Source::External(_)))
     }
 
     /// Where the files of a source are.
@@ -364,8 +367,8 @@ impl<'g, 'a> Lowering<'g, 'a> {
             Source::Scratch => return Files::Scratch,
             Source::External(request) => request,
             Source::Stage(stage) => match &graph.nodes[*stage].replaced {
-                Some(request) => request,
-                None => {
+                Some(Source::External(request)) => request,
+                _ => {
                     let state = self.states[*stage].as_ref();
                     let rootfs = state.expect("BUG: checked to be done").rootfs;
                     return rootfs.map_or(Files::Scratch, Files::Step);
@@ -377,6 +380,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             return Files::Scratch;
         };
         let step = match resolved {
+            ResolvedBase::Scratch => return Files::Scratch,
             ResolvedBase::Directory(name) => return Files::Context(name.clone()),
             ResolvedBase::Image(image) => self.add_image(image, &request.platform, place, None),
         };

@@ -68,6 +68,23 @@ impl Sources<'_> {
     }
 }
 
+impl Sources<'_> {
+    /// When the commit that [`Sources::resolve_git`] found was made, in seconds since 1970.
+    ///
+    /// # Errors
+    /// The remote.
+    pub(crate) fn commit_time(&self, source: &GitSource, commit: &GitCommit) -> Result<i64, Error> {
+        let git = Git::new(self, source)?;
+        let fetched = fetch(self, &git, source, commit)?;
+        let place = Place {
+            git_dir: Some(&fetched.repository.dir),
+            ..Place::default()
+        };
+        commit_time(&git, place, &fetched.commit)
+            .map_err(|failed| failed.into_error("failed to read the time of a commit"))
+    }
+}
+
 /// A `.git` that stands alone, fetched from the kept repository.
 fn own_repository(
     git: &Git<'_>,
