@@ -173,6 +173,12 @@ pub enum Error {
     /// The Dockerfile has errors (already positioned).
     #[error("{}", first_of(.0))]
     Dockerfile(Vec<parser::Diagnostic>),
+    /// Build checks found something, and `error=true` was asked for.
+    #[error("{message}")]
+    Checks {
+        /// `lint violation found for rules: ...`.
+        message: String,
+    },
     /// Stopped from outside.
     #[error("cancelled")]
     Cancelled,

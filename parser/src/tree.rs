@@ -226,7 +226,7 @@ impl Builder<'_> {
         let whole = line.joined.span(0, line.joined.text.len());
         let mut lines = self.source.lines(line.start, line.end);
         if let Some(at) = line.empty_continuation {
-            self.warn_empty_continuation(&line.joined.text, at, lines.end);
+            self.warn_empty_continuation(at, lines.end);
         }
         let mut node = match node::read(&line.joined, self.reader.escape) {
             Ok(node) => node,
@@ -301,11 +301,11 @@ impl Builder<'_> {
         }
     }
 
-    fn warn_empty_continuation(&mut self, text: &str, at: usize, line: u32) {
+    fn warn_empty_continuation(&mut self, at: usize, line: u32) {
         self.tree.diagnostics.push(Diagnostic {
             severity: Severity::Warning,
             code: Some("NoEmptyContinuation"),
-            message: format!("Empty continuation line found in: {text}"),
+            message: "Empty continuation line".to_owned(),
             span: Some(Span {
                 start: offset(at),
                 end: offset(at),

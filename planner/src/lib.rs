@@ -3,6 +3,7 @@
 //! No I/O, no clock, no environment: bases, build args and results come in as data.
 #![forbid(unsafe_code)]
 
+pub mod checks;
 pub mod config;
 pub mod context_name;
 mod error;

@@ -7,6 +7,7 @@ mod contexts;
 mod epoch;
 pub(crate) mod exporter;
 mod fetch;
+mod front;
 pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod manifest;
@@ -24,6 +25,7 @@ pub(crate) use exporter::normalised;
 pub use prepare::{Stream, prepare, utf8};
 
 use crate::Error;
+use crate::context::ignore::ignored_files;
 use crate::device::Devices;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
@@ -32,8 +34,9 @@ use backend::Executor;
 use contexts::Contexts;
 use exporter::Exporter;
 use fetch::Fetcher;
-use parser::{Dockerfile, Severity};
-use planner::lower::{self, BaseRequest, LowerOptions, Lowered, WantedBy};
+use front::Front;
+use planner::checks::IgnoredFiles;
+use planner::lower::{BaseRequest, LowerOptions, WantedBy};
 use planner::plan::{Origin, Plan};
 use planner::platform::Platform;
 use planner::scheduler::{self, Cancel, Observer, Outcome, RunError};
@@ -41,7 +44,6 @@ use prepare::Pending;
 use record::StepOutput;
 use remote::Remote;
 use resolve::Resolver;
-use std::collections::BTreeMap;
 use std::sync::Mutex;
 use store::Store;
 
@@ -114,13 +116,17 @@ pub fn build(
         )
         .into());
     }
-    let dockerfile = parse(request, ui)?;
+    let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
     let space = Space::new(store.clone()).with_volumes(sources.collect());
     let remote = Remote::new(request, cancel);
     let pending = Pending::new(&space, request, &remote, ui, cancel);
-    let request = &epoch::resolve(&dockerfile, request, &options(request), &pending)?;
+    let request = &epoch::resolve(&front.parsed.dockerfile, request, &front.options, &pending)?;
+    front.options = LowerOptions {
+        source_date_epoch: Some(epoch::text_of(request.source_date_epoch)),
+        ..options(request)
+    };
     let resolver = Resolver {
         space: &space,
         request,
@@ -128,7 +134,7 @@ pub fn build(
         pending: &pending,
         ui,
     };
-    let plan = plan(&dockerfile, request, ui, &resolver)?;
+    let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
     let devices = Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(
         |(error, step)| BuildFailure {
             error,
@@ -170,66 +176,6 @@ pub fn build(
     })
 }
 
-fn parse(request: &BuildRequest, ui: &dyn Ui) -> Result<Dockerfile, Error> {
-    // A file for another frontend need not be a Dockerfile at all.
-    let frontend = request
-        .build_args
-        .get("BUILDKIT_SYNTAX")
-        .map(String::as_str);
-    if let Some(finding) = parser::frontend::check(&request.dockerfile, frontend) {
-        return Err(Error::Dockerfile(vec![finding]));
-    }
-    let parsed = parser::parse(&request.dockerfile);
-    if parsed
-        .diagnostics
-        .iter()
-        .any(|finding| finding.severity == Severity::Error)
-    {
-        let found = lower::check(&parsed, &options(request));
-        return Err(Error::Dockerfile(found));
-    }
-    if !parsed.diagnostics.is_empty() {
-        ui.diagnostics(&parsed.diagnostics);
-    }
-    Ok(parsed.dockerfile)
-}
-
-/// Lowers in rounds: each names the bases it needs, which are then resolved together.
-#[expect(clippy::result_large_err, reason = "a build fails once")]
-fn plan(
-    dockerfile: &Dockerfile,
-    request: &BuildRequest,
-    ui: &dyn Ui,
-    resolver: &Resolver<'_>,
-) -> Result<Plan, BuildFailure> {
-    let options = LowerOptions {
-        source_date_epoch: Some(epoch::text_of(request.source_date_epoch)),
-        ..options(request)
-    };
-    let mut bases = BTreeMap::new();
-    loop {
-        match lower::lower(dockerfile, &options, &bases).map_err(Error::Dockerfile)? {
-            Lowered::Plan(plan, warnings) => {
-                if !warnings.is_empty() {
-                    ui.diagnostics(&warnings);
-                }
-                return Ok(plan);
-            }
-            Lowered::Need(requests) => {
-                let answers = resolver.resolve(&requests).map_err(|failure| {
-                    let (request, error) = *failure;
-                    base_failure(
-                        &request,
-                        error,
-                        lower::wanted_by(dockerfile, &options, &bases, &request),
-                    )
-                })?;
-                bases.extend(requests.into_iter().zip(answers));
-            }
-        }
-    }
-}
-
 fn options(request: &BuildRequest) -> LowerOptions {
     let host = Platform::host();
     let platforms = if request.platforms.is_empty() {
@@ -259,6 +205,11 @@ fn options(request: &BuildRequest) -> LowerOptions {
             .cloned()
             .unwrap_or_default(),
         source_date_epoch: None,
+        all_stages: false,
+        ignored: request
+            .ignore
+            .as_ref()
+            .map_or_else(IgnoredFiles::default, |(text, _)| ignored_files(text)),
     }
 }
 

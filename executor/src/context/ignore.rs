@@ -2,6 +2,8 @@
 
 use super::pattern::{ParentMatch, PatternSet, clean};
 use crate::Error;
+use planner::checks::IgnoredFiles;
+use std::sync::OnceLock;
 
 /// A `.dockerignore` matcher with Docker's exact rules.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +89,23 @@ impl IgnoreRules {
     pub(crate) fn may_reinclude_below(&self, directory: &[u8]) -> bool {
         self.set.may_reinclude_below(directory)
     }
+}
+
+/// What an ignore file leaves out, as the check of COPY asks it: nothing when the file has exceptions or mistakes.
+#[must_use]
+pub fn ignored_files(text: &str) -> IgnoredFiles {
+    let patterns = ignore_lines(text);
+    if patterns.is_empty() {
+        return IgnoredFiles::default();
+    }
+    let set = OnceLock::new();
+    IgnoredFiles::new(move |path| {
+        let set = set.get_or_init(|| {
+            let set = PatternSet::new(patterns.iter().map(|(_, pattern)| pattern.as_str()));
+            set.ok().filter(|set| !set.has_negations())
+        });
+        set.as_ref().is_some_and(|set| set.matches(path.as_bytes()))
+    })
 }
 
 /// The patterns of an ignore file with their lines: comments and blank lines dropped, trimmed, cleaned, without leading slash.

@@ -5,7 +5,7 @@ use super::{BaseRequest, LowerOptions, ResolvedBase};
 use crate::context_name;
 use crate::platform::Platform;
 use parser::ast::InstructionInfo;
-use parser::{Diagnostic, Dockerfile, Lines, Severity, Span};
+use parser::{Diagnostic, Dockerfile, Lines, Span};
 use std::collections::BTreeMap;
 
 /// Where something stands in the Dockerfile.
@@ -19,15 +19,6 @@ impl Place {
     /// An error here.
     pub(super) fn error(self, message: String) -> Diagnostic {
         Diagnostic::error(message, self.span, self.lines)
-    }
-
-    /// A warning here.
-    pub(super) fn warning(self, code: &'static str, message: String) -> Diagnostic {
-        Diagnostic {
-            severity: Severity::Warning,
-            code: Some(code),
-            ..self.error(message)
-        }
     }
 
     /// Moves findings about text that is not in the Dockerfile here.

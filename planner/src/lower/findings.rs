@@ -62,7 +62,7 @@ fn overlap(one: Lines, other: Lines) -> bool {
 pub(super) fn all(mut errors: Vec<Diagnostic>, graphs: &[Graph<'_>]) -> Vec<Diagnostic> {
     let mut builder = Builder::default();
     for graph in graphs.iter().filter(|graph| !graph.muddled) {
-        if let Err(found) = Lowering::new(graph, &mut builder).run() {
+        if let Err(found) = Lowering::new(graph, &mut builder, None).run().target {
             add_new(&mut errors, found);
         }
     }

@@ -424,6 +424,9 @@ impl<'a> Graph<'a> {
 
     /// Stages that the target needs, itself included.
     pub(super) fn reachable(&self) -> BTreeSet<usize> {
+        if self.shared.options.all_stages {
+            return (0..self.nodes.len()).collect();
+        }
         let mut found = BTreeSet::new();
         let mut open = vec![self.target];
         while let Some(index) = open.pop() {

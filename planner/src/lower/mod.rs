@@ -4,6 +4,7 @@
 //! state of variables, config and root file system. Instructions that change files add steps, the others do not.
 
 mod builder;
+mod check;
 mod context;
 mod copy;
 mod epoch;
@@ -19,6 +20,7 @@ mod scope;
 mod signals;
 mod stage;
 
+use crate::checks::{Config, IgnoredFiles, Linter};
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{Network, Plan, Ulimit, Volume};
 use crate::platform::Platform;
@@ -31,6 +33,8 @@ use graph::Graph;
 use parser::{Diagnostic, Dockerfile, Kind, Lines, Severity, Span};
 use stage::Lowering;
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use scope::Env as Variables;
 
 /// Everything that is not in the Dockerfile.
 #[derive(Clone, Debug)]
@@ -69,6 +73,10 @@ pub struct LowerOptions {
     pub allowed: Allowed,
     /// What the global ARG `SOURCE_DATE_EPOCH` stands for, once it is known (see [`epoch_source`]); empty for no time.
     pub source_date_epoch: Option<String>,
+    /// Carry out all stages, not only those that the target needs: what checks without a target do.
+    pub all_stages: bool,
+    /// What the context's ignore file leaves out, for a check.
+    pub ignored: IgnoredFiles,
 }
 
 /// What commands may have when they ask for it (`--allow`). Devices are the executor's to check.
@@ -101,6 +109,8 @@ impl Default for LowerOptions {
             volumes: Vec::new(),
             allowed: Allowed::default(),
             source_date_epoch: None,
+            all_stages: false,
+            ignored: IgnoredFiles::default(),
         }
     }
 }
@@ -154,7 +164,8 @@ pub enum Lowered {
 /// Lowers a Dockerfile. Call it again with more `bases` as long as it says [`Lowered::Need`].
 ///
 /// # Errors
-/// All findings that stop the build: unknown target or stage, cycles, expansion errors, bad mounts, bad triggers.
+/// All findings that stop the build: unknown target or stage, cycles, expansion errors, bad mounts, bad triggers;
+/// what the checks found until then stands before them.
 pub fn lower(
     dockerfile: &Dockerfile,
     options: &LowerOptions,
@@ -172,20 +183,24 @@ pub fn lower(
         return Ok(Lowered::Need(requests.into_iter().collect()));
     }
     let graphs = resolved.graphs;
+    let config = Config::of(dockerfile, &options.build_args)
+        .map_err(|message| vec![context::nowhere(message)])?;
+    // All platforms have nearly the same findings; BuildKit checks the first one too.
+    let mut linter = Some(Linter::new(config));
     let mut builder = Builder::default();
     let mut targets = Vec::new();
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
     for graph in &graphs {
-        match Lowering::new(graph, &mut builder).run() {
-            Ok((target, found)) => {
-                targets.push(target);
-                add_new(&mut warnings, found);
-            }
+        let lowered = Lowering::new(graph, &mut builder, linter.take()).run();
+        warnings.extend(lowered.warnings);
+        match lowered.target {
+            Ok(target) => targets.push(target),
             Err(found) => add_new(&mut errors, found),
         }
     }
     if !errors.is_empty() {
-        return Err(findings::sorted(errors));
+        warnings.extend(findings::sorted(errors));
+        return Err(warnings);
     }
     warnings.extend(unused_build_args(dockerfile, options, &graphs));
     Ok(Lowered::Plan(builder.finish(targets), warnings))
@@ -301,6 +316,27 @@ fn target_name(dockerfile: &Dockerfile, options: &LowerOptions) -> String {
         .or(last)
         .filter(|name| !name.is_empty())
         .unwrap_or_else(|| "default".to_owned())
+}
+
+/// The global arguments, as the build args set them or as their defaults do; `None` where one cannot be expanded.
+pub(crate) fn global_variables(
+    dockerfile: &Dockerfile,
+    options: &LowerOptions,
+    platform: &Platform,
+    with_build_args: bool,
+) -> Option<Variables> {
+    let target = target_name(dockerfile, options);
+    let (args, escape) = (&dockerfile.global_args, dockerfile.escape);
+    let (globals, errors) = if with_build_args || options.build_args.is_empty() {
+        scope::globals(args, escape, options, platform, &target)
+    } else {
+        // Build args still set the platform's own arguments.
+        let mut defaults = options.clone();
+        let platform_arg = |name: &String, _: &mut String| scope::is_platform_arg(name);
+        defaults.build_args.retain(platform_arg);
+        scope::globals(args, escape, &defaults, platform, &target)
+    };
+    errors.is_empty().then_some(globals)
 }
 
 /// Platforms mostly have the same findings.

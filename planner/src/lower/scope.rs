@@ -26,7 +26,7 @@ pub(super) const NOT_ENVIRONMENT: [&str; 2] =
 
 /// Variables in the order in which they were first set.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Env {
+pub(crate) struct Env {
     pairs: Vec<(String, String)>,
     /// There may be variables that are not known: those of a base yet to be resolved, or of a line that is wrong.
     open: bool,
@@ -68,14 +68,14 @@ impl Env {
         self.pairs.retain(|(known, _)| known != name);
     }
 
-    pub(super) fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.pairs
             .iter()
             .find(|(known, _)| known == name)
             .map(|(_, value)| value.as_str())
     }
 
-    pub(super) fn pairs(&self) -> &[(String, String)] {
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
         &self.pairs
     }
 }
@@ -199,9 +199,14 @@ pub(super) fn is_predefined(name: &str) -> bool {
     PROXIES.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
         || name.starts_with("BUILDKIT_")
         || name == "SOURCE_DATE_EPOCH"
-        || ["BUILD", "TARGET"].iter().any(|side| {
-            name.strip_prefix(side).is_some_and(|rest| {
-                ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest)
-            })
+        || is_platform_arg(name)
+}
+
+/// Arguments that have a value before any ARG, which a build arg overrides.
+pub(super) fn is_platform_arg(name: &str) -> bool {
+    ["BUILD", "TARGET"].iter().any(|side| {
+        name.strip_prefix(side).is_some_and(|rest| {
+            ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT", "STAGE"].contains(&rest)
         })
+    })
 }

@@ -1,12 +1,14 @@
 //! One stage after the other: the state that instructions change, and the steps they make.
 
 use super::builder::{Builder, NewStep};
+use super::check::Checks;
 use super::context::{Place, Shared};
 use super::copy::context_copy;
 use super::findings;
 use super::graph::{Command, Graph, Node, Source};
 use super::scope::{DEFAULT_PATH, Env};
 use super::{BaseRequest, ResolvedBase, ResolvedImage};
+use crate::checks::Linter;
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::plan::{CopyOp, ImageOp, InputIndex, Op, Origin, StepId, Target};
 use crate::platform::Platform;
@@ -83,17 +85,29 @@ pub(super) enum Files {
 pub(super) struct Lowering<'g, 'a> {
     pub(super) graph: &'g Graph<'a>,
     pub(super) builder: &'g mut Builder,
-    pub(super) warnings: Vec<Diagnostic>,
+    pub(super) checks: Checks,
     states: Vec<Option<StageState>>,
 }
 
+/// What the lowering of one platform gives.
+pub(super) struct LoweredPlatform {
+    pub(super) target: Result<Target, Vec<Diagnostic>>,
+    /// What the checks found.
+    pub(super) warnings: Vec<Diagnostic>,
+}
+
 impl<'g, 'a> Lowering<'g, 'a> {
-    pub(super) fn new(graph: &'g Graph<'a>, builder: &'g mut Builder) -> Self {
+    /// With a linter the checks run.
+    pub(super) fn new(
+        graph: &'g Graph<'a>,
+        builder: &'g mut Builder,
+        linter: Option<Linter>,
+    ) -> Self {
         let states = graph.nodes.iter().map(|_| None).collect();
         Self {
             graph,
             builder,
-            warnings: Vec::new(),
+            checks: Checks::new(linter, graph.nodes.len()),
             states,
         }
     }
@@ -103,11 +117,20 @@ impl<'g, 'a> Lowering<'g, 'a> {
     }
 
     /// Lowers all stages that the target needs.
-    pub(super) fn run(mut self) -> Result<(Target, Vec<Diagnostic>), Vec<Diagnostic>> {
+    pub(super) fn run(mut self) -> LoweredPlatform {
+        let target = self.stages();
+        LoweredPlatform {
+            target,
+            warnings: self.checks.into_found(),
+        }
+    }
+
+    fn stages(&mut self) -> Result<Target, Vec<Diagnostic>> {
         let graph = self.graph;
         let mut errors = Vec::new();
         for index in graph.reachable() {
             let node = &graph.nodes[index];
+            self.checks.begin(index, node);
             let mut state = self.start(index, node);
             if node.replaced.is_none() {
                 for command in &node.commands {
@@ -124,7 +147,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
         let state = self.states[graph.target]
             .take()
             .expect("BUG: the target is reachable");
-        Ok((self.target(state), self.warnings))
+        Ok(self.target(state))
     }
 
     fn target(&self, state: StageState) -> Target {
@@ -276,8 +299,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
             actual.to_string(),
             wanted.to_string()
         );
-        self.warnings
-            .push(place.warning("InvalidBaseImagePlatform", message));
+        let stage = &self.shared().dockerfile.stages[self.checks.current];
+        self.checks
+            .base_platform(place, &stage.from.comments, message);
     }
 
     /// The step of an image; `None` for one without layers, which progress does not count.
@@ -412,6 +436,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
         command: &Command<'_>,
     ) -> Result<(), Diagnostic> {
         state.naming.onbuild = command.onbuild;
+        self.check(state, command);
         let place = command.place;
         match &command.instruction.kind {
             Kind::Add(transfer) => self.transfer(state, command, transfer, true),

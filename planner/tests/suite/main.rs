@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 mod build;
+mod checks;
 mod common;
 mod corpus;
 mod epoch;

@@ -15,6 +15,7 @@ mod http;
 mod ignore;
 pub mod image;
 mod integration;
+mod lint;
 mod moby;
 mod parser;
 
@@ -95,6 +96,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let mut results = Vec::new();
     results.extend(parser::run(&corpus));
     results.extend(ignore::run(&corpus));
+    results.extend(lint::run(&corpus));
     results.extend(builds(&corpus, &options)?);
     results.retain(|result| result.total > 0 || !result.left_out.is_empty());
     results.retain(|result| {
