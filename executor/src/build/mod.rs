@@ -44,6 +44,7 @@ use prepare::Pending;
 use record::StepOutput;
 use remote::Remote;
 use resolve::Resolver;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use store::Store;
 
