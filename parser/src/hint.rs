@@ -14,7 +14,7 @@ pub fn of(message: &str) -> Option<&'static str> {
 }
 
 /// Parts of messages, and what to do.
-const HINTS: [(&str, &str); 73] = [
+const HINTS: [(&str, &str); 74] = [
     // Words.
     ("looking for matching", "close the quote, or escape it"),
     ("missing '}'", "close the brace: ${NAME}"),
@@ -101,6 +101,7 @@ const HINTS: [(&str, &str); 73] = [
         "0 means the default; other durations are 1ms or more",
     ),
     ("--retries cannot be negative", "0 means the default"),
+    ("arguments are required", "write the command to run"),
     // ONBUILD.
     (
         "Chaining ONBUILD",

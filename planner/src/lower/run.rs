@@ -35,6 +35,9 @@ impl Lowering<'_, '_> {
         let options = self.shared().options;
         let script = script(run).map_err(|message| place.error(message))?;
         let args = state.with_shell(&script.args, run.command.shell);
+        if args.is_empty() {
+            return Err(place.error("arguments are required".to_owned()));
+        }
         let (mut inputs, base) = Inputs::with_base(state.rootfs);
         let mounts = self.run_mounts(state, command, run, &mut inputs)?;
         let network = network(run, options.network).map_err(|message| place.error(message))?;

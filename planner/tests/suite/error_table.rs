@@ -80,6 +80,7 @@ fn f02_f10_f11_f12_lines_and_instructions() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn arguments() {
     all_say(&[
         ("FROM scratch\nENV", "ENV requires at least one argument", 2),
@@ -190,6 +191,7 @@ fn arguments() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn flags_and_options() {
     all_say(&[
         ("FROM --form=a scratch", "unknown flag: --form", 1),

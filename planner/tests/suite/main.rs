@@ -10,6 +10,7 @@ mod error_table;
 mod errors;
 mod history;
 mod keys;
+mod language;
 mod plans;
 mod platforms;
 mod random;
