@@ -368,6 +368,19 @@ fn damaged_archives_are_errors() {
     }
 }
 
+/// AC20: nothing but padding and the end mark is missing.
+#[test]
+fn an_archive_without_its_end_is_unpacked() {
+    let whole = archive(&[("a", FILE, 0o644, "first"), ("b", FILE, 0o644, "second")]);
+    for length in [3 * 512 + 10, 4 * 512] {
+        let bench = Bench::new();
+        assert_eq!(
+            layer(&bench, &whole[..length], &add("/"), "").unwrap(),
+            expected("f a 644 7:8 first\nf b 644 7:8 second")
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     /// Whatever an archive holds, the layer's paths are clean and nothing panics.

@@ -232,7 +232,11 @@ impl<R: BufRead> TarReader<R> {
         }
         let mut pad = [0; BLOCK];
         let bytes = std::mem::take(&mut self.pad);
-        self.input.read_exact(&mut pad[..bytes]).map_err(cut_off)?;
+        match self.input.read_exact(&mut pad[..bytes]) {
+            // Nothing is missing when only the padding of the last file is: other readers take it too.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            result => result?,
+        }
         self.position += bytes as u64;
         Ok(())
     }

@@ -365,7 +365,7 @@ pub const OWNERS: &[&str] = &[
     "lone",
     "lone:extra",
     "0:app",
-    "4294967294:1",
+    "2000000000:1",
     "app:",
 ];
 
