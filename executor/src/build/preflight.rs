@@ -1,5 +1,5 @@
-//! What can be found wrong before any step runs, all of it at once: sources that no context has, secrets that were
-//! not given.
+//! What can be found wrong before any step runs, all of it at once: sources that no context has, secrets and agents
+//! that were not given.
 //!
 //! A build that is in order pays nothing for it: sources are looked at again only when one was missing.
 
@@ -66,23 +66,25 @@ fn sources(executor: &Executor<'_>, step: &Step) -> Vec<(String, Option<String>)
     found
 }
 
-/// The secrets that steps about to run require and nobody gave, and the first such step.
+/// The secrets and agents that steps about to run require and nobody gave, and the first such step.
 pub(crate) fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(StepId, Error)> {
     let mut found: Vec<Diagnostic> = Vec::new();
     let mut first = None;
     for step in wanted {
         let Op::Run(op) = &step.op else { continue };
         for mount in &op.mounts {
-            let RunMount::Secret {
-                id, required: true, ..
-            } = mount
-            else {
-                continue;
+            let error = match mount {
+                RunMount::Secret {
+                    id, required: true, ..
+                } if !request.secrets.contains_key(id) => Error::Secret { id: id.clone() },
+                RunMount::Ssh {
+                    id, required: true, ..
+                } if !request.ssh.contains_key(id) => Error::Ssh {
+                    id: id.clone(),
+                    any: !request.ssh.is_empty(),
+                },
+                _ => continue,
             };
-            if request.secrets.contains_key(id) {
-                continue;
-            }
-            let error = Error::Secret { id: id.clone() };
             let error = diagnostic(step, error.to_string(), error.help());
             if !found.contains(&error) {
                 found.push(error);
