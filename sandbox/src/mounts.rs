@@ -210,13 +210,10 @@ fn mount_dev(root: &OwnedFd, spec: &RunSpec) -> Result<(), Failure> {
         )?,
     )?;
     let shm_size = spec.shm_size.unwrap_or(SHM_SIZE).to_string();
+    // As BuildKit's, without nodev: no device opens on what a user namespace mounted, whatever the flag.
     attach_new(
         "shm",
-        new_mount(
-            "tmpfs",
-            &[("mode", "1777"), ("size", &shm_size)],
-            NOSUID | NODEV,
-        )?,
+        new_mount("tmpfs", &[("mode", "1777"), ("size", &shm_size)], NOSUID)?,
     )?;
     attach_new("mqueue", new_mount("mqueue", &[], NOSUID | NODEV | NOEXEC)?)
 }

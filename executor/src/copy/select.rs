@@ -53,7 +53,16 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
                 with_parents(tree, text, &exclude, &mut selection)?;
             }
             CopySource::Path(text) => {
-                for root in expand(tree, text.as_bytes())? {
+                let roots = expand(tree, text.as_bytes());
+                // BuildKit notices what is missing later where patterns exclude, and says so in other words.
+                let roots = roots.map_err(|error| match error {
+                    Error::Copy { message, help } if !op.exclude.is_empty() => Error::Copy {
+                        message: lstat(&message),
+                        help,
+                    },
+                    error => error,
+                });
+                for root in roots? {
                     selection.groups.push(
                         Walker {
                             tree,
@@ -78,6 +87,17 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
         .collect();
     tree.complete(&mut files)?;
     Ok(selection)
+}
+
+/// `"/path": not found` in the words of a failed lstat.
+fn lstat(message: &str) -> String {
+    let path = message
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix("\": not found"));
+    path.map_or_else(
+        || message.to_owned(),
+        |path| format!("lstat {path}: no such file or directory"),
+    )
 }
 
 /// BuildKit follows the links that patterns chose at the top of the source, though it copies the links themselves:

@@ -9,7 +9,6 @@ mod context;
 mod copy;
 mod epoch;
 mod findings;
-mod frontend;
 mod gotext;
 mod graph;
 mod metadata;
@@ -273,10 +272,7 @@ fn resolve<'a>(
     let mut resolved = Resolved {
         graphs: Vec::new(),
         missing: Vec::new(),
-        errors: frontend::check(dockerfile, options)
-            .err()
-            .into_iter()
-            .collect(),
+        errors: Vec::new(),
     };
     for platform in &platforms {
         let target = target_name(dockerfile, options);

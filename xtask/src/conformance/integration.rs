@@ -41,6 +41,9 @@ fn one(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
     if let Some(reason) = groups::elsewhere(group) {
         return Err(format!("left out: {reason}"));
     }
+    if let Some(reason) = groups::unfit(text(&case.value["name"])) {
+        return Err(format!("left out: {reason}"));
+    }
     if case.value["class"] == "windows" {
         return Err("left out: a build for Windows".to_owned());
     }
@@ -68,6 +71,12 @@ pub fn replay(case: Case<'_>, levels: &mut Levels, args: &[String]) -> Result<()
         .map(|(number, build)| {
             let mut planned = plan(build, case.dir, &texts)?;
             planned.args.splice(0..0, args.iter().cloned());
+            // A build in the folder of the first context.
+            if build["context"] == "." {
+                let first = case.value["contexts"].as_object();
+                let first = first.and_then(|contexts| contexts.keys().next());
+                planned.cwd = case.dir.join(first.map_or("", String::as_str));
+            }
             if recorded {
                 planned.golden = case.value["oracle"]["golden"][number].clone();
                 planned.random = case.value["contexts"].to_string().contains("/dev/urandom");
@@ -162,6 +171,9 @@ fn plan(build: &Value, dir: &Path, texts: &Texts) -> Result<Build, String> {
     }
     for entitlement in strings(&build["allowedentitlements"]) {
         push("--allow", entitlement);
+    }
+    if build["platform"].is_object() {
+        return Err("left out: the corpus holds only code for the platform".to_owned());
     }
     for (flag, key) in [
         ("--target", "target"),
