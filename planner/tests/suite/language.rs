@@ -71,7 +71,7 @@ fn v03_required_variables() {
     for (text, message) in [
         ("FROM scratch\nARG V\nENV a=\"${V:?give it}\"", "V: give it"),
         ("ARG V\nFROM ${V:?which}", "V: which"),
-        ("ARG V=${W?no W}\nFROM scratch", "W: no W"),
+        ("ARG V=${W?no}\nFROM scratch", "W: no"),
     ] {
         let found = build(text, &options_of(text)).unwrap_err();
         assert!(found[0].message.contains(message), "{found:?}");
