@@ -10,6 +10,7 @@ mod error;
 pub mod git_url;
 pub mod key;
 pub mod lower;
+pub mod outline;
 pub mod plan;
 pub mod platform;
 pub mod scheduler;

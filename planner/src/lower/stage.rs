@@ -6,6 +6,7 @@ use super::context::{Place, Shared};
 use super::copy::context_copy;
 use super::findings;
 use super::graph::{Command, Graph, Node, Source};
+use super::outline::Notes;
 use super::scope::{DEFAULT_PATH, Env};
 use super::{BaseRequest, ResolvedBase, ResolvedImage};
 use crate::checks::Linter;
@@ -86,6 +87,8 @@ pub(super) struct Lowering<'g, 'a> {
     pub(super) graph: &'g Graph<'a>,
     pub(super) builder: &'g mut Builder,
     pub(super) checks: Checks,
+    /// What an outline tells, where one is wanted.
+    pub(super) notes: Option<Notes>,
     states: Vec<Option<StageState>>,
 }
 
@@ -108,6 +111,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             graph,
             builder,
             checks: Checks::new(linter, graph.nodes.len()),
+            notes: None,
             states,
         }
     }
@@ -125,6 +129,12 @@ impl<'g, 'a> Lowering<'g, 'a> {
         }
     }
 
+    /// Lowers all stages for what is noted by the way.
+    pub(super) fn run_noting(mut self) -> Result<Notes, Vec<Diagnostic>> {
+        self.stages()?;
+        Ok(self.notes.expect("BUG: somebody wants the notes"))
+    }
+
     fn stages(&mut self) -> Result<Target, Vec<Diagnostic>> {
         let graph = self.graph;
         let mut errors = Vec::new();
@@ -136,6 +146,9 @@ impl<'g, 'a> Lowering<'g, 'a> {
                 for command in &node.commands {
                     let _ = state.env.take_guessed();
                     let done = self.dispatch(&mut state, command);
+                    if let Some(notes) = &mut self.notes {
+                        notes.note(index, &state, command, &graph.shared);
+                    }
                     findings::settle(&mut state.env, command, done, &mut errors);
                 }
             }
