@@ -52,11 +52,12 @@ impl Generator<'_> {
 
     fn copy_from(&mut self) -> String {
         let (from, knows_base) = self.source_stage();
-        let source = self.random.pick_or(
-            words::OTHERS,
-            if knows_base { 6 } else { 50 },
-            words::OTHERS_DOUBTFUL,
-        );
+        let source = if knows_base {
+            self.random
+                .pick_or(words::OTHERS, 6, words::OTHERS_DOUBTFUL)
+        } else {
+            self.random.pick_or(&["/", ".", "*"], 6, words::OTHERS)
+        };
         let flags = format!("--from={from} {}", self.copy_flags());
         let target = self.destination(true);
         self.assemble("COPY", &flags, source, target, false)
@@ -76,24 +77,30 @@ impl Generator<'_> {
     }
 
     fn destination(&mut self, single: bool) -> &'static str {
-        self.random
-            .pick_or(words::DESTS, if single { 35 } else { 10 }, words::SINGLE)
+        if self.random.chance(2) {
+            return self.random.pick(words::BAD_DESTS);
+        }
+        let percent = if single { 35 } else { 10 };
+        self.random.pick_or(words::DESTS, percent, words::SINGLE)
     }
 
     fn copy_flags(&mut self) -> String {
         let mut flags = Vec::new();
+        let is_linked = self.random.chance(18);
         if self.random.chance(20) {
-            flags.push(format!("--chown={}", self.random.pick(words::OWNERS)));
+            // BuildKit looks up no names for independent layers.
+            let rare = if is_linked { 4 } else { 75 };
+            let owner = self
+                .random
+                .pick_or(&["0:0", "1000", "5:6"], rare, words::OWNERS);
+            flags.push(format!("--chown={owner}"));
         }
         if self.random.chance(20) {
             flags.push(format!("--chmod={}", self.random.pick(words::MODES)));
         }
-        if self.random.chance(18) {
-            flags.push(
-                self.random
-                    .pick(&["--link", "--link=true", "--link=false"])
-                    .to_owned(),
-            );
+        if is_linked {
+            let link = self.random.pick(&["--link", "--link=true", "--link=false"]);
+            flags.push(link.to_owned());
         }
         while self.random.chance(15) {
             flags.push(format!("--exclude={}", self.random.pick(words::EXCLUDES)));

@@ -87,10 +87,10 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let tally = tally
         .into_inner()
         .map_err(|_| "a worker panicked".to_owned())?;
-    finish(&options, tally, work)
+    finish(&options, &tally, work)
 }
 
-fn finish(options: &Options, tally: Tally, work: tempfile::TempDir) -> Result<(), String> {
+fn finish(options: &Options, tally: &Tally, work: tempfile::TempDir) -> Result<(), String> {
     let listed: usize = tally.listed.values().sum();
     println!(
         "seed {}: {} cases, {} equal ({} refused by both), {listed} with listed differences only, {} unexplained",

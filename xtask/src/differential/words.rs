@@ -81,7 +81,7 @@ pub const META: &[&str] = &[
     "EXPOSE 5000/sctp",
     "VOLUME /vol1",
     "VOLUME [\"/v 2\", \"/v3\"]",
-    "VOLUME $D /vv",
+    "VOLUME ${D:-/dv} /vv",
     "VOLUME /a/../b /c/",
     "VOLUME rel",
     "STOPSIGNAL SIGTERM",
@@ -339,17 +339,16 @@ pub const SINGLE: &[&str] = &[
     "/suid",
     "/new/f",
     "/data/hard",
-    "/exist/",
-    "/lnkfile/",
-    "/loop/x",
     "/data/two",
-    "/exist/x",
     "/bin/sh2",
     "",
     "/rlnk/f",
     "/tmp/f.txt",
     "/home/app/.profile",
 ];
+
+/// Destinations that should not work.
+pub const BAD_DESTS: &[&str] = &["/exist/", "/lnkfile/", "/loop/x", "/exist/x", "/data/two"];
 
 /// Values of `--chown`.
 pub const OWNERS: &[&str] = &[
