@@ -10,7 +10,11 @@ use super::harness::Case;
 pub type Runner = fn(Case<'_>, &mut Levels) -> Result<(), String>;
 
 /// Groups with a runner of their own.
-const RUNNERS: &[(&str, Runner)] = &[];
+const RUNNERS: &[(&str, Runner)] = &[
+    ("named contexts", super::remote::named),
+    ("ONBUILD", super::remote::named),
+    ("remote context", super::remote::url),
+];
 
 /// Groups that are not part of the Dockerfile language, with the reason that is printed.
 const ELSEWHERE: &[(&str, &str)] = &[

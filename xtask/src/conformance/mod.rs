@@ -18,6 +18,7 @@ mod integration;
 mod lint;
 mod moby;
 mod parser;
+mod remote;
 
 use crate::shell;
 use serde_json::Value;
