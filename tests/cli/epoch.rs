@@ -3,6 +3,8 @@
 use crate::support::{Project, unpack};
 use serde_json::Value;
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -214,4 +216,75 @@ fn a04_workdir_is_reproducible() {
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     assert_eq!(seen[0], seen[1]);
+}
+
+/// A server on loopback that gives one file, whatever is asked for, as long as the test runs.
+fn serve(body: Vec<u8>, head: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n{head}\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(head.as_bytes());
+            let _ = stream.write_all(&body);
+        }
+    });
+    format!("http://{address}")
+}
+
+fn archive(project: &Project) -> Vec<u8> {
+    project.write("../src/old", "x");
+    project.write("../src/new", "y");
+    let script =
+        "touch -d @1700000000 old && touch -d @1700000300 new && tar czf ../src.tar.gz old new";
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", script]).current_dir(project.path("src"));
+    assert!(shell.status().unwrap().success());
+    fs::read(project.path("src.tar.gz")).unwrap()
+}
+
+#[test]
+fn a04_a_stage_with_a_remote_add_gives_the_time_of_what_it_adds() {
+    let project = Project::new("");
+    let body = archive(&project);
+    for (head, epoch, created) in [
+        ("", "1700000300", "2023-11-14T22:18:20Z"),
+        (
+            "Last-Modified: Tue, 14 Nov 2023 22:23:21 GMT\r\n",
+            "1700000601",
+            "2023-11-14T22:23:21Z",
+        ),
+    ] {
+        let url = serve(body.clone(), head);
+        project.write(
+            "Dockerfile",
+            format!(
+                "ARG SOURCE_DATE_EPOCH=MySource\nFROM scratch AS mysource\nARG FILE=src.tar.gz\nADD {url}/$FILE /\n\
+                 FROM scratch\nCOPY Dockerfile .\n"
+            ),
+        );
+        let at = layout(&project, epoch, ",rewrite-timestamp=true", &[]);
+        assert_eq!(at.created, created);
+        assert_eq!(at.layers, [Some(epoch.to_owned())]);
+        let given = ["--build-arg", "SOURCE_DATE_EPOCH=2000"];
+        let at = layout(&project, &format!("{epoch}.given"), "", &given);
+        assert_eq!(at.created, "1970-01-01T00:33:20Z");
+    }
+    // Nobody listens here.
+    project.write(
+        "Dockerfile",
+        "ARG SOURCE_DATE_EPOCH=s\nFROM scratch AS s\nADD http://127.0.0.1:1/x /\nFROM scratch\n",
+    );
+    project
+        .build(&[])
+        .fails(1, &["127.0.0.1:1", "Dockerfile:3"]);
 }

@@ -140,7 +140,8 @@ impl<'a> Pending<'a> {
         }
     }
 
-    fn sources(&self) -> Sources<'_> {
+    /// What fetching for this build needs.
+    pub(crate) fn sources(&self) -> Sources<'_> {
         Sources {
             store: self.space.store(),
             request: self.request,

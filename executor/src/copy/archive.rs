@@ -111,6 +111,27 @@ pub(super) fn is_archive(start: &[u8]) -> bool {
     magics.iter().any(|magic| start.starts_with(magic)) || tar_reader::is_header(start)
 }
 
+/// The newest time of the regular files of an archive; `None` when content is none, or holds no file. `scratch` is
+/// where a file may be made.
+pub(crate) fn newest_file(content: impl Read, scratch: PathBuf) -> Result<Option<i64>, Error> {
+    let spool = Spool::new(scratch);
+    let Some(Opened { mut reader, first }) = open(content, &spool)? else {
+        return Ok(None);
+    };
+    let mut newest = None;
+    let mut next = Some(first);
+    while let Some(raw) = next {
+        if matches!(raw.flag, 0 | b'0' | b'7') && !raw.name.ends_with(b"/") {
+            newest = newest.max(Some(raw.mtime));
+        }
+        next = match reader.next_entry() {
+            Ok(next) => next,
+            Err(_) => return Ok(None),
+        };
+    }
+    Ok(newest)
+}
+
 /// The stream without its compression; `None` when it begins like a compressed one and is not.
 fn decompress<'r>(
     content: impl Read + 'r,

@@ -14,6 +14,8 @@ mod target;
 mod unchanged;
 mod write;
 
+pub(crate) use archive::newest_file;
+
 use crate::Error;
 use crate::context::{Context, IgnoreRules};
 use crate::layer::{self, Written};

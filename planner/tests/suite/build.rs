@@ -118,6 +118,8 @@ pub(crate) fn resolve(request: &BaseRequest) -> ResolvedBase {
             architecture: platform.architecture,
             os: platform.os,
             variant: platform.variant,
+            os_version: (image == "versioned").then(|| "10.0".to_owned()),
+            os_features: (image == "versioned").then(|| vec!["feature".to_owned()]),
             config: container,
             ..ImageConfig::default()
         },

@@ -22,7 +22,7 @@ fn source(text: &str, args: &[(&str, &str)], contexts: &[&str]) -> Result<EpochS
 #[test]
 fn a04_values_and_names() {
     const NAME: &str = "SOURCE_DATE_EPOCH";
-    let named = EpochSource::Named("Src".to_owned());
+    let named = EpochSource::Named("src".to_owned());
     let cases: [(&str, &[(&str, &str)], EpochSource); 10] = [
         ("FROM scratch\n", &[], EpochSource::Unset),
         ("FROM scratch\n", &[(NAME, "12")], EpochSource::Seconds(12)),
@@ -50,11 +50,11 @@ fn a04_values_and_names() {
             &[(NAME, "")],
             EpochSource::Unset,
         ),
-        ("ARG SOURCE_DATE_EPOCH=SRC\nFROM scratch\n", &[], named),
+        ("ARG SOURCE_DATE_EPOCH=src\nFROM scratch\n", &[], named),
     ];
     for (text, args, expected) in cases {
         assert_eq!(
-            source(text, args, &["Src"]),
+            source(text, args, &["src"]),
             Ok(expected),
             "{text} {args:?}"
         );

@@ -11,6 +11,7 @@ mod errors;
 mod history;
 mod keys;
 mod language;
+mod metadata;
 mod outline;
 mod plans;
 mod platforms;
