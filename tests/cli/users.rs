@@ -120,6 +120,58 @@ RUN cat /f /from/made > /both
 RUN rm /etc/os-release && mkdir -p /var/www/new
 ";
 
+/// Secrets, caches, agents and volumes of an ordinary user: owners as asked for where there are ranges of ids, root's
+/// with a note where there are none.
+fn what_runs_get(project: &Project, user: &User) {
+    let home = project.path(user.name);
+    fs::create_dir_all(home.join("volume")).unwrap();
+    fs::create_dir_all(home.join("more")).unwrap();
+    let owner = if user.has_ranges() { "5 6" } else { "0 0" };
+    let dockerfile = format!(
+        "FROM busybox\n\
+         RUN --mount=type=secret,id=s,uid=5,gid=6,mode=0444 [ \"$(stat -c '%u %g' /run/secrets/s)\" = '{owner}' ]\n\
+         RUN --mount=type=cache,target=/c,uid=5,gid=6 [ \"$(stat -c '%u %g' /c)\" = '{owner}' ] && touch /c/f\n\
+         RUN --mount=type=ssh,required,uid=5,gid=6 [ -S $SSH_AUTH_SOCK ] && \\\n\
+         \x20   [ \"$(stat -c '%u %g' $SSH_AUTH_SOCK)\" = '{owner}' ]\n\
+         RUN --network=none [ \"$(stat -c %u /v)\" = 0 ] && echo x > /v/made\n\
+         RUN --security=insecure [ -e /proc/1 ]\n"
+    );
+    fs::write(home.join("more/Dockerfile"), dockerfile).unwrap();
+    fs::write(home.join("s"), "secret").unwrap();
+    let socket = home.join("agent");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for path in [&socket, &home.join("volume"), &home.join("s")] {
+        std::os::unix::fs::chown(path, Some(user.id), Some(user.id)).unwrap();
+    }
+    let base = format!("busybox=oci-layout://{}", project.path("base").display());
+    let volume = format!("{}:/v", home.join("volume").display());
+    let ssh = format!("default={}", socket.display());
+    let args = [
+        "build",
+        "--progress",
+        "plain",
+        "--build-context",
+        &base,
+        "--secret",
+        "id=s,src=s",
+        "--ssh",
+        &ssh,
+        "-v",
+        &volume,
+        "--allow",
+        "security.insecure",
+        "--ulimit",
+        "nofile=64",
+        "more",
+    ];
+    let run = kiln_as(project, user, &args).ok();
+    let told = run.stderr.contains("belongs to root instead of 5:6");
+    assert_eq!(told, !user.has_ranges(), "{}", run.stderr);
+    let made = home.join("volume/made");
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(made).unwrap());
+    assert_eq!(owner, user.id);
+}
+
 /// One test, because users of these names are there once.
 #[test]
 fn ordinary_users_build_what_root_builds() {
@@ -165,6 +217,7 @@ fn ordinary_users_build_what_root_builds() {
                 "{step} {end}"
             );
         }
+        what_runs_get(&project, &user);
         // Files of subordinate ids go with `prune`, everything else is the user's own.
         kiln_as(&project, &user, &["rmi", "x"]).ok();
         kiln_as(&project, &user, &["prune", "--all"]).ok();
