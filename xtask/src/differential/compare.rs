@@ -271,3 +271,63 @@ fn value_difference(at: &str, theirs: &Value, ours: &Value) -> String {
         .collect();
     texts.join("; ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Level, compare};
+    use crate::conformance::image::{Entry, Extra, Image};
+    use serde_json::json;
+
+    fn answer(change: impl FnOnce(&mut Image)) -> Answer {
+        let entry = Entry {
+            kind: "file".to_owned(),
+            mode: "0644".to_owned(),
+            sha256: "00112233".to_owned(),
+            ..Entry::default()
+        };
+        let extra = Extra {
+            mtime: super::super::context::TIME,
+            ..Extra::default()
+        };
+        let mut image = Image {
+            id: String::new(),
+            config: json!({"config": {"User": ""}}),
+            history: vec![json!({"created_by": "COPY a /"})],
+            layers: vec![vec![("a".to_owned(), entry)]],
+            extras: vec![vec![extra]],
+        };
+        change(&mut image);
+        Answer {
+            image: Some(image),
+            log: String::new(),
+        }
+    }
+
+    fn levels(ours: &Answer) -> Vec<Level> {
+        let theirs = answer(|_| {});
+        let found = compare(&theirs, ours).into_iter();
+        found.map(|(level, _)| level).collect()
+    }
+
+    #[test]
+    fn each_level_is_told() {
+        let refused = Answer {
+            image: None,
+            log: "ERROR: no".to_owned(),
+        };
+        assert_eq!(levels(&answer(|_| {})), []);
+        assert_eq!(levels(&refused), [Level::Exit]);
+        let mode = answer(|image| image.layers[0][0].1.mode = "0600".to_owned());
+        assert_eq!(levels(&mode), [Level::Tree, Level::Layers]);
+        let user = answer(|image| image.config = json!({"config": {"User": "x"}}));
+        assert_eq!(levels(&user), [Level::Config]);
+        let empty = answer(|image| image.config = json!({"config": {"User": "", "Cmd": null}}));
+        assert_eq!(levels(&empty), []);
+        let history = answer(|image| image.history[0]["created_by"] = json!("COPY b /"));
+        assert_eq!(levels(&history), [Level::History]);
+        let time = answer(|image| image.extras[0][0].mtime = 5);
+        assert_eq!(levels(&time), [Level::Times]);
+        let layers = answer(|image| image.layers.push(Vec::new()));
+        assert_eq!(levels(&layers), [Level::Layers]);
+    }
+}

@@ -247,3 +247,32 @@ impl Generator<'_> {
         args
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Case;
+
+    fn texts(seed: u64) -> Vec<(String, Vec<String>)> {
+        (0..50)
+            .map(|number| Case::generate(seed, number, &|variant| format!("base:{variant}")))
+            .map(|case| (case.dockerfile, case.args))
+            .collect()
+    }
+
+    #[test]
+    fn cases_depend_on_seed_and_number_alone() {
+        assert_eq!(texts(7), texts(7));
+        let (one, other) = (texts(7), texts(8));
+        let common = one.iter().filter(|case| other.contains(case)).count();
+        assert!(common < 10, "{common} cases of two seeds are the same");
+    }
+
+    #[test]
+    fn no_place_of_a_template_stays_empty() {
+        for (text, _) in texts(1).iter().chain(&texts(2)) {
+            for place in ["{n}", "{v}", "{k}", "{id}", "{base}"] {
+                assert!(!text.contains(place), "{text}");
+            }
+        }
+    }
+}

@@ -36,6 +36,12 @@ const LISTED: &[(&str, Test)] = &[
                 .log
                 .contains("are whiteouts to every image reader")
     }),
+    (
+        "links of an archive that lead out of the destination",
+        |finding| {
+            finding.level == Level::Exit && finding.theirs.log.contains("path escapes from parent")
+        },
+    ),
     ("hard links to files below", |finding| {
         finding.level == Level::Layers
             && finding.text.contains(", ours hardlink")
