@@ -508,10 +508,17 @@ fn what_is_as_before_is_left_out() {
         std::os::unix::fs::lchown(root.join("lib"), Some(0), Some(0)).unwrap();
     });
     assert_eq!(visited, Vec::<String>::new());
+    let known = view(&scratch, std::slice::from_ref(&base));
+    let known = known.entry(b"opt/app/sub/c").unwrap().unwrap();
+    let mtime = u64::try_from(known.mtime).unwrap();
     let changed = captured("changed", &|root| {
         write(root.join("opt/app/fleeting"), "");
         fs::remove_file(root.join("opt/app/fleeting")).unwrap();
+        // Written again with what it had, at the time in full seconds that it had: still a change.
         write(root.join("opt/app/sub/c"), "3");
+        let time = std::time::UNIX_EPOCH + std::time::Duration::new(mtime, 1);
+        let file = fs::File::open(root.join("opt/app/sub/c")).unwrap();
+        file.set_modified(time).unwrap();
         fs::set_permissions(root.join("usr/lib"), fs::Permissions::from_mode(0o700)).unwrap();
         fs::remove_file(root.join("etc/issue")).unwrap();
     });

@@ -240,7 +240,7 @@ impl Walk {
         let kind = self.first_or_link(&stat, path, kind);
         let entry = self.described(&stat, path, kind, Vec::new(), over.directory)?;
         let known = self.known(path, over)?;
-        if stat.st_nlink < 2 && known.is_some_and(|known| known == entry) {
+        if is_old(&stat) && known.is_some_and(|known| known == entry) {
             return Ok(());
         }
         self.write(&entry, None)
@@ -298,7 +298,7 @@ impl Walk {
             return self.write(&entry, None);
         }
         let mut file = File::from(fd);
-        if stat.st_nlink < 2
+        if is_old(&stat)
             && let Some(known) = self.known(path, over)?
             && same_attributes(&known, &entry)
             && known.mtime == entry.mtime
@@ -401,6 +401,12 @@ impl Walk {
         }
         Ok(found)
     }
+}
+
+/// Whether a file with one name can be one that the command did not write. What is written now has a fraction of a second,
+/// layers from archives have none, and indexes keep none: without it two writes in one second would look like none.
+fn is_old(stat: &Stat) -> bool {
+    stat.st_nlink < 2 && stat.st_mtime_nsec == 0
 }
 
 fn same_attributes(one: &Entry, other: &Entry) -> bool {
