@@ -58,7 +58,7 @@ impl Failure {
                     .filter(|d| d.severity == parser::Severity::Error)
                     .count();
                 let noun = if errors == 1 { "error" } else { "errors" };
-                let message = match parse_error(&text) {
+                let message = match parse_error(&text, &diagnostics) {
                     Some(first) => {
                         format!("{first}; {name} has {errors} {noun}, nothing was built")
                     }
@@ -80,10 +80,11 @@ impl Failure {
 }
 
 /// The first syntax error, as BuildKit words it: people and tools search for that.
-fn parse_error(text: &str) -> Option<String> {
+fn parse_error(text: &str, told: &[parser::Diagnostic]) -> Option<String> {
     let parsed = parser::parse(text);
     let mut found = parsed.diagnostics.into_iter();
     let first = found.find(|found| found.severity == parser::Severity::Error)?;
+    told.iter().find(|error| error.message == first.message)?;
     let line = first.lines.map_or(1, |lines| lines.start);
     Some(format!(
         "dockerfile parse error on line {line}: {}",

@@ -120,6 +120,14 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A base whose name no image can have; BuildKit's wording.
+    #[error("failed to parse stage name {name:?}: invalid reference format: {reason}")]
+    StageName {
+        /// As the Dockerfile names it.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An image that neither the store has for the platform nor the registry gives.
     #[error("{reason}, and it could not be pulled")]
     Unavailable {
@@ -203,6 +211,9 @@ impl Error {
                 suggestion: Some(name),
                 ..
             } => Some(format!("did you mean {name}?")),
+            Self::StageName { .. } => Some(
+                "a name is [registry/]name[:tag][@digest], in lower case".to_owned(),
+            ),
             Self::Secret { id } => Some(format!("give it with --secret id={id},src=FILE")),
             error if error.is_disk_full() => Some(
                 "the disk is full: free space, run `kiln prune`, or use another --root".to_owned(),

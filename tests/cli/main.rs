@@ -14,6 +14,7 @@ mod cache;
 mod contexts;
 mod copying;
 mod epoch;
+mod errors;
 mod examples;
 mod hostile;
 mod killed;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Gives the bases that a round of lowering wants.
 pub(super) type Resolve<'r> =
-    dyn FnMut(&[BaseRequest]) -> Result<Vec<ResolvedBase>, Box<resolve::Failure>> + 'r;
+    dyn FnMut(&[BaseRequest]) -> Result<Vec<ResolvedBase>, Vec<resolve::Failure>> + 'r;
 
 /// A Dockerfile without errors, and what was found so far.
 pub(super) struct Front<'a> {
@@ -82,18 +82,27 @@ impl<'a> Front<'a> {
         requests: Vec<BaseRequest>,
         resolve: &mut Resolve<'_>,
     ) -> Result<(), BuildFailure> {
-        let answers = resolve(&requests).map_err(|failure| {
-            let (request, error) = *failure;
-            let wanted_by = lower::wanted_by(
-                &self.parsed.dockerfile,
-                &self.options,
-                &self.bases,
-                &request,
-            );
-            base_failure(&request, error, wanted_by)
-        })?;
+        let answers = resolve(&requests).map_err(|failures| self.no_bases(failures))?;
         self.bases.extend(requests.into_iter().zip(answers));
         Ok(())
+    }
+
+    /// One base that cannot be had, or several.
+    fn no_bases(&self, failures: Vec<resolve::Failure>) -> BuildFailure {
+        let told = failures.into_iter().map(|(request, error)| {
+            let file = &self.parsed.dockerfile;
+            let by = lower::wanted_by(file, &self.options, &self.bases, &request);
+            base_failure(&request, error, by)
+        });
+        let mut told: Vec<BuildFailure> = told.collect();
+        let cancelled = |failure: &BuildFailure| matches!(failure.error, Error::Cancelled);
+        let stop = told.iter().position(cancelled);
+        if stop.is_some() || told.len() == 1 {
+            return told.swap_remove(stop.unwrap_or(0));
+        }
+        let mut found: Vec<Diagnostic> = told.iter().map(diagnostic_of).collect();
+        found.sort_by_key(|error| error.span.map(|span| span.start));
+        Error::Dockerfile(found).into()
     }
 
     fn lowering_failed(&mut self, found: Vec<Diagnostic>) -> BuildFailure {
@@ -126,6 +135,18 @@ impl<'a> Front<'a> {
                 ..Origin::default()
             }),
         })
+    }
+}
+
+fn diagnostic_of(failure: &BuildFailure) -> Diagnostic {
+    let origin = failure.origin.as_ref();
+    Diagnostic {
+        severity: Severity::Error,
+        code: None,
+        message: crate::error::chain(&failure.error),
+        span: origin.and_then(|origin| origin.span),
+        lines: origin.and_then(|origin| origin.lines),
+        help: failure.error.help(),
     }
 }
 

@@ -245,14 +245,18 @@ fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>
         let origin = origin.map(|origin| Origin { name, ..origin });
         return BuildFailure { error, origin };
     }
-    BuildFailure {
-        error: Error::Base {
+    let error = match error {
+        Error::Registry {
+            source: registry_client::Error::Reference { text, reason },
+            ..
+        } => Error::StageName { name: text, reason },
+        error => Error::Base {
             name,
             suggestion,
             source: Box::new(error),
         },
-        origin,
-    }
+    };
+    BuildFailure { error, origin }
 }
 
 fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> BuildFailure {
@@ -262,7 +266,8 @@ fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> Buil
             origin: None,
         },
         RunError::Step { step, source } => BuildFailure {
-            error: preflight::unreadable_sources(executor, plan, step).unwrap_or(source),
+            error: preflight::unreadable_sources(executor, plan, step)
+                .unwrap_or_else(|| preflight::in_buildkits_words(source, plan, step)),
             origin: Some(plan.steps[step.0 as usize].origin.clone()),
         },
     }

@@ -52,10 +52,7 @@ fn sources(executor: &Executor<'_>, step: &Step) -> Vec<(String, Option<String>)
         };
         match executor.source_digest(&step) {
             Err(Error::Copy { message, help }) => {
-                let message = format!(
-                    "failed to compute cache key: failed to calculate checksum of ref {context}: {message}"
-                );
-                found.push((message, help));
+                found.push((checksum(context, &message), help));
             }
             Err(error @ Error::Io { .. }) => {
                 found.push((crate::error::chain(&error), error.help()));
@@ -94,6 +91,32 @@ pub(crate) fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(Step
     }
     found.sort_by_key(|error| error.span.map(|span| span.start));
     first.map(|step| (step, Error::Dockerfile(found)))
+}
+
+/// A source that another root file system does not have, in the words that people search for.
+pub(crate) fn in_buildkits_words(error: Error, plan: &Plan, step: StepId) -> Error {
+    let step = &plan.steps[step.0 as usize];
+    match (error, &step.op) {
+        (Error::Copy { message, help }, Op::Copy(op)) if message.ends_with(": not found") => {
+            let from = match &op.from {
+                CopyFrom::Input(index) => {
+                    let input = &plan.steps[step.inputs[*index].0 as usize];
+                    input.origin.stage.as_str()
+                }
+                CopyFrom::Context(name) => name,
+                CopyFrom::Scratch => "scratch",
+            };
+            let message = checksum(from, &message);
+            Error::Copy { message, help }
+        }
+        (error, _) => error,
+    }
+}
+
+fn checksum(from: &str, message: &str) -> String {
+    // An image that is copied from belongs to no stage.
+    let from = if from.is_empty() { "image" } else { from };
+    format!("failed to compute cache key: failed to calculate checksum of ref {from}: {message}")
 }
 
 fn diagnostic(step: &Step, message: String, help: Option<String>) -> Diagnostic {

@@ -49,17 +49,21 @@ enum Local {
 }
 
 impl Resolver<'_> {
-    /// Answers all requests; those that need a registry at the same time.
+    /// Answers all requests, those that need a registry at the same time; or says of each why not.
     pub(crate) fn resolve(
         &self,
         requests: &[BaseRequest],
-    ) -> Result<Vec<ResolvedBase>, Box<Failure>> {
+    ) -> Result<Vec<ResolvedBase>, Vec<Failure>> {
         let mut answers: Vec<Option<ResolvedBase>> = Vec::with_capacity(requests.len());
+        let mut failures: Vec<Failure> = Vec::new();
         for request in requests {
-            let answer = self
-                .without_network(request)
-                .map_err(|error| Box::new((request.clone(), error)))?;
-            answers.push(answer);
+            match self.without_network(request) {
+                Ok(answer) => answers.push(answer),
+                Err(error) => failures.push((request.clone(), error)),
+            }
+        }
+        if !failures.is_empty() {
+            return Err(failures);
         }
         std::thread::scope(|scope| {
             let mut waiting = Vec::new();
@@ -70,12 +74,17 @@ impl Resolver<'_> {
             }
             for (request, answer, thread) in waiting {
                 let found = thread.join().expect("BUG: resolving does not panic");
-                let base = found.map_err(|error| Box::new((request.clone(), error)))?;
-                *answer = Some(base);
+                match found {
+                    Ok(base) => *answer = Some(base),
+                    Err(error) => failures.push((request.clone(), error)),
+                }
             }
-            Ok::<(), Box<Failure>>(())
-        })?;
-        Ok(answers.into_iter().flatten().collect())
+        });
+        if failures.is_empty() {
+            Ok(answers.into_iter().flatten().collect())
+        } else {
+            Err(failures)
+        }
     }
 
     fn without_network(&self, request: &BaseRequest) -> Result<Option<ResolvedBase>, Error> {
