@@ -136,12 +136,13 @@ pub fn build(
         ui,
     };
     let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
-    let devices = Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(
-        |(error, step)| BuildFailure {
-            error,
-            origin: Some(step.origin.clone()),
-        },
-    )?;
+    let devices =
+        Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(|refused| {
+            BuildFailure {
+                origin: Some(refused.1.origin.clone()),
+                error: refused.0,
+            }
+        })?;
     ui.plan(&plan);
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
     let contexts = Contexts::new(&space, request, &pending);

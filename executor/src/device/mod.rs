@@ -220,7 +220,7 @@ impl Devices {
         plan: &'a Plan,
         folders: &[PathBuf],
         grants: &DeviceGrants,
-    ) -> Result<Self, (Error, &'a Step)> {
+    ) -> Result<Self, Box<(Error, &'a Step)>> {
         let mut devices = None;
         for step in &plan.steps {
             let Op::Run(run) = &step.op else { continue };
@@ -229,7 +229,7 @@ impl Devices {
             }
             let devices = devices.get_or_insert_with(|| Self::read(folders));
             if let Err(error) = devices.edits(&run.devices, grants) {
-                return Err((error, step));
+                return Err(Box::new((error, step)));
             }
         }
         Ok(devices.unwrap_or_default())

@@ -14,6 +14,11 @@ const RUNNERS: &[(&str, Runner)] = &[
     ("named contexts", super::remote::named),
     ("ONBUILD", super::remote::named),
     ("remote context", super::remote::url),
+    ("RUN --device", super::run_groups::device),
+    ("RUN --network", super::run_groups::entitled),
+    ("RUN --security", super::run_groups::entitled),
+    ("resources", super::run_groups::resources),
+    ("secrets", super::run_groups::secrets),
 ];
 
 /// Groups that are not part of the Dockerfile language, with the reason that is printed.

@@ -19,6 +19,7 @@ mod lint;
 mod moby;
 mod parser;
 mod remote;
+mod run_groups;
 
 use crate::shell;
 use serde_json::Value;
