@@ -42,6 +42,11 @@ const LISTED: &[(&str, Test)] = &[
             finding.level == Level::Exit && finding.theirs.log.contains("path escapes from parent")
         },
     ),
+    ("WORKDIR with dots", |finding| {
+        matches!(finding.level, Level::Tree | Level::Layers)
+            && finding.case.dockerfile.contains("WORKDIR /a/../b")
+            && finding.text.contains("1 entries: missing \"a\" (dir")
+    }),
     ("hard links to files below", |finding| {
         finding.level == Level::Layers
             && finding.text.contains(", ours hardlink")
