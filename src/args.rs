@@ -89,6 +89,12 @@ pub struct BuildArgs {
     /// Make one layer of all layers that the build adds to its base
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub squash: bool,
+    /// Answer a question about the Dockerfile: `build`, `check`, `outline` or `targets`, with `,format=json` as JSON
+    #[arg(long, value_name = "METHOD")]
+    pub call: Option<String>,
+    /// Run the build checks and nothing else; status 1 if they find something
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub check: bool,
     /// Platforms to build for, comma separated
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
     pub platform: Vec<String>,

@@ -27,6 +27,8 @@ pub struct Environment {
     pub rows: usize,
     /// `KILN_LOG`: a `tracing` filter.
     pub log_filter: Option<String>,
+    /// `-D` was given: warnings are told in full.
+    pub debug: bool,
 }
 
 impl Environment {
@@ -48,6 +50,7 @@ impl Environment {
             columns,
             rows,
             log_filter: variables.get("KILN_LOG").cloned(),
+            debug: false,
             variables,
         }
     }

@@ -22,6 +22,8 @@ pub enum Failure {
     Build(Box<render::failure::BuildReport>),
     /// Anything else: status 1, the message and its causes.
     Other(String),
+    /// Told already: status 1.
+    Told,
     /// Stopped by a signal: status 130.
     Interrupted,
 }
@@ -70,6 +72,7 @@ impl Failure {
             Self::Other(message) => {
                 eprintln!("{}", render::error_line(&message, environment.colour));
             }
+            Self::Told => {}
             Self::Interrupted => {
                 eprintln!("{}", render::error_line("interrupted", environment.colour));
                 return ExitCode::from(130);

@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     // A re-executed sandbox helper never returns from here; no thread exists yet.
     sandbox::init_if_child(executor::TASKS);
     let raw = args::Cli::parse();
-    let environment = environment::Environment::read();
+    let mut environment = environment::Environment::read();
+    environment.debug = raw.debug;
     init_logging(raw.debug, &environment);
     match commands::run(raw, &environment) {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,6 +17,9 @@ use std::path::Path;
 
 /// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
 pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
+    if let Some(question) = super::call::question(args)? {
+        return super::call::run(args, question, open, environment);
+    }
     let build_spec::Resolved {
         mut request,
         stream,
@@ -39,7 +42,11 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     progress.finish();
     signals.close();
     let result = result.map_err(|failure| failed(request, failure, &cancel))?;
-    write_results(args, &result)?;
+    let warnings = environment
+        .get("BUILDX_METADATA_WARNINGS")
+        .is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
+        .then(|| progress.solve_warnings());
+    write_results(args, &result, warnings)?;
     let quiet = args.quiet || mode == ProgressMode::Quiet;
     if quiet
         && !stdout_taken
@@ -51,7 +58,10 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
 }
 
 /// `-q`, `--progress`, `BUILDKIT_PROGRESS`, in this order.
-fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<ProgressMode, Failure> {
+pub(super) fn progress_mode(
+    args: &BuildArgs,
+    environment: &Environment,
+) -> Result<ProgressMode, Failure> {
     use clap::ValueEnum as _;
     if args.quiet {
         return Ok(ProgressMode::Quiet);
@@ -71,7 +81,7 @@ fn progress_mode(args: &BuildArgs, environment: &Environment) -> Result<Progress
 
 /// The first SIGINT, SIGTERM or SIGHUP stops the build in order; the second ends the program at once
 /// (the sandbox dies with it, and the next build sweeps what is left).
-fn watch_signals(cancel: &Cancel) -> Result<signal_hook::iterator::Handle, Failure> {
+pub(super) fn watch_signals(cancel: &Cancel) -> Result<signal_hook::iterator::Handle, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
         .map_err(|error| Failure::Other(format!("could not watch signals: {error}")))?;
@@ -111,7 +121,7 @@ fn stdout_file(request: &BuildRequest) -> Result<Option<File>, Failure> {
     Ok(Some(File::from(fd)))
 }
 
-fn failed(request: BuildRequest, failure: BuildFailure, cancel: &Cancel) -> Failure {
+pub(super) fn failed(request: BuildRequest, failure: BuildFailure, cancel: &Cancel) -> Failure {
     if cancel.is_cancelled() || matches!(failure.error, executor::Error::Cancelled) {
         return Failure::Interrupted;
     }
@@ -132,7 +142,11 @@ fn failed(request: BuildRequest, failure: BuildFailure, cancel: &Cancel) -> Fail
     }
 }
 
-fn write_results(args: &BuildArgs, result: &BuildResult) -> Result<(), Failure> {
+fn write_results(
+    args: &BuildArgs,
+    result: &BuildResult,
+    warnings: Option<Vec<serde_json::Value>>,
+) -> Result<(), Failure> {
     if let (Some(path), Some(id)) = (
         &args.iidfile,
         result.config_digest.as_ref().or(result.digest.as_ref()),
@@ -140,7 +154,12 @@ fn write_results(args: &BuildArgs, result: &BuildResult) -> Result<(), Failure> 
         write_file(path, id.as_bytes())?;
     }
     if let Some(path) = &args.metadata_file {
-        let text = serde_json::to_vec_pretty(&metadata(result))
+        let mut metadata = metadata(result);
+        // Where the environment asks for it, as buildx does.
+        if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
+            metadata["buildx.build.warnings"] = json!(warnings);
+        }
+        let text = serde_json::to_vec_pretty(&metadata)
             .map_err(|error| Failure::Other(format!("could not write metadata: {error}")))?;
         write_file(path, &text)?;
     }

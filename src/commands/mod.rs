@@ -1,6 +1,7 @@
 //! One module per command.
 
 mod build;
+mod call;
 mod history;
 mod images;
 mod inspect;
@@ -47,8 +48,11 @@ struct Opener<'a> {
 
 impl Opener<'_> {
     fn store(&self) -> Result<Store, Failure> {
-        let root = self.environment.store_root(self.root.clone());
-        Ok(Store::open(&root)?)
+        Ok(self.open()?)
+    }
+
+    fn open(&self) -> Result<Store, store::Error> {
+        Store::open(&self.environment.store_root(self.root.clone()))
     }
 
     fn space(&self) -> Result<Space, Failure> {

@@ -10,8 +10,10 @@ mod tty;
 
 use crate::args::ProgressMode;
 use crate::environment::Environment;
+use crate::render::finding::{self, File};
 use executor::build::Ui;
 use model::Model;
+use parser::Diagnostic;
 use planner::plan::{Plan, StepId};
 use planner::scheduler::{Observer, StepEvent};
 use std::io::Write;
@@ -47,6 +49,19 @@ trait Renderer: Send {
         _out: &mut dyn Write,
     ) {
     }
+    /// A finding about the Dockerfile; summaries tell it again at the end.
+    fn finding(
+        &mut self,
+        _model: &Model,
+        _vertex: usize,
+        _finding: (File<'_>, &Diagnostic),
+        _out: &mut dyn Write,
+    ) {
+    }
+    /// Whether findings are told again at the end.
+    fn summarises(&self) -> bool {
+        true
+    }
     /// A warning text.
     fn warning(&mut self, text: &str, out: &mut dyn Write);
     /// Time passed.
@@ -72,7 +87,22 @@ pub struct Progress {
     shared: Arc<Mutex<Shared>>,
     /// Name and text, once they are known.
     dockerfile: OnceLock<(String, String)>,
+    /// What the checks found, and the vertex that it is shown at.
+    found: Mutex<(Vec<Diagnostic>, Option<usize>)>,
+    /// Findings are told at the end, and how.
+    summary: Summary,
     colour: bool,
+}
+
+/// How findings are told at the end of a build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Summary {
+    /// Not at all: the caller does.
+    None,
+    /// One line each.
+    Short,
+    /// All there is to say.
+    Full,
 }
 
 impl Progress {
@@ -101,8 +131,60 @@ impl Progress {
                 ticking: false,
             })),
             dockerfile: OnceLock::new(),
+            found: Mutex::default(),
+            summary: if environment.debug {
+                Summary::Full
+            } else {
+                Summary::Short
+            },
             colour: environment.colour,
         }
+    }
+
+    /// Leaves telling findings to the caller.
+    pub fn without_findings(self) -> Self {
+        Self {
+            summary: Summary::None,
+            ..self
+        }
+    }
+
+    /// What the checks found, each finding once for every time that it was found.
+    pub fn findings(&self) -> Vec<Diagnostic> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.0.clone()
+    }
+
+    /// Findings as a metadata file has them, each once.
+    pub fn solve_warnings(&self) -> Vec<serde_json::Value> {
+        let mut told = Vec::new();
+        for finding in self.findings() {
+            let warning = finding::solve_warning(self.file(), &finding, &rawjson::digest(0));
+            if !told.contains(&warning) {
+                told.push(warning);
+            }
+        }
+        told
+    }
+
+    fn file(&self) -> File<'_> {
+        let (name, text) = self
+            .dockerfile
+            .get()
+            .map_or(("", ""), |(name, text)| (name.as_str(), text.as_str()));
+        File { name, text }
+    }
+
+    /// The vertex that findings are shown at.
+    fn definition(&self) -> usize {
+        let known = self.found.lock().unwrap_or_else(PoisonError::into_inner).1;
+        if let Some(vertex) = known {
+            return vertex;
+        }
+        let name = format!("[internal] load build definition from {}", self.file().name);
+        let vertex = usize::try_from(self.task_started(&name)).unwrap_or(usize::MAX);
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(vertex);
+        vertex
     }
 
     /// Says what a flag does not do; silent where progress is.
@@ -135,6 +217,11 @@ impl Progress {
         } = &mut *shared;
         if let Some(renderer) = renderer {
             renderer.finish(model, out);
+            if renderer.summarises() && self.summary != Summary::None {
+                let full = self.summary == Summary::Full;
+                let text = finding::summary(self.file(), &self.findings(), full, self.colour);
+                let _ = out.write_all(text.as_bytes());
+            }
         }
         let _ = out.flush();
     }
@@ -259,20 +346,37 @@ impl Progress {
 }
 
 impl Ui for Progress {
-    fn diagnostics(&self, diagnostics: &[parser::Diagnostic]) {
+    fn diagnostics(&self, diagnostics: &[Diagnostic]) {
         if diagnostics.is_empty() {
             return;
         }
-        let Some((name, text)) = self.dockerfile.get() else {
-            return;
-        };
-        let rendered = crate::render::diagnostics(name, text, diagnostics, self.colour);
-        let mut shared = self.lock();
-        let Shared { renderer, out, .. } = &mut *shared;
-        if let Some(renderer) = renderer {
-            renderer.warning(&rendered, out);
+        {
+            let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            found.0.extend(diagnostics.iter().cloned());
         }
-        let _ = out.flush();
+        if self.summary == Summary::None {
+            return;
+        }
+        let first = self.findings().len() == diagnostics.len();
+        let vertex = self.definition();
+        {
+            let mut shared = self.lock();
+            let Shared {
+                model,
+                renderer,
+                out,
+                ..
+            } = &mut *shared;
+            if let Some(renderer) = renderer {
+                for finding in diagnostics {
+                    renderer.finding(model, vertex, (self.file(), finding), out);
+                }
+            }
+            let _ = out.flush();
+        }
+        if first {
+            self.end(vertex, model::State::Done);
+        }
     }
 
     fn plan(&self, plan: &Plan) {

@@ -2,6 +2,8 @@
 
 use super::model::{Model, State, bytes, seconds};
 use super::{Change, Renderer};
+use crate::render::finding::File;
+use parser::Diagnostic;
 use std::io::Write;
 
 /// The plain display.
@@ -66,6 +68,18 @@ impl Renderer for Plain {
         for line in lines {
             let _ = writeln!(out, "#{} {elapsed:.3} {line}", vertex + 1);
         }
+    }
+
+    fn finding(
+        &mut self,
+        model: &Model,
+        vertex: usize,
+        (_, finding): (File<'_>, &Diagnostic),
+        out: &mut dyn Write,
+    ) {
+        self.header(model, vertex, out);
+        let text = planner::checks::short(finding);
+        let _ = writeln!(out, "#{} WARN: {text}", vertex + 1);
     }
 
     fn warning(&mut self, text: &str, out: &mut dyn Write) {

@@ -2,7 +2,8 @@
 
 use super::model::{Model, State, Vertex};
 use super::{Change, Renderer};
-use base64::Engine as _;
+use crate::render::finding::{File, base64, solve_warning};
+use parser::Diagnostic;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io::Write;
@@ -36,7 +37,7 @@ fn now() -> String {
 }
 
 /// A stable name for a vertex within one build, in the form of a digest.
-fn digest(vertex: usize) -> String {
+pub(super) fn digest(vertex: usize) -> String {
     format!("sha256:{vertex:064x}")
 }
 
@@ -113,15 +114,25 @@ impl Renderer for RawJson {
         );
     }
 
+    fn finding(
+        &mut self,
+        _model: &Model,
+        vertex: usize,
+        (file, finding): (File<'_>, &Diagnostic),
+        out: &mut dyn Write,
+    ) {
+        let warning = solve_warning(file, finding, &digest(vertex));
+        print(&json!({ "warnings": [warning] }), out);
+    }
+
+    fn summarises(&self) -> bool {
+        false
+    }
+
     fn warning(&mut self, text: &str, out: &mut dyn Write) {
         print(
             &json!({"warnings": [{"level": 1, "short": base64(text.as_bytes())}]}),
             out,
         );
     }
-}
-
-/// Go's JSON writes byte strings in base64.
-fn base64(data: &[u8]) -> String {
-    base64::engine::general_purpose::STANDARD.encode(data)
 }

@@ -3,6 +3,8 @@
 //! It formats only; callers print.
 
 pub mod failure;
+pub mod finding;
+pub mod question;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use parser::{Diagnostic, Severity};

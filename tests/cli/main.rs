@@ -11,6 +11,7 @@
 mod arguments;
 mod bad_input;
 mod cache;
+mod checks;
 mod contexts;
 mod copying;
 mod epoch;

@@ -5,7 +5,8 @@ use crate::Error;
 use crate::request::BuildRequest;
 use parser::{Diagnostic, Parsed, Severity};
 use planner::checks::{self, Config};
-use planner::lower::{self, BaseRequest, LowerOptions, Lowered, ResolvedBase};
+use planner::lower::{self, BaseRequest, LowerOptions, Lowered, Outlined, ResolvedBase};
+use planner::outline::Outline;
 use planner::plan::{Origin, Plan};
 use std::collections::BTreeMap;
 
@@ -76,8 +77,20 @@ impl<'a> Front<'a> {
         Ok(plan)
     }
 
+    /// As [`Self::plan`], for an outline of the target.
     #[expect(clippy::result_large_err, reason = "a build fails once")]
-    pub(super) fn resolve(
+    pub(super) fn outline(&mut self, resolve: &mut Resolve<'_>) -> Result<Outline, BuildFailure> {
+        loop {
+            match lower::outline(&self.parsed.dockerfile, &self.options, &self.bases) {
+                Ok(Outlined::Outline(outline)) => return Ok(outline),
+                Ok(Outlined::Need(requests)) => self.resolve(requests, resolve)?,
+                Err(found) => return Err(self.lowering_failed(found)),
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "a build fails once")]
+    fn resolve(
         &mut self,
         requests: Vec<BaseRequest>,
         resolve: &mut Resolve<'_>,

@@ -2,6 +2,7 @@
 
 mod backend;
 mod cache_mounts;
+mod call;
 pub(crate) mod canonical;
 mod contexts;
 mod epoch;
@@ -21,6 +22,7 @@ mod run;
 mod secrets;
 pub(crate) mod volumes;
 
+pub use call::{Call, OpenStore};
 pub(crate) use exporter::normalised;
 pub use prepare::{Stream, prepare, utf8};
 

@@ -111,7 +111,12 @@ impl Lowering<'_, '_> {
             state,
             escape: shared.dockerfile.escape,
             keyword: &command.instruction.info.keyword,
-            place: command.place,
+            // A trigger is told at the FROM that sets it off.
+            place: if command.onbuild {
+                self.graph.nodes[self.checks.current].place
+            } else {
+                command.place
+            },
             comments: &command.instruction.info.comments,
         };
         match &command.instruction.kind {

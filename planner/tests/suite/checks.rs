@@ -432,6 +432,14 @@ fn only_the_stages_of_the_target_are_checked_in_a_build() {
 }
 
 #[test]
+fn triggers_are_told_at_the_from() {
+    let dockerfile = "FROM scratch AS a\nONBUILD ENV x y\nFROM a\nCMD [\"a\"]\n";
+    let found = run(dockerfile, &options());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("3 LegacyKeyValueFormat"), "{found:?}");
+}
+
+#[test]
 fn several_platforms_are_checked_once() {
     let mut options = options();
     options.platforms.push(Platform::new("linux", "arm64", ""));
