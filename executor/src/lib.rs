@@ -12,7 +12,6 @@ pub mod layer;
 pub mod output;
 pub mod request;
 pub mod snapshot;
-#[allow(dead_code)]
 mod source;
 pub mod space;
 mod ssh;

@@ -7,6 +7,8 @@
 //! Never in a key: proxy variables, contents of secrets, sockets, devices, volumes and cache mounts, where an image's blobs are and
 //! what it is called, names and places for people.
 
+mod sources;
+
 use crate::plan::{
     CopyFrom, CopyOp, CopySource, ImageOp, InputIndex, MkdirOp, Network, Op, RunMount, RunOp, Step,
     Volume, VolumeAccess,
@@ -306,8 +308,13 @@ fn write_step(step: &Step, source_digest: Option<&ContentId>, w: &mut dyn KeyWri
             w.field("platform", Value::Text(&step.platform.to_string()));
         }
         Op::Mkdir(mkdir) => write_mkdir(mkdir, w),
+        Op::Http(http) => sources::write_http(http, w),
+        Op::Git(git) => sources::write_git(git, w),
     }
-    write_source(source_digest, w);
+    match (&step.op, source_digest) {
+        (Op::Http(_) | Op::Git(_), Some(digest)) => w.field("content", Value::Digest(&digest.0)),
+        _ => write_source(source_digest, w),
+    }
 }
 
 fn write_source(source_digest: Option<&ContentId>, w: &mut dyn KeyWriter) {
@@ -354,6 +361,15 @@ fn write_copy(copy: &CopyOp, w: &mut dyn KeyWriter) {
     for (index, source) in sources.iter().enumerate() {
         match source {
             CopySource::Path(path) => w.field(&format!("source {index}"), Value::Text(path)),
+            CopySource::Input {
+                input,
+                path,
+                unpack,
+            } => {
+                w.field(&format!("source {index} input"), index_value(Some(*input)));
+                w.field(&format!("source {index}"), Value::Text(path));
+                w.field(&format!("source {index} unpack"), Value::Flag(*unpack));
+            }
             CopySource::Inline { name, data } => {
                 w.field(&format!("heredoc {index} name"), Value::Text(name));
                 w.field(&format!("heredoc {index}"), Value::Text(data));

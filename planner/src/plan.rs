@@ -2,6 +2,7 @@
 
 use crate::config::{HistoryEntry, ImageConfig};
 use crate::platform::Platform;
+use crate::source::{GitSource, HttpSource};
 use parser::{Lines, Span};
 use serde::{Deserialize, Serialize};
 
@@ -56,12 +57,16 @@ pub struct Origin {
 pub enum Op {
     /// A base image's root file system. No inputs.
     Image(ImageOp),
-    /// COPY, ADD of local files, heredocs.
+    /// COPY, ADD, heredocs.
     Copy(CopyOp),
     /// RUN.
     Run(RunOp),
     /// WORKDIR: make a directory where it is missing.
     Mkdir(MkdirOp),
+    /// A file behind a URL, alone in a root file system. No inputs.
+    Http(HttpSource),
+    /// The files of a Git commit as a root file system. No inputs.
+    Git(GitSource),
 }
 
 /// A base image.
@@ -77,7 +82,7 @@ pub struct ImageOp {
     pub source: String,
 }
 
-/// COPY and ADD of local files.
+/// COPY and ADD.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct CopyOp {
     /// The root file system to copy into; `None` is scratch.
@@ -120,6 +125,15 @@ pub enum CopyFrom {
 pub enum CopySource {
     /// Path or wildcard.
     Path(String),
+    /// Something of an input of its own: what ADD has from elsewhere.
+    Input {
+        /// Which input.
+        input: InputIndex,
+        /// Path or wildcard in it.
+        path: String,
+        /// Unpack it when it is an archive.
+        unpack: bool,
+    },
     /// A heredoc's file.
     Inline {
         /// File name when the destination is a directory.

@@ -45,7 +45,8 @@ impl BuildReport {
         let (start, end) = (lines.start as usize, lines.end as usize);
         let _ = writeln!(out, "{}:{}", self.dockerfile_name, start);
         let _ = writeln!(out, "--------------------");
-        let all: Vec<&str> = self.dockerfile.lines().collect();
+        let text = planner::git_url::masked(&self.dockerfile);
+        let all: Vec<&str> = text.lines().collect();
         let first = start.saturating_sub(CONTEXT_LINES).max(1);
         let last = (end + CONTEXT_LINES).min(all.len());
         let cut = (end + 1).saturating_sub(start) > MARKED_LINES;

@@ -46,8 +46,9 @@ pub fn diagnostics(name: &str, text: &str, diagnostics: &[Diagnostic], colour: b
         Renderer::plain()
     };
     let mut out = String::new();
+    let text = planner::git_url::masked(text);
     for diagnostic in diagnostics {
-        out.push_str(&renderer.render(&report(name, text, diagnostic)));
+        out.push_str(&renderer.render(&report(name, &text, diagnostic)));
         out.push_str("\n\n");
     }
     out

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+pub mod http;
 mod merge;
 pub mod registry;
 mod scratch;

@@ -8,6 +8,7 @@
     reason = "a test may panic, says what it skips, and has no public surface"
 )]
 
+mod add_remote;
 mod arguments;
 mod bad_input;
 mod cache;

@@ -9,6 +9,7 @@ use crate::build::manifest;
 use crate::build::preflight;
 use crate::build::record::{self, Link, StepOutput, base_of};
 use crate::build::run;
+use crate::build::sources::RemoteSteps;
 use crate::copy::{self, CopySourceTree, ReadEntry};
 use crate::device::Devices;
 use crate::layer::{self, Compression, Written};
@@ -21,7 +22,7 @@ use planner::key::{self, CacheKey, ContentId};
 use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Step, StepId};
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
@@ -40,6 +41,8 @@ pub(crate) struct Executor<'a> {
     pub agents: Agents,
     /// Devices that the host describes.
     pub devices: Devices,
+    /// What the steps of remote sources bring.
+    pub sources: RemoteSteps<'a>,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
 }
 
@@ -49,12 +52,14 @@ impl<'a> Executor<'a> {
         request: &'a BuildRequest,
         contexts: &'a Contexts<'a>,
         fetcher: &'a Fetcher<'a>,
+        sources: RemoteSteps<'a>,
     ) -> Self {
         Self {
             space,
             request,
             contexts,
             fetcher,
+            sources,
             notes_told: AtomicUsize::new(0),
             users: Mutex::default(),
             agents: Agents::default(),
@@ -131,6 +136,17 @@ impl<'a> Executor<'a> {
                 CopySourceTree::Snapshot(&from)
             }
             CopyFrom::Scratch => CopySourceTree::Empty,
+        };
+        let mut inputs = Vec::new();
+        for input in own_inputs(op) {
+            let snapshot = work.base(Some(input));
+            self.ensure(&snapshot.layers, step.id, work.events, work.cancel)?;
+            inputs.push((input, snapshot));
+        }
+        let source = if inputs.is_empty() {
+            source
+        } else {
+            CopySourceTree::Mixed(&source, &inputs)
         };
         let written = copy::copy(self.space, op, &base, source)?;
         let layer = self.known(written)?;
@@ -248,8 +264,10 @@ impl Backend for Executor<'_> {
     type Error = Error;
 
     fn source_digest(&self, step: &Step) -> Result<Option<ContentId>, Error> {
-        let Op::Copy(op) = &step.op else {
-            return Ok(None);
+        let op = match &step.op {
+            Op::Copy(op) => &copy::part(op, None),
+            Op::Http(_) | Op::Git(_) => return self.sources.digest(step).map(Some),
+            _ => return Ok(None),
         };
         let (digest, reads) = match &op.from {
             CopyFrom::Input(_) => return Ok(None),
@@ -323,6 +341,10 @@ impl Backend for Executor<'_> {
                 let (digest, _) = copy::source_digest(op, &self.view(&input.snapshot())?)?;
                 Ok(ContentId(digest))
             }
+            Op::Copy(op) if op.base != Some(index) && own_inputs(op).contains(&index) => {
+                let view = self.view(&input.snapshot())?;
+                Ok(ContentId(copy::input_digest(op, index, view)?))
+            }
             _ => identity(self.space, input),
         }
     }
@@ -348,6 +370,7 @@ impl Backend for Executor<'_> {
                 self.known(copy::mkdir(self.space, op, &base)?)?
             }
             Op::Run(op) => run::run(self, step, op, &work)?,
+            Op::Http(_) | Op::Git(_) => self.known(self.sources.layer(self.space, step)?)?,
         };
         let base = base_of(&step.op)
             .map(|index| inputs[index].clone())
@@ -371,6 +394,17 @@ impl Backend for Executor<'_> {
         }
         Ok(())
     }
+}
+
+/// Inputs that sources have of their own, each once.
+fn own_inputs(op: &CopyOp) -> BTreeSet<usize> {
+    op.sources
+        .iter()
+        .filter_map(|source| match source {
+            CopySource::Input { input, .. } => Some(*input),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Whether a COPY reads files, rather than heredocs alone.

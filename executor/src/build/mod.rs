@@ -20,6 +20,7 @@ pub(crate) mod remote;
 pub(crate) mod resolve;
 mod run;
 mod secrets;
+mod sources;
 pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};
@@ -30,6 +31,7 @@ use crate::Error;
 use crate::context::ignore::ignored_files;
 use crate::device::Devices;
 use crate::request::{BuildRequest, ContextSource};
+use crate::source::Sources;
 use crate::space::Space;
 use crate::ssh::Agents;
 use backend::Executor;
@@ -46,6 +48,7 @@ use prepare::Pending;
 use record::StepOutput;
 use remote::Remote;
 use resolve::Resolver;
+use sources::RemoteSteps;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use store::Store;
@@ -149,8 +152,16 @@ pub fn build(
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
     let contexts = Contexts::new(&space, request, &pending);
     let outcome = {
-        let mut executor = Executor::new(&space, request, &contexts, &fetcher);
-        executor.agents = agents;
+        let steps = RemoteSteps::new(Sources {
+            store,
+            request,
+            remote: &remote,
+            agents: &agents,
+            cancel,
+        });
+        steps.find_all(&plan, ui);
+        let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps);
+        executor.agents = agents.clone();
         executor.devices = devices;
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
         ran.map_err(|error| failure(error, &plan, &executor))

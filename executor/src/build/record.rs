@@ -96,7 +96,7 @@ pub(crate) fn decode(payload: &[u8]) -> Option<StepOutput> {
 /// The input that a step's root file system lies over.
 pub(crate) fn base_of(op: &Op) -> Option<usize> {
     match op {
-        Op::Image(_) => None,
+        Op::Image(_) | Op::Http(_) | Op::Git(_) => None,
         Op::Copy(copy) => copy.base,
         Op::Run(run) => run.base,
         Op::Mkdir(mkdir) => mkdir.base,

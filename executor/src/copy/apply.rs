@@ -2,6 +2,7 @@
 
 use super::archive;
 use super::chmod::Chmod;
+use super::mixed::own_path;
 use super::owner::Owner;
 use super::paths::{clean, join, refuse, show, split};
 use super::select::{Group, Item, Selection};
@@ -28,10 +29,10 @@ impl Copier<'_, '_> {
         spool: &mut archive::Spool,
     ) -> Result<(), Error> {
         for (number, group) in selection.groups.into_iter().enumerate() {
-            if self.op.unpack.unwrap_or(self.op.add)
-                && group.inline.is_none()
-                && self.unpack(number, &group, tree, spool)?
-            {
+            let unpack = group
+                .unpack
+                .unwrap_or(self.op.unpack.unwrap_or(self.op.add));
+            if unpack && self.unpack(number, &group, tree, spool)? {
                 continue;
             }
             self.group(number, group)?;
@@ -68,7 +69,7 @@ impl Copier<'_, '_> {
             directory,
             number,
         };
-        unpacking.run(&show(path), archive, spool)?;
+        unpacking.run(&show(own_path(path)), archive, spool)?;
         Ok(true)
     }
 

@@ -7,6 +7,8 @@ mod apply;
 mod archive;
 mod chmod;
 mod digest;
+mod job;
+mod mixed;
 mod owner;
 mod paths;
 mod select;
@@ -15,10 +17,11 @@ mod unchanged;
 mod write;
 
 pub(crate) use archive::newest_file;
+pub use job::{CopyJob, copy_task};
 
 use crate::Error;
-use crate::context::{Context, IgnoreRules};
-use crate::layer::{self, Written};
+use crate::context::Context;
+use crate::layer::{self, LayerWriter, Written};
 use crate::snapshot::{LayerFiles, Snapshot, View};
 use crate::space::Space;
 use crate::tree::{Entry, FileDigest, FileTree};
@@ -27,6 +30,8 @@ use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use store::{LayerMeta, StagedLayer};
+
+use job::SourceFiles;
 
 /// Name of the task that [`copy_task`] is.
 pub const COPY_TASK: &str = "copy";
@@ -46,6 +51,8 @@ pub enum CopySourceTree<'a> {
     Layers(&'a [LayerFiles]),
     /// Nothing.
     Empty,
+    /// One of these, and a root file system for each source that has an input of its own.
+    Mixed(&'a CopySourceTree<'a>, &'a [(usize, Snapshot)]),
 }
 
 /// One file read by a COPY, for the key and for `explain`: path, mode, digest or link.
@@ -86,42 +93,22 @@ pub fn copy(
     } else {
         readable(space, base)?
     };
-    let layers = match source {
-        CopySourceTree::Snapshot(snapshot) => readable(space, snapshot)?,
-        CopySourceTree::Layers(layers) => layers.to_vec(),
-        CopySourceTree::Context(_) | CopySourceTree::Empty => Vec::new(),
-    };
+    let source = SourceFiles::new(space, source)?;
     let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
     // The base's own files matter only for names of owners, and for archives that link to them.
     let reads_base = names_owner(op) || op.add;
     let written = if !space.is_root()
-        && (layers.iter().any(foreign) || reads_base && base.iter().any(foreign))
+        && (source.layers().into_iter().any(foreign) || reads_base && base.iter().any(foreign))
     {
-        let source = match source {
-            CopySourceTree::Snapshot(_) | CopySourceTree::Layers(_) => JobSource::Layers(layers),
-            CopySourceTree::Context(context) => job_context(context)?,
-            CopySourceTree::Empty => JobSource::Empty,
-        };
         let job = CopyJob {
             op: op.clone(),
             base,
-            source,
+            source: source.detached()?,
             out: absolute(scratch.path())?,
         };
         space.task(COPY_TASK, &job)?
     } else {
-        match source {
-            CopySourceTree::Snapshot(_) | CopySourceTree::Layers(_) => run(
-                op,
-                &base,
-                CopySourceFiles::View(&View::load(&layers)?),
-                scratch.path(),
-            )?,
-            CopySourceTree::Context(context) => {
-                run(op, &base, CopySourceFiles::Context(context), scratch.path())?
-            }
-            CopySourceTree::Empty => run(op, &base, CopySourceFiles::Empty, scratch.path())?,
-        }
+        source.open(&mut |files| run(op, &base, files, scratch.path()))?
     };
     keep(space, written, scratch.path())
 }
@@ -148,6 +135,48 @@ pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Written, Er
     };
     let written = finish(target, contents, scratch.path())?;
     keep(space, written, scratch.path())
+}
+
+/// A layer with one file in its root.
+///
+/// # Errors
+/// Content that cannot be read or has another size, a name that no layer can hold.
+pub(crate) fn single_file(
+    space: &Space,
+    entry: &Entry,
+    content: &mut dyn Read,
+) -> Result<Written, Error> {
+    let scratch = space.store().scratch()?;
+    let path = scratch.path().join(TAR);
+    let file = std::fs::File::create(&path).map_err(|source| Error::Io {
+        op: "create",
+        path,
+        source,
+    })?;
+    let mut writer = LayerWriter::new(file);
+    writer.entry(entry, Some(content))?;
+    let written = writer.finish(&scratch.path().join(INDEX))?;
+    keep(space, written, scratch.path())
+}
+
+/// Of a copy, what it reads from the tree that paths are read from, or from one of the inputs that sources have of their own.
+#[must_use]
+pub(crate) fn part(op: &CopyOp, of: Option<usize>) -> CopyOp {
+    let mut part = op.clone();
+    part.sources.retain(|source| match source {
+        CopySource::Path(_) | CopySource::Inline { .. } => of.is_none(),
+        CopySource::Input { input, .. } => of == Some(*input),
+    });
+    part
+}
+
+/// Digest of what a copy reads from an input that sources have of their own.
+pub(crate) fn input_digest(op: &CopyOp, input: usize, view: View) -> Result<[u8; 32], Error> {
+    let mixed = mixed::Mixed {
+        main: CopySourceFiles::Empty,
+        inputs: vec![(input, view)],
+    };
+    Ok(source_digest(&part(op, Some(input)), &mixed)?.0)
 }
 
 /// Ids of a `USER` or `--chown` text in a root file system: uid, gid, supplementary groups (only when no group is given).
@@ -220,65 +249,13 @@ pub fn resolve_user(user: &str, view: &View) -> Result<UserIds, Error> {
     owner::process_user(user, view)
 }
 
-/// A copy whose files only the build's user namespace can read, in a form that reaches it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CopyJob {
-    op: CopyOp,
-    base: Vec<LayerFiles>,
-    source: JobSource,
-    /// Folder for the tar and the index.
-    out: PathBuf,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum JobSource {
-    Layers(Vec<LayerFiles>),
-    Context {
-        dir: PathBuf,
-        patterns: Vec<String>,
-        lines: Vec<u32>,
-        ignore_file: Option<PathBuf>,
-    },
-    Empty,
-}
-
-/// The task: carries a [`CopyJob`] out and leaves the layer's files in its folder.
-///
-/// # Errors
-/// As [`copy`].
-pub fn copy_task(job: CopyJob) -> Result<Written, Error> {
-    match job.source {
-        JobSource::Layers(layers) => run(
-            &job.op,
-            &job.base,
-            CopySourceFiles::View(&View::load(&layers)?),
-            &job.out,
-        ),
-        JobSource::Context {
-            dir,
-            patterns,
-            lines,
-            ignore_file,
-        } => {
-            let rules = IgnoreRules::from_parts(patterns, lines)?;
-            let context = Context::open_uncached(&dir, rules, ignore_file)?;
-            run(
-                &job.op,
-                &job.base,
-                CopySourceFiles::Context(&context),
-                &job.out,
-            )
-        }
-        JobSource::Empty => run(&job.op, &job.base, CopySourceFiles::Empty, &job.out),
-    }
-}
-
 /// An opened source.
 #[derive(Clone, Copy, Debug)]
 enum CopySourceFiles<'a> {
     Context(&'a Context),
     View(&'a View),
     Empty,
+    Mixed(&'a mixed::Mixed<'a>),
 }
 
 impl<'a> CopySourceFiles<'a> {
@@ -287,6 +264,7 @@ impl<'a> CopySourceFiles<'a> {
             Self::Context(context) => context,
             Self::View(view) => view,
             Self::Empty => &NoFiles,
+            Self::Mixed(mixed) => mixed,
         }
     }
 }
@@ -317,16 +295,6 @@ impl FileTree for NoFiles {
     fn digest(&self, path: &[u8]) -> Result<FileDigest, Error> {
         Err(paths::missing(self, path))
     }
-}
-
-fn job_context(context: &Context) -> Result<JobSource, Error> {
-    let (patterns, lines) = context.rules().parts();
-    Ok(JobSource::Context {
-        dir: absolute(context.dir())?,
-        patterns: patterns.to_vec(),
-        lines: lines.to_vec(),
-        ignore_file: context.ignore_file().map(Path::to_path_buf),
-    })
 }
 
 fn names_owner(op: &CopyOp) -> bool {

@@ -1,5 +1,6 @@
 //! Which entries of the source a COPY takes. The key and the copy itself both come from this, so they cannot differ.
 
+use super::mixed;
 use super::paths::{Match, clean, expand, found, join, missing, refuse, show, split};
 use crate::Error;
 use crate::context::glob::has_wildcard;
@@ -24,6 +25,8 @@ pub(super) struct Group {
     pub(super) items: Vec<Item>,
     /// Index of the heredoc that this is.
     pub(super) inline: Option<usize>,
+    /// Whether it is unpacked when it is an archive; `None` leaves it to the instruction.
+    pub(super) unpack: Option<bool>,
 }
 
 /// One entry.
@@ -53,25 +56,23 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
                 with_parents(tree, text, &exclude, &mut selection)?;
             }
             CopySource::Path(text) => {
-                let roots = expand(tree, text.as_bytes());
-                // BuildKit notices what is missing later where patterns exclude, and says so in other words.
-                let roots = roots.map_err(|error| match error {
-                    Error::Copy { message, help } if !op.exclude.is_empty() => Error::Copy {
-                        message: lstat(&message),
-                        help,
-                    },
-                    error => error,
-                });
-                for root in roots? {
-                    selection.groups.push(
-                        Walker {
-                            tree,
-                            include: None,
-                            exclude: &exclude,
-                        }
-                        .group(root)?,
-                    );
-                }
+                whole(tree, text.as_bytes(), &exclude, None, &mut selection)
+                    // BuildKit notices what is missing later where patterns exclude, and says so in other words.
+                    .map_err(|error| match error {
+                        Error::Copy { message, help } if !op.exclude.is_empty() => Error::Copy {
+                            message: lstat(&message),
+                            help,
+                        },
+                        error => error,
+                    })?;
+            }
+            CopySource::Input {
+                input,
+                path,
+                unpack,
+            } => {
+                let path = join(&mixed::folder(*input), &clean(path.as_bytes()));
+                whole(tree, &path, &exclude, Some(*unpack), &mut selection)?;
             }
             CopySource::Inline { name, data } => selection.groups.push(inline(index, name, data)),
         }
@@ -119,6 +120,26 @@ fn lead_somewhere(tree: &dyn FileTree, selection: &Selection) -> Result<(), Erro
                 other => other,
             });
         }
+    }
+    Ok(())
+}
+
+/// What a path or wildcard stands for.
+fn whole(
+    tree: &dyn FileTree,
+    path: &[u8],
+    exclude: &PatternSet,
+    unpack: Option<bool>,
+    selection: &mut Selection,
+) -> Result<(), Error> {
+    let walker = Walker {
+        tree,
+        include: None,
+        exclude,
+    };
+    for root in expand(tree, path)? {
+        let group = walker.group(root)?;
+        selection.groups.push(Group { unpack, ..group });
     }
     Ok(())
 }
@@ -185,6 +206,7 @@ fn inline(index: usize, name: &str, data: &str) -> Group {
             link: None,
         }],
         inline: Some(index),
+        unpack: Some(false),
     }
 }
 
@@ -220,6 +242,7 @@ impl Walker<'_> {
             strip,
             items,
             inline: None,
+            unpack: None,
         })
     }
 

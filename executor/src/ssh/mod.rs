@@ -34,7 +34,7 @@ enum Source {
 }
 
 /// The agents of a request, by id.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Agents(BTreeMap<String, Source>);
 
 impl Agents {

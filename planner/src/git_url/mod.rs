@@ -217,6 +217,42 @@ pub fn redacted(text: &str) -> String {
     format!("{scheme}://{user}@{host}{}", &rest[end..])
 }
 
+/// [`redacted`] for each word of a text.
+#[must_use]
+pub fn redacted_words(text: &str) -> String {
+    if !text.contains("://") {
+        return text.to_owned();
+    }
+    text.split_inclusive(|c: char| c.is_whitespace() || "'\"[],".contains(c))
+        .map(redacted)
+        .collect()
+}
+
+/// A text with the credentials of its URLs overwritten, so that places in it stay where they are.
+#[must_use]
+pub fn masked(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, behind) = rest.split_at(at + "://".len());
+        out.push_str(before);
+        let end = behind
+            .find(|c: char| c.is_whitespace() || "/?#'\"".contains(c))
+            .unwrap_or(behind.len());
+        let scheme = before.to_ascii_lowercase();
+        let web = scheme.ends_with("http://") || scheme.ends_with("https://");
+        match behind[..end].rsplit_once('@') {
+            Some((user, _)) if web || user.contains(':') => {
+                out.extend(user.bytes().map(|b| if b == b':' { ':' } else { 'x' }));
+                rest = &behind[user.len()..];
+            }
+            _ => rest = behind,
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 /// `[user@]host:path[?query][#fragment]`, as `scp` and `git` take it.
 fn scp_style(text: &str) -> Option<Split> {
     if text.contains('\n') || has_scheme(text) {

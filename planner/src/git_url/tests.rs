@@ -178,6 +178,22 @@ fn credentials_are_not_shown() {
     assert!(!format!("{git:?} {source:?}").contains("hunter2"));
 }
 
+#[test]
+fn credentials_are_masked_in_place() {
+    for (text, shown) in [
+        (
+            "ADD https://me:pw@h/x http://tok@h a@b",
+            "ADD https://xx:xx@h/x http://xxx@h a@b",
+        ),
+        ("ssh://git@h/x ssh://g:p@h/x", "ssh://git@h/x ssh://x:x@h/x"),
+        ("[\"http://ü@h\"]", "[\"http://xx@h\"]"),
+        ("http://h/a@b\n@x", "http://h/a@b\n@x"),
+    ] {
+        assert_eq!(masked(text), shown);
+        assert_eq!(masked(text).len(), text.len());
+    }
+}
+
 proptest! {
     #[test]
     fn any_text_parses_and_nothing_leads_out(text in "\\PC{0,40}") {

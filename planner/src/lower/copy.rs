@@ -1,10 +1,12 @@
-//! COPY, ADD of local files, and WORKDIR.
+//! COPY, ADD and WORKDIR. Which sources of ADD are elsewhere is said in `remote`.
 
 use super::graph::Command;
 use super::mounts::CopyFromStep;
 use super::paths;
+use super::remote;
 use super::scope;
 use super::stage::{Inputs, Lowering, StageState, expand_for_people};
+use crate::git_url::{redacted, redacted_words};
 use crate::plan::{CopyFrom, CopyOp, CopySource, MkdirOp, Op};
 use parser::Diagnostic;
 use parser::ast::{Heredoc, Source as Word, Spanned, Transfer};
@@ -76,7 +78,7 @@ impl Lowering<'_, '_> {
         let files = self.copied_from(state, command)?;
         let words =
             Words::expand(transfer, escape, state).map_err(|message| place.error(message))?;
-        words
+        let named = words
             .check(transfer, add)
             .map_err(|message| place.error(message))?;
         let name = expand_for_people(
@@ -85,17 +87,23 @@ impl Lowering<'_, '_> {
             &state.env,
             Options::default(),
         );
-        let origin = state.origin(&name, command);
+        let origin = state.origin(&redacted_words(&name), command);
         let text = words.history(transfer, add);
         let (mut inputs, base) = Inputs::with_base(state.rootfs);
         let from = match files {
-            // Heredocs only: nothing is read from anywhere.
-            _ if words.paths.is_empty() => CopyFrom::Scratch,
+            // Heredocs and remote sources only: nothing is read from here.
+            _ if named.iter().all(Option::is_some) => CopyFrom::Scratch,
             CopyFromStep::Step(step) => CopyFrom::Input(inputs.add(step)),
             CopyFromStep::Context(name) => CopyFrom::Context(name),
             CopyFromStep::Scratch => CopyFrom::Scratch,
         };
-        let paths = words.paths.into_iter().map(CopySource::Path);
+        let mut sources = Vec::with_capacity(words.paths.len());
+        for (path, named) in words.paths.into_iter().zip(named) {
+            sources.push(match named {
+                None => CopySource::Path(path),
+                Some(op) => self.remote_source(state, command, (&path, op), transfer, &mut inputs),
+            });
+        }
         let inline = words
             .heredocs
             .into_iter()
@@ -103,7 +111,7 @@ impl Lowering<'_, '_> {
         let op = CopyOp {
             base,
             from,
-            sources: paths.chain(inline).collect(),
+            sources: sources.into_iter().chain(inline).collect(),
             dest: paths::destination(&state.dir, &words.dest),
             // BuildKit makes no layer of its own of a link with a mode.
             link: transfer.link && words.chmod.is_none(),
@@ -147,6 +155,7 @@ struct Words {
     dest: String,
     chown: Option<String>,
     chmod: Option<String>,
+    checksum: Option<String>,
     exclude: Vec<String>,
 }
 
@@ -173,6 +182,7 @@ impl Words {
             dest: word(&transfer.dest)?,
             chown: option(&transfer.chown)?,
             chmod: option(&transfer.chmod)?,
+            checksum: option(&transfer.checksum)?,
             exclude: transfer
                 .exclude
                 .iter()
@@ -181,31 +191,11 @@ impl Words {
         })
     }
 
-    fn check(&self, transfer: &Transfer, add: bool) -> Result<(), String> {
+    fn check(&self, transfer: &Transfer, add: bool) -> Result<Vec<Option<Op>>, String> {
         if let Some(mode) = &self.chmod {
             check_mode(mode)?;
         }
-        let remote = self.paths.iter().find(|path| is_remote(path));
-        if let Some(path) = remote {
-            return Err(
-                match (
-                    add,
-                    path.starts_with("http://") || path.starts_with("https://"),
-                ) {
-                    (true, _) => format!("ADD of remote URLs is not supported yet: {path}"),
-                    (false, true) => "source can't be a URL for COPY".to_owned(),
-                    (false, false) => "source can't be a git ref for COPY".to_owned(),
-                },
-            );
-        }
-        match &transfer.checksum {
-            None => Ok(()),
-            Some(_) if !add => Err("checksum can't be specified for COPY".to_owned()),
-            Some(_) if self.paths.len() != 1 => {
-                Err("checksum can't be specified for multiple sources".to_owned())
-            }
-            Some(_) => Err("checksum requires HTTP(S) or Git sources".to_owned()),
-        }
+        remote::classify(&self.paths, transfer, add, self.checksum.as_deref())
     }
 
     /// The history text: only the flags that BuildKit names, paths before heredocs.
@@ -216,7 +206,7 @@ impl Words {
         }
         words.extend(self.chown.iter().map(|owner| format!("--chown={owner}")));
         words.extend(self.chmod.iter().map(|mode| format!("--chmod={mode}")));
-        words.extend(self.paths.iter().cloned());
+        words.extend(self.paths.iter().map(|path| redacted(path)));
         words.extend(self.heredocs.iter().map(|(name, _)| format!("<<{name}")));
         words.push(self.dest.clone());
         format!("{} # buildkit", words.join(" "))
@@ -241,12 +231,6 @@ fn heredoc_text(heredoc: &Heredoc, state: &StageState) -> Result<String, String>
     expand::word(&text, '\\', &state.env, options)
         .map(|expanded| expanded.text)
         .map_err(|error| error.message)
-}
-
-fn is_remote(path: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|start| path.starts_with(start))
 }
 
 /// Octal up to 07777, or symbolic as chmod(1) takes it.

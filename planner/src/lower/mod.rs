@@ -15,6 +15,7 @@ mod metadata;
 mod mounts;
 mod outline;
 mod paths;
+mod remote;
 mod run;
 mod scope;
 mod signals;

@@ -222,7 +222,7 @@ pub(crate) fn dump(plan: &Plan, warnings: &[Diagnostic]) -> String {
 
 /// Every plan: ids in order, inputs before users, indices in range, no two equal steps, no step unused.
 pub(crate) fn check(plan: &Plan) {
-    use planner::plan::{CopyFrom, Op, RunMount};
+    use planner::plan::{CopyFrom, CopySource, Op, RunMount};
     let mut used = vec![false; plan.steps.len()];
     for (index, step) in plan.steps.iter().enumerate() {
         assert_eq!(step.id.0 as usize, index);
@@ -232,12 +232,16 @@ pub(crate) fn check(plan: &Plan) {
         }
         let mut indices = Vec::new();
         match &step.op {
-            Op::Image(_) => {}
+            Op::Image(_) | Op::Http(_) | Op::Git(_) => {}
             Op::Copy(op) => {
                 indices.extend(op.base);
                 if let CopyFrom::Input(input) = op.from {
                     indices.push(input);
                 }
+                indices.extend(op.sources.iter().filter_map(|source| match source {
+                    CopySource::Input { input, .. } => Some(*input),
+                    _ => None,
+                }));
             }
             Op::Mkdir(op) => indices.extend(op.base),
             Op::Run(op) => {

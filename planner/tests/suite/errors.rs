@@ -20,7 +20,7 @@ fn errors(text: &str) -> Vec<Diagnostic> {
 fn errors_name_what_is_wrong_and_where() {
     let from_variable = "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
                          global scope as a workaround";
-    let cases: [(&str, &str, Option<u32>); 29] = [
+    let cases: [(&str, &str, Option<u32>); 27] = [
         (
             "# options: --target biuld\nFROM scratch AS build",
             "target stage \"biuld\" could not be found (did you mean build?)",
@@ -109,16 +109,6 @@ fn errors_name_what_is_wrong_and_where() {
         (
             "FROM scratch\nCOPY --chmod=888 a b",
             "invalid chmod parameter: '888'. it should be octal string and between 0 and 07777",
-            Some(2),
-        ),
-        (
-            "FROM scratch\nADD https://example.com/x /",
-            "ADD of remote URLs is not supported yet: https://example.com/x",
-            Some(2),
-        ),
-        (
-            "FROM scratch\nADD git@example.com:a/b.git /",
-            "ADD of remote URLs is not supported yet: git@example.com:a/b.git",
             Some(2),
         ),
         (

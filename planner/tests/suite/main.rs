@@ -16,6 +16,7 @@ mod outline;
 mod plans;
 mod platforms;
 mod random;
+mod remote;
 mod run_flags;
 mod scheduler;
 mod stages;

@@ -6,7 +6,8 @@
 
 use crate::Error;
 use crate::source::Sources;
-use planner::git_url::redacted;
+use crate::ssh::Forward;
+use planner::git_url::{redacted, redacted_words};
 use planner::source::GitSource;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -52,6 +53,8 @@ pub(super) struct Git<'a> {
     secrets: Vec<String>,
     /// Home folder, known hosts, and files for output.
     scratch: Scratch,
+    /// Served as long as commands can run.
+    agent: Option<Forward>,
 }
 
 /// Where a command works.
@@ -119,6 +122,7 @@ impl<'a> Git<'a> {
             environment: Vec::new(),
             secrets: Vec::new(),
             scratch,
+            agent: None,
         };
         make_folder(&git.home())?;
         if source.remote.starts_with("http") {
@@ -133,8 +137,8 @@ impl<'a> Git<'a> {
                     format!("Authorization: {header}"),
                 ));
             }
-        } else {
-            git.use_ssh();
+        } else if !source.remote.starts_with("git://") {
+            git.use_ssh()?;
         }
         for (name, value) in &sources.request.proxies {
             git.environment.push((name.clone(), value.clone()));
@@ -159,7 +163,14 @@ impl<'a> Git<'a> {
     }
 
     /// The first key that a host shows is taken, and no other while this value lives.
-    fn use_ssh(&mut self) {
+    fn use_ssh(&mut self) -> Result<(), Error> {
+        let folder = self.folder("ssh")?;
+        let agent = self.sources.agents.forward("default", true, &folder)?;
+        if let Some(agent) = &agent {
+            let socket = agent.path().to_string_lossy().into_owned();
+            self.environment.push(("SSH_AUTH_SOCK".to_owned(), socket));
+        }
+        self.agent = agent;
         let hosts = self.scratch.path().join("known_hosts");
         self.environment.push((
             "GIT_SSH_COMMAND".to_owned(),
@@ -168,6 +179,7 @@ impl<'a> Git<'a> {
                 shell_quoted(&hosts.to_string_lossy())
             ),
         ));
+        Ok(())
     }
 
     /// Runs without a repository.
@@ -223,6 +235,8 @@ impl<'a> Git<'a> {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_ATTR_NOSYSTEM", "1")
+            // No hooks and no descriptions in what is made, submodules included.
+            .env("GIT_TEMPLATE_DIR", self.home())
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", protocols)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -286,9 +300,7 @@ impl<'a> Git<'a> {
         for secret in &self.secrets {
             text = text.replace(secret, "xxxxx");
         }
-        text.split_inclusive(|c: char| c.is_whitespace() || c == '\'' || c == '"')
-            .map(redacted)
-            .collect()
+        redacted_words(&text)
     }
 }
 
