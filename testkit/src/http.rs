@@ -21,7 +21,7 @@ pub struct Request {
     pub query: String,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
-    /// The body, by Content-Length.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -202,12 +202,31 @@ fn read_request(stream: &TcpStream) -> io::Result<Option<Request>> {
     if request.header("expect").is_some() {
         (&mut &*stream).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
-    let length = request
-        .header("content-length")
-        .and_then(|text| text.parse().ok());
-    request.body = vec![0; length.unwrap_or(0)];
+    if request.header("transfer-encoding").is_some() {
+        request.body = chunks(&mut reader)?;
+        return Ok(Some(request));
+    }
+    let length = request.header("content-length");
+    request.body = vec![0; length.and_then(|text| text.parse().ok()).unwrap_or(0)];
     reader.read_exact(&mut request.body)?;
     Ok(Some(request))
+}
+
+/// A chunked body (RFC 9112 section 7.1).
+fn chunks(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let size = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        let start = body.len();
+        body.resize(start + size + 2, 0);
+        reader.read_exact(&mut body[start..])?;
+        body.truncate(start + size);
+        if size == 0 {
+            return Ok(body);
+        }
+    }
 }
 
 fn write_answer(mut stream: TcpStream, request: &Request, answer: &Answer) -> io::Result<()> {

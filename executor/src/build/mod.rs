@@ -156,12 +156,11 @@ pub fn build(
             store,
             request,
             remote: &remote,
-            agents: &agents,
             cancel,
         });
         steps.find_all(&plan, ui);
         let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps);
-        executor.agents = agents.clone();
+        executor.agents = agents;
         executor.devices = devices;
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
         ran.map_err(|error| failure(error, &plan, &executor))

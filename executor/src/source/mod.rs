@@ -9,7 +9,6 @@ pub(crate) mod http;
 use crate::Error;
 use crate::build::remote::Remote;
 use crate::request::{BuildRequest, SecretSource};
-use crate::ssh::Agents;
 use planner::scheduler::Cancel;
 use std::io::Read;
 use store::Store;
@@ -26,8 +25,6 @@ pub(crate) struct Sources<'a> {
     pub(crate) store: &'a Store,
     pub(crate) request: &'a BuildRequest,
     pub(crate) remote: &'a Remote,
-    /// Repositories reached by SSH need the one named `default`.
-    pub(crate) agents: &'a Agents,
     pub(crate) cancel: &'a Cancel,
 }
 

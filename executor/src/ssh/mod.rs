@@ -34,7 +34,7 @@ enum Source {
 }
 
 /// The agents of a request, by id.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Agents(BTreeMap<String, Source>);
 
 impl Agents {

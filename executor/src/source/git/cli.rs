@@ -6,7 +6,7 @@
 
 use crate::Error;
 use crate::source::Sources;
-use crate::ssh::Forward;
+use crate::ssh::{Agents, Forward};
 use planner::git_url::{redacted, redacted_words};
 use planner::source::GitSource;
 use std::ffi::OsStr;
@@ -165,7 +165,8 @@ impl<'a> Git<'a> {
     /// The first key that a host shows is taken, and no other while this value lives.
     fn use_ssh(&mut self) -> Result<(), Error> {
         let folder = self.folder("ssh")?;
-        let agent = self.sources.agents.forward("default", true, &folder)?;
+        let agents = Agents::load(&self.sources.request.ssh)?;
+        let agent = agents.forward("default", true, &folder)?;
         if let Some(agent) = &agent {
             let socket = agent.path().to_string_lossy().into_owned();
             self.environment.push(("SSH_AUTH_SOCK".to_owned(), socket));
