@@ -59,13 +59,13 @@ pub enum Command {
 /// `kiln build`.
 #[derive(Args, Debug)]
 pub struct BuildArgs {
-    /// Context folder, or `-` to read the Dockerfile from standard input
-    #[arg(value_name = "PATH|-")]
+    /// Context: a folder, a tar file, a URL, a Git repository, or `-` for a tar or a Dockerfile on standard input
+    #[arg(value_name = "PATH|URL|-")]
     pub context: String,
     /// Name of the image (`name:tag`); may be given several times
     #[arg(short, long = "tag", value_name = "NAME")]
     pub tags: Vec<String>,
-    /// Dockerfile [default: PATH/Dockerfile]; `-` reads it from standard input
+    /// Dockerfile: a path, a URL, or `-` for standard input [default: Dockerfile in the context]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Build argument; without a value it is taken from the environment
@@ -74,7 +74,7 @@ pub struct BuildArgs {
     /// File of build arguments, one `NAME=VALUE` a line; `--build-arg` wins over it
     #[arg(long = "build-arg-file", value_name = "FILE")]
     pub build_arg_files: Vec<PathBuf>,
-    /// Additional build context: `NAME=DIR`, `NAME=oci-layout://DIR[:TAG]`, `NAME=docker-image://REF`
+    /// Additional build context: a folder, `docker-image://REF`, `oci-layout://DIR[:TAG][@DIGEST]`, a URL, a Git repository, `target:STAGE`
     #[arg(long = "build-context", value_name = "NAME=SOURCE")]
     pub build_contexts: Vec<String>,
     /// Stage to build [default: the last one]
