@@ -52,7 +52,7 @@ fn wildcards() {
 }
 
 #[test]
-fn patterns() {
+fn i03_i04_patterns() {
     let cases: &[(&[&str], &str, bool)] = &[
         (&["**"], "any/thing", true),
         (&["dir"], "dir/file", true),
@@ -102,7 +102,7 @@ fn patterns() {
 }
 
 #[test]
-fn files() {
+fn i02_files() {
     let text = "\u{feff}# first\n a \n\n/b/c/\n #d\n! e\n!/f/../g\n./h//i\r\n/\n";
     let lines: Vec<(u32, String)> = ignore_lines(text);
     let expected = [

@@ -62,7 +62,7 @@ fn sample() -> Vec<Entry> {
     ]
 }
 
-/// FEATURES I07, I06: modes and owners are the archive's, and its ignore file is a file like others.
+/// FEATURES I07, I06, CLI:path: modes and owners are the archive's, and its ignore file is a file like others.
 #[test]
 fn i07_tar_on_standard_input() {
     let project = Project::new("");
@@ -346,7 +346,7 @@ fn i07_signals_while_a_tar_comes() {
     assert_eq!(unfinished(&project), 0);
 }
 
-/// FEATURES I08: which names count, in which order, and where a symbolic link may lead.
+/// FEATURES I08, CLI:file: which names count, in which order, and where a symbolic link may lead.
 #[test]
 fn i08_names_of_the_dockerfile() {
     let project = Project::new("");
@@ -451,7 +451,23 @@ fn i01_ignore_files() {
     assert_eq!(hidden(&["-f", "Outside"], b""), "");
 }
 
-/// FEATURES FR12: folders as named contexts, for FROM, COPY --from and mounts, with ignore files of their own.
+/// FEATURES I05: the Dockerfile and the ignore file can be hidden from COPY, and are read all the same.
+#[test]
+fn i05_the_dockerfile_itself_is_ignored() {
+    let project = Project::new("FROM scratch\nCOPY . /\n");
+    project.write("f", "x");
+    project.write(".dockerignore", "Dockerfile\n.dockerignore\n");
+    let found = listed(&project, "context", &[], b"");
+    assert_eq!(names(&found), ["f"]);
+    project.write(".dockerignore", "*\n!f\n");
+    assert_eq!(names(&listed(&project, "context", &[], b"")), ["f"]);
+    // FEATURES I02: a lone `!` is a mistake, told with its line.
+    project.write(".dockerignore", "a\n!\n");
+    let (run, _) = try_build(&project, "context", &[], b"");
+    run.fails(1, &["line 2", "illegal exclusion pattern"]);
+}
+
+/// FEATURES FR12, CLI:build-context: folders as named contexts, for FROM, COPY --from and mounts, with ignore files of their own.
 #[test]
 fn fr12_folders() {
     let project = Project::new(

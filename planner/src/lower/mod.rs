@@ -13,6 +13,7 @@ mod gotext;
 mod graph;
 mod metadata;
 mod mounts;
+mod naming;
 mod outline;
 mod paths;
 mod remote;
