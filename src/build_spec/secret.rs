@@ -40,12 +40,12 @@ pub fn parse(text: &str, environment: &Environment) -> Result<(String, SecretSou
     }
     let value = match (source, variable) {
         (Some(_), Some(_)) => return Err(invalid("give src or env, not both")),
-        (Some(path), None) => SecretSource::File(file(&path)?),
+        (Some(path), None) => file(&path)?,
         (None, Some(name)) => from_variable(&name, environment),
         (None, None) if kind.as_deref() != Some("file") && environment.get_raw(&id).is_some() => {
             from_variable(&id, environment)
         }
-        (None, None) => SecretSource::File(file(&id)?),
+        (None, None) => file(&id)?,
     };
     Ok((id, value))
 }
@@ -60,14 +60,28 @@ fn from_variable(name: &str, environment: &Environment) -> SecretSource {
     )
 }
 
-fn file(path: &str) -> Result<PathBuf, Failure> {
+/// As much as a secret may have, and a byte more, which is refused later.
+fn read(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut data = Vec::new();
+    std::fs::File::open(path)?
+        .take((500 << 10) + 1)
+        .read_to_end(&mut data)?;
+    Ok(data)
+}
+
+/// A file, read when it is needed. A pipe (`src=<(command)`) can be read once only: that is done at once.
+fn file(path: &str) -> Result<SecretSource, Failure> {
     let path = PathBuf::from(path);
     match std::fs::metadata(&path) {
-        Ok(meta) if meta.is_file() => Ok(path),
-        Ok(_) => Err(Failure::Other(format!(
-            "secret file {} is not a regular file",
+        Ok(meta) if meta.is_file() => Ok(SecretSource::File(path)),
+        Ok(meta) if meta.is_dir() => Err(Failure::Other(format!(
+            "secret file {} is a folder",
             path.display()
         ))),
+        Ok(_) => read(&path).map(SecretSource::Value).map_err(|error| {
+            Failure::Other(format!("could not read secret {}: {error}", path.display()))
+        }),
         Err(error) => Err(Failure::Other(format!(
             "could not read secret file {}: {error}",
             path.display()

@@ -87,6 +87,17 @@ fn ru08_ru09_secrets_as_files_and_variables() {
         }
         project.run(command).ok();
     }
+    // A pipe is read once, however many steps use it.
+    let made = std::process::Command::new("mkfifo")
+        .arg(project.path("pipe"))
+        .status();
+    assert!(made.unwrap().success());
+    let pipe = project.path("pipe");
+    let writer = std::thread::spawn(move || fs::write(pipe, "pw").unwrap());
+    project
+        .build(&["--no-cache", "--secret", "id=mysecret,src=pipe"])
+        .ok();
+    writer.join().unwrap();
     // Without a variable of its name, an id is a file.
     fs::write(project.path("mysecret"), "pw").unwrap();
     project

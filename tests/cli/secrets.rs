@@ -253,3 +253,66 @@ fn secrets_leave_no_trace_anywhere() {
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
     assert!(!there.is_empty(), "the search finds what is there");
 }
+
+/// Answers requests that carry this token with a body, others with 401, as long as the tests run.
+fn serve(token: &str, body: Vec<u8>) -> String {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let token = token.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+            let knows = head.iter().any(|line| line.contains(&token));
+            let (status, body) = if knows {
+                ("200 OK", &body[..])
+            } else {
+                ("401 Unauthorized", &b"who?"[..])
+            };
+            let start = format!(
+                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = stream.write_all(start.as_bytes());
+            if !head[0].starts_with("HEAD") {
+                let _ = stream.write_all(body);
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn tokens_of_urls_leave_no_trace() {
+    let token = unique("token");
+    let project = Project::new("FROM busybox\nCOPY file /file\nRUN cat /file\n");
+    project.write("file", "content");
+    let tar = project.path("context.tar");
+    let mut pack = Command::new("tar");
+    pack.arg("-C").arg(project.path("context"));
+    pack.arg("-cf").arg(&tar).arg(".");
+    assert!(pack.status().unwrap().success());
+    let address = serve(&token, fs::read(&tar).unwrap());
+    let url = format!("http://{address}/context.tar");
+    let build = |secrets: &[&str]| {
+        let mut command =
+            project.command(&["--debug", "build", "--progress", "plain", "-o", "out"]);
+        command.args(crate::support::with_busybox());
+        for secret in secrets {
+            command.args(["--secret", secret]);
+        }
+        command.env("E2E_TOKEN", &token).arg(&url);
+        project.run(command)
+    };
+    build(&[]).fails(1, &["401"]);
+    let run = build(&["id=HTTP_AUTH_TOKEN_127.0.0.1,env=E2E_TOKEN"]).ok();
+    assert_eq!(
+        fs::read_to_string(project.path("out/file")).unwrap(),
+        "content"
+    );
+    assert!(!run.stderr.contains(&token), "{}", run.stderr);
+    let found = holding(&project.path("."), &[&token]);
+    assert!(found.is_empty(), "{found:?}");
+}
