@@ -363,3 +363,13 @@ fn m17_and_fr13_what_the_config_says_of_the_platform() {
     let empty: Vec<bool> = entries.iter().map(|entry| entry.empty_layer).collect();
     assert_eq!(empty, [false, true, false]);
 }
+
+#[test]
+fn m11_ports_that_expand_to_nothing_leave_no_list() {
+    assert_eq!(config("FROM scratch\nEXPOSE $none\n").exposed_ports, None);
+    let ports = config("FROM scratch\nEXPOSE 80 $none\n").exposed_ports;
+    assert_eq!(
+        ports.expect("a list").into_keys().collect::<Vec<_>>(),
+        ["80/tcp"]
+    );
+}

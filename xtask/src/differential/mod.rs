@@ -62,6 +62,8 @@ pub fn run(args: &[String]) -> Result<(), String> {
         Some(path) => path.clone(),
         None => build()?,
     };
+    std::fs::create_dir_all(shell::target_dir())
+        .map_err(|error| format!("could not make {}: {error}", shell::target_dir().display()))?;
     let work = tempfile::Builder::new()
         .prefix("differential")
         .tempdir_in(shell::target_dir())
