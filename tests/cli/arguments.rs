@@ -51,6 +51,7 @@ fn printed(project: &Project, mut command: std::process::Command) -> String {
     fs::read_to_string(project.path("out/args")).unwrap()
 }
 
+// CLI:build-arg
 #[test]
 fn m06_values_come_from_the_flag_or_the_environment() {
     let project = Project::new(PRINT);
@@ -73,6 +74,7 @@ fn m06_values_come_from_the_flag_or_the_environment() {
     );
 }
 
+// CLI:build-arg CLI:environment
 #[test]
 fn build_arg_files_hold_lines_and_later_ones_win() {
     let project = Project::new(PRINT);
@@ -102,6 +104,7 @@ fn build_arg_files_hold_lines_and_later_ones_win() {
         .fails(2, &["bad: invalid key-value pair", "empty key"]);
 }
 
+// CLI:label
 #[test]
 fn m01_labels_of_flags_win() {
     let project = Project::new("FROM scratch\nLABEL a=file b=file\n");
@@ -216,6 +219,7 @@ fn m09_multi_platform_makes_an_index_of_one() {
     }
 }
 
+// CLI:annotation CLI:metadata-file
 #[test]
 fn a03_annotations_of_one_platform() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
@@ -290,6 +294,7 @@ fn a03_annotations_of_several_platforms_and_of_outputs() {
     );
 }
 
+// CLI:builder CLI:cache-from CLI:cache-to CLI:load CLI:push CLI:provenance CLI:sbom CLI:attest
 #[test]
 fn flags_of_other_builders_that_ask_for_nothing_pass() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
@@ -334,6 +339,7 @@ fn flags_of_other_builders_that_ask_for_nothing_pass() {
     }
 }
 
+// CLI:push CLI:policy CLI:cgroup-parent CLI:resource CLI:attest CLI:provenance CLI:sbom
 #[test]
 fn flags_that_ask_for_what_is_not_there_are_refused() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
@@ -374,6 +380,7 @@ fn flags_that_ask_for_what_is_not_there_are_refused() {
     assert!(!project.store().join("blobs").exists(), "nothing was begun");
 }
 
+// CLI:load
 #[test]
 fn load_adds_the_store_to_other_outputs() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
@@ -387,6 +394,7 @@ fn load_adds_the_store_to_other_outputs() {
     assert_eq!(project.images(), ["docker.io/library/one:latest"]);
 }
 
+// CLI:iidfile
 #[test]
 fn image_id_files_need_an_image() {
     let project = Project::new("FROM scratch\nCOPY Dockerfile /\n");
@@ -396,6 +404,7 @@ fn image_id_files_need_an_image() {
     );
 }
 
+// CLI:progress
 #[test]
 fn progress_none_says_nothing_at_all() {
     let project = Project::new("FROM busybox\nRUN echo tick\n");
@@ -447,4 +456,72 @@ fn windows_images_are_refused() {
     project
         .build(&["--platform", "windows/amd64"])
         .fails(2, &[says]);
+}
+
+#[test]
+fn squash_makes_one_layer_over_the_base() {
+    let project = Project::new(
+        "FROM busybox AS base\nRUN mkdir -p /old/kept /old/sub && echo 1 > /old/a && echo 2 > /old/sub/b && echo 3 > /gone\n\
+         FROM base\nRUN rm /gone /bin/vi && echo tmp > /tmp/x && ln -s x /tmp/l\nCOPY Dockerfile /d/\n\
+         RUN rm -r /old && mkdir -p /old/sub && echo new > /old/sub/c && ln /old/sub/c /old/hard && rm /tmp/x\n\
+         RUN rm -r /bin/[ /usr && mkdir /usr && echo root > /usr/only\nENV A=b\n",
+    );
+    let plain = build(&project, &[]);
+    let squashed = build(&project, &["--squash", "-t", "squashed"]);
+    let layers = |layout: &Layout| layout.manifest["layers"].as_array().unwrap().len();
+    assert_eq!((layers(&plain), layers(&squashed)), (6, 2));
+    assert_eq!(
+        squashed.manifest["layers"][0], plain.manifest["layers"][0],
+        "the base's layer stays"
+    );
+    let history = squashed.config["history"].as_array().unwrap();
+    let with_layer = history.iter().filter(|entry| entry["empty_layer"] != true);
+    assert_eq!(with_layer.count(), 2);
+    assert_eq!(history.last().unwrap()["comment"], "merge of 5 layers");
+    assert!(history.iter().any(|entry| {
+        entry["created_by"] == "COPY Dockerfile /d/ # buildkit" && entry["empty_layer"] == true
+    }));
+
+    // The files are the same, also where the one layer is laid over the base.
+    let listing = |flags: &[&str], name: &str| {
+        project
+            .build(&[flags, &["-o", &format!("type=tar,dest={name}")]].concat())
+            .ok();
+        let bytes = fs::read(project.path(name)).unwrap();
+        testkit::read_entries(bytes.as_slice()).unwrap()
+    };
+    let expected = listing(&[], "plain.tar");
+    assert_eq!(listing(&["--squash"], "squashed.tar"), expected);
+    let layout = project.valid_layout("again", &["--squash"]);
+    project.write("Dockerfile", "FROM squashed\nENV again=1\n");
+    let context = format!("squashed=oci-layout://{}", layout.display());
+    assert_eq!(
+        listing(&["--build-context", &context], "again.tar").len(),
+        expected.len()
+    );
+}
+
+// CLI:no-cache CLI:no-cache-filter
+#[test]
+fn no_cache_filter_runs_the_named_stages_again() {
+    let project = Project::new(
+        "FROM busybox AS One\nRUN echo one > /one\nFROM busybox AS two\nRUN echo two > /two\n\
+         FROM busybox\nCOPY --from=one /one /\nCOPY --from=two /two /\nRUN echo last\n",
+    );
+    project.build(&[]).ok();
+    let ended = |flags: &[&str]| {
+        let run = project.build(flags).ok();
+        ["RUN echo one", "RUN echo two", "RUN echo last"].map(|step| run.step(step))
+    };
+    assert_eq!(ended(&[]), ["CACHED"; 3]);
+    // What comes out the same leaves what follows in the cache.
+    assert_eq!(
+        ended(&["--no-cache-filter", "one"]),
+        ["DONE", "CACHED", "CACHED"]
+    );
+    assert_eq!(
+        ended(&["--no-cache-filter", "TWO,one"]),
+        ["DONE", "DONE", "CACHED"]
+    );
+    assert_eq!(ended(&["--no-cache"]), ["DONE"; 3]);
 }

@@ -21,6 +21,7 @@ pub(crate) mod resolve;
 mod run;
 mod secrets;
 mod sources;
+mod squash;
 pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};
@@ -140,7 +141,7 @@ pub fn build(
         pending: &pending,
         ui,
     };
-    let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
+    let mut plan = front.plan(&mut |requests| resolver.resolve(requests))?;
     let devices =
         Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(|refused| {
             BuildFailure {
@@ -170,7 +171,16 @@ pub fn build(
     let outcome = outcome?;
     saved?;
     let (executed, cached) = (outcome.executed, outcome.cached);
-    let results = results(&plan, &outcome);
+    let mut results = results(&plan, &outcome);
+    if request.squash {
+        let base: Vec<_> = results
+            .iter()
+            .flat_map(|result| &result.base)
+            .cloned()
+            .collect();
+        fetcher.ensure(&base, &|_, _, _| {}, cancel)?;
+        squash::squash(&space, &mut plan, &mut results)?;
+    }
     let stdout = Mutex::new(stdout);
     let exporter = Exporter {
         space: &space,

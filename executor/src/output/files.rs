@@ -27,6 +27,20 @@ pub(crate) fn walk(view: &View, sink: &mut dyn Sink) -> Result<(), Error> {
     walk_folder(view, &[], &mut links, sink)
 }
 
+/// Gives one entry, whose path is set, to a sink. `links` are the files given so far that have several names.
+pub(crate) fn entry(
+    view: &View,
+    entry: Entry,
+    links: &mut HashMap<(u64, u64), Vec<u8>>,
+    sink: &mut dyn Sink,
+) -> Result<(), Error> {
+    match &entry.kind {
+        Kind::File { .. } | Kind::Hardlink { .. } => walk_file(view, entry, links, sink),
+        Kind::Socket => Ok(()),
+        _ => sink.entry(entry, None),
+    }
+}
+
 fn walk_folder(
     view: &View,
     folder: &[u8],
@@ -48,9 +62,7 @@ fn walk_folder(
                 sink.entry(entry, None)?;
                 walk_folder(view, &path, links, sink)?;
             }
-            Kind::File { .. } | Kind::Hardlink { .. } => walk_file(view, entry, links, sink)?,
-            Kind::Socket => {}
-            _ => sink.entry(entry, None)?,
+            _ => self::entry(view, entry, links, sink)?,
         }
     }
     Ok(())

@@ -143,7 +143,18 @@ fn repeated(entries: &[TarEntry]) -> Vec<String> {
     findings
 }
 
-/// By bytes of the whole name, or folder by folder; either order is fine if it holds throughout.
+/// The path that a whiteout hides; any other name as it is.
+fn hidden(name: &[u8]) -> Vec<u8> {
+    let (folder, last) =
+        name.split_at(name.iter().rposition(|c| *c == b'/').map_or(0, |at| at + 1));
+    match last.strip_prefix(b".wh.") {
+        Some(rest) if !rest.starts_with(b".wh.") => [folder, rest].concat(),
+        _ => name.to_vec(),
+    }
+}
+
+/// By bytes of the whole name, or folder by folder, whiteouts by their own names or by those they hide; any order is
+/// fine if it holds throughout.
 fn unsorted(entries: &[TarEntry]) -> Option<String> {
     let trim = |entry: &TarEntry| -> Vec<u8> {
         let name = entry
@@ -161,6 +172,7 @@ fn unsorted(entries: &[TarEntry]) -> Option<String> {
             .map(|pair| String::from_utf8_lossy(&pair[1]).into_owned())
     };
     first_wrong(&|a, b| a.cmp(b))?;
-    let name = first_wrong(&by_parts)?;
+    first_wrong(&by_parts)?;
+    let name = first_wrong(&|a, b| by_parts(&hidden(a), &hidden(b)))?;
     Some(format!("{name}: it is not in order"))
 }
