@@ -159,37 +159,37 @@ fn ru20_every_field_of_a_command_but_the_proxies_is_in_its_key() {
                 op.volumes.push(Volume {
                     source: "/b".into(),
                     ..volume()
-                })
+                });
             }),
             changed(&|op| {
                 op.volumes.push(Volume {
                     target: "/b".into(),
                     ..volume()
-                })
+                });
             }),
             changed(&|op| {
                 op.volumes.push(Volume {
                     access: VolumeAccess::ReadOnly,
                     ..volume()
-                })
+                });
             }),
             changed(&|op| {
                 op.volumes.push(Volume {
                     access: VolumeAccess::Discard,
                     ..volume()
-                })
+                });
             }),
             changed(&|op| {
                 op.volumes.push(Volume {
                     chown: true,
                     ..volume()
-                })
+                });
             }),
             changed(&|op| {
                 op.volumes.push(Volume {
                     noexec: true,
                     ..volume()
-                })
+                });
             }),
         ],
     );

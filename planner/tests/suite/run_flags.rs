@@ -5,11 +5,13 @@ use planner::lower::{Allowed, LowerOptions};
 use planner::plan::{DeviceRequest, Network, Op, Plan, RunOp};
 
 fn runs(plan: &Plan) -> Vec<&RunOp> {
-    let run = |op| match op {
-        &Op::Run(ref run) => Some(run),
-        _ => None,
-    };
-    plan.steps.iter().filter_map(|step| run(&step.op)).collect()
+    let mut runs = Vec::new();
+    for step in &plan.steps {
+        if let Op::Run(run) = &step.op {
+            runs.push(run);
+        }
+    }
+    runs
 }
 
 fn allowed(network_host: bool, security_insecure: bool) -> LowerOptions {
