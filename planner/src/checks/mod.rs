@@ -82,7 +82,10 @@ pub fn violations<'a>(found: impl IntoIterator<Item = &'a Diagnostic>) -> Option
 #[must_use]
 pub fn short(finding: &Diagnostic) -> String {
     let Some(name) = finding.code else {
-        return finding.message.clone();
+        return match &finding.help {
+            Some(help) => format!("{} ({help})", finding.message),
+            None => finding.message.clone(),
+        };
     };
     match finding.lines {
         Some(lines) => format!("{name}: {} (line {})", finding.message, lines.start),

@@ -475,3 +475,45 @@ fn pages_are_named_after_rules() {
         );
     }
 }
+
+/// Pages that people read: one a rule, each with its name at the head, its examples, and how to skip it.
+#[test]
+fn every_rule_has_a_page_and_every_page_a_rule() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/checks");
+    let mut pages = BTreeSet::new();
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        pages.insert(name.strip_suffix(".md").unwrap().to_owned());
+    }
+    let index = std::fs::read_to_string(dir.join("README.md")).unwrap();
+    assert!(pages.remove("README"));
+    let rules: BTreeSet<String> = RULES.iter().map(|rule| rule.name.to_owned()).collect();
+    assert_eq!(pages, rules);
+    for rule in RULES {
+        let name = rule.name;
+        assert!(
+            index.contains(&format!("| [{name}]({name}.md) |")),
+            "{name}"
+        );
+        let page = std::fs::read_to_string(dir.join(format!("{name}.md"))).unwrap();
+        assert!(page.starts_with(&format!("# {name}\n")), "{name}");
+        // The examples are what they say they are, as far as the file alone decides.
+        let examples: Vec<&str> = page
+            .split("```dockerfile\n")
+            .skip(1)
+            .take(2)
+            .map(|rest| rest.split("```").next().unwrap())
+            .collect();
+        let options = LowerOptions {
+            all_stages: true,
+            ignored: IgnoredFiles::new(|path| path.ends_with(".tmp")),
+            ..options()
+        };
+        if name == "InvalidBaseImagePlatform" {
+            continue;
+        }
+        let found = |text: &str| of_rule(name, &run(text, &options));
+        assert!(!found(examples[0]).is_empty(), "{name}: bad example");
+        assert!(found(examples[1]).is_empty(), "{name}: good example");
+    }
+}
