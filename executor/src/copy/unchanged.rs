@@ -3,63 +3,85 @@
 
 use super::target::{Change, Data, Finished};
 use crate::Error;
+use crate::layer::compare;
+use crate::layer::order::is_within;
 use crate::snapshot::View;
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
-use std::collections::{HashMap, HashSet};
 
-/// Removes unchanged entries, and then the directories that stood there only as their parents.
+/// Removes unchanged entries, and the directories that stood there only as their parents.
 pub(super) fn leave_out(
     finished: &mut Finished,
     base: &View,
     source: &dyn FileTree,
 ) -> Result<(), Error> {
-    let by_path: HashMap<&[u8], &Change> = finished
-        .changes
-        .iter()
-        .map(|change| (change.entry.path.as_slice(), &**change))
-        .collect();
-    let mut kept: HashSet<Vec<u8>> = HashSet::new();
-    // Names of one file stay together: a link cannot reach into another layer.
-    let mut kept_links: HashSet<&[u8]> = HashSet::new();
-    let mut same_files = Vec::new();
-    for change in &finished.changes {
-        let content = match &change.entry.kind {
-            Kind::Hardlink { target } => by_path.get(target.as_slice()).copied(),
-            _ => Some(&**change),
-        };
-        let before = base.entry(&change.entry.path)?;
-        let same = match (&before, content) {
-            (Some(before), Some(content)) => is_same(before, content, base, source)?,
-            _ => false,
-        };
-        let leader = content.map_or(&change.entry.path, |content| &content.entry.path);
-        if !same {
-            kept.insert(change.entry.path.clone());
-            kept_links.insert(leader);
-        } else if change.entry.kind != Kind::Directory {
-            same_files.push((change.entry.path.clone(), leader));
+    let mut same = same_as_below(&finished.changes, base, source)?;
+    keep_links_together(&finished.changes, &mut same);
+    // In canonical order what is below a directory follows it directly.
+    let mut next: Option<&[u8]> = None;
+    for (change, same) in finished.changes.iter().zip(&mut same).rev() {
+        let path = change.entry.path.as_slice();
+        let needed = |below: &[u8]| is_within(below, path);
+        if next.is_some_and(needed) || finished.whiteouts.iter().any(|below| needed(below)) {
+            *same = false;
+        }
+        if !*same {
+            next = Some(path);
         }
     }
-    let together = same_files
-        .into_iter()
-        .filter(|(_, leader)| kept_links.contains(leader.as_slice()));
-    kept.extend(together.map(|(path, _)| path));
-    for path in kept.clone().iter().chain(&finished.whiteouts) {
-        let mut at = parent(path);
-        while !at.is_empty() && kept.insert(at.to_vec()) {
-            at = parent(at);
-        }
-    }
-    finished
-        .changes
-        .retain(|change| kept.contains(&change.entry.path));
+    let mut same = same.into_iter();
+    finished.changes.retain(|_| same.next() == Some(false));
     Ok(())
 }
 
-fn parent(path: &[u8]) -> &[u8] {
-    path.iter()
-        .rposition(|&byte| byte == b'/')
-        .map_or(b"", |at| &path[..at])
+/// For each change whether the base has just that.
+fn same_as_below(
+    changes: &[Box<Change>],
+    base: &View,
+    source: &dyn FileTree,
+) -> Result<Vec<bool>, Error> {
+    let mut same = vec![false; changes.len()];
+    // A directory that the base lacks: there is no need to ask for what is in it.
+    let mut absent: Option<&[u8]> = None;
+    for (change, same) in changes.iter().zip(&mut same) {
+        let path = change.entry.path.as_slice();
+        if absent.is_some_and(|absent| is_within(path, absent)) {
+            continue;
+        }
+        let before = base.entry(path)?;
+        let is_there = |before: &Entry| before.kind == Kind::Directory;
+        if change.entry.kind == Kind::Directory && !before.as_ref().is_some_and(is_there) {
+            absent = Some(path);
+        } else if let Some(before) = before {
+            let content = leader(changes, change).map_or(change, |at| &changes[at]);
+            *same = is_same(&before, content, base, source)?;
+        }
+    }
+    Ok(same)
+}
+
+/// Names of one file stay together: a link cannot reach into another layer.
+fn keep_links_together(changes: &[Box<Change>], same: &mut [bool]) {
+    let links: Vec<(usize, usize)> = changes
+        .iter()
+        .enumerate()
+        .filter_map(|(at, change)| Some((at, leader(changes, change)?)))
+        .collect();
+    for &(at, leader) in &links {
+        same[leader] &= same[at];
+    }
+    for (at, leader) in links {
+        same[at] &= same[leader];
+    }
+}
+
+/// Index of the change that a hard link names.
+fn leader(changes: &[Box<Change>], change: &Change) -> Option<usize> {
+    let Kind::Hardlink { target } = &change.entry.kind else {
+        return None;
+    };
+    changes
+        .binary_search_by(|other| compare(&other.entry.path, target))
+        .ok()
 }
 
 fn is_same(
