@@ -14,7 +14,7 @@ pub fn of(message: &str) -> Option<&'static str> {
 }
 
 /// Parts of messages, and what to do.
-const HINTS: [(&str, &str); 74] = [
+const HINTS: [(&str, &str); 85] = [
     // Words.
     ("looking for matching", "close the quote, or escape it"),
     ("missing '}'", "close the brace: ${NAME}"),
@@ -252,6 +252,39 @@ const HINTS: [(&str, &str); 74] = [
     (
         "checksum requires HTTP(S) or Git",
         "leave --checksum out: files of the context are as they are",
+    ),
+    // Git.
+    (
+        "branch conflicts with tag",
+        "give branch, tag or ref, not two of them",
+    ),
+    (
+        " conflicts: ",
+        "give it in the query or behind '#', not in both",
+    ),
+    (
+        "checksum mismatch",
+        "both name the commit: leave one of them out",
+    ),
+    ("has multiple values", "give each key of the query once"),
+    ("has no value", "write key=value in the query"),
+    (
+        "unexpected query",
+        "keys are ref, branch, tag, commit, checksum, subdir, keep-git-dir, submodules and mtime",
+    ),
+    (
+        "inconsistent keep-git-dir",
+        "give it by flag or in the query, not by both",
+    ),
+    ("invalid keep-git-dir value", "the value is true or false"),
+    ("invalid submodules value", "the value is true or false"),
+    (
+        "invalid fetch-by-commit value",
+        "the value is true or false",
+    ),
+    (
+        "invalid mtime value",
+        "checkout is now, commit the time of the commit",
     ),
     (
         "failed to process \"",

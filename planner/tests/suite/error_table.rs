@@ -527,6 +527,31 @@ fn sources() {
 }
 
 #[test]
+fn ac24_git_urls() {
+    let table = [
+        ("branch=a&tag=b", "branch conflicts with tag"),
+        ("ref=a&ref=b", "query \"ref\" has multiple values"),
+        ("branch=", "query \"branch\" has no value"),
+        ("depth=1", "unexpected query \"depth\""),
+        (
+            "keep-git-dir=maybe",
+            "invalid keep-git-dir value: \"maybe\"",
+        ),
+        ("submodules=maybe", "invalid submodules value: \"maybe\""),
+        ("mtime=now", "invalid mtime value: \"now\""),
+        ("ref=a#b", "ref conflicts: \"b\" vs \"a\""),
+        ("subdir=a#b:c", "subdir conflicts: \"c\" vs \"a\""),
+    ];
+    for (query, message) in table {
+        let text = format!("FROM scratch\nADD https://example.com/a.git?{query} /");
+        let found = build(&text, &options_of("")).unwrap_err();
+        assert!(found[0].message.contains(message), "{text}\n{found:?}");
+        assert_eq!(found[0].lines.unwrap().start, 2, "{text}");
+        assert!(found[0].help.is_some(), "{text}\n{found:?}");
+    }
+}
+
+#[test]
 fn m11_ports() {
     all_say(&[
         ("FROM scratch\nEXPOSE 80/icmp", "invalid proto: icmp", 2),
