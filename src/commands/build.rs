@@ -37,8 +37,10 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     let stdout_taken = stdout.is_some();
     let prepared = executor::build::prepare(&store, &mut request, stream, &progress, &cancel);
     progress.set_dockerfile(&request.dockerfile_name, &request.dockerfile);
-    let result = prepared
-        .and_then(|()| executor::build::build(&store, &request, &progress, &cancel, stdout));
+    let result = match prepared {
+        Ok(()) => executor::build::build(&store, &request, &progress, &cancel, stdout),
+        Err(failure) => Err(failure),
+    };
     progress.finish();
     signals.close();
     let result = result.map_err(|failure| failed(request, failure, &cancel))?;

@@ -220,6 +220,26 @@ fn i07_what_cannot_be_a_context() {
     );
 }
 
+/// A tar with a file whose size no disk has, and nothing behind it.
+fn endless() -> Vec<u8> {
+    let mut huge = archive(&[Entry::file("huge", "x")]).unwrap();
+    huge.truncate(512);
+    huge[124..136].copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
+    let sum: u32 = huge
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u32::from(*byte)
+            }
+        })
+        .sum();
+    huge[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    huge
+}
+
 /// Hostile archives are contained: nothing appears outside, nothing hangs, and what can be built is built.
 #[test]
 fn i07_hostile_tars() {
@@ -294,23 +314,7 @@ fn i07_hostile_tars() {
             .0
             .fails(1, &[says]);
     }
-    // A size that no disk has, and nothing behind it.
-    let mut huge = archive(&[Entry::file("huge", "x")]).unwrap();
-    huge.truncate(512);
-    huge[124..136].copy_from_slice(b"\x80\0\0\0\x7f\xff\xff\xff\xff\xff\xff\xff");
-    let sum: u32 = huge
-        .iter()
-        .enumerate()
-        .map(|(at, byte)| {
-            if (148..156).contains(&at) {
-                32
-            } else {
-                u32::from(*byte)
-            }
-        })
-        .sum();
-    huge[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    try_build(&project, "-", &[], &huge)
+    try_build(&project, "-", &[], &endless())
         .0
         .fails(1, &["cut off"]);
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);

@@ -31,14 +31,14 @@ pub(crate) struct Contexts<'a> {
 /// A context that can be read.
 #[derive(Debug)]
 pub(crate) enum Opened {
-    Folder(Context),
+    Folder(Box<Context>),
     Layer(Box<(Vec<LayerFiles>, View)>),
 }
 
 impl Opened {
     pub(crate) fn tree(&self) -> &dyn FileTree {
         match self {
-            Self::Folder(context) => context,
+            Self::Folder(context) => &**context,
             Self::Layer(layer) => &layer.1,
         }
     }
@@ -54,7 +54,8 @@ impl Opened {
     pub(crate) fn unpacked(unpacked: &Unpacked) -> Result<Self, Error> {
         match unpacked.files() {
             Files::Folder(dir) => {
-                Context::open_uncached(dir, IgnoreRules::default(), None).map(Self::Folder)
+                let context = Context::open_uncached(dir, IgnoreRules::default(), None)?;
+                Ok(Self::Folder(Box::new(context)))
             }
             Files::Layer(files) => {
                 let files = vec![files.clone()];
@@ -104,7 +105,9 @@ impl<'a> Contexts<'a> {
             return Ok(Some(Arc::clone(context)));
         }
         let context = match source {
-            Some(ContextSource::Directory(dir)) => Opened::Folder(self.folder(name, dir)?),
+            Some(ContextSource::Directory(dir)) => {
+                Opened::Folder(Box::new(self.folder(name, dir)?))
+            }
             Some(ContextSource::Unpacked(unpacked)) => Opened::unpacked(unpacked)?,
             Some(source) if source.is_pending() => {
                 Opened::unpacked(&self.pending.named(name, source)?)?
