@@ -11,6 +11,7 @@ pub type Runner = fn(Case<'_>, &mut Levels) -> Result<(), String>;
 
 /// Groups with a runner of their own.
 const RUNNERS: &[(&str, Runner)] = &[
+    ("ADD git", super::git_group::run),
     ("named contexts", super::remote::named),
     ("ONBUILD", super::remote::named),
     ("remote context", super::remote::url),

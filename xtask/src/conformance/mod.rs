@@ -9,6 +9,8 @@ mod buildah;
 mod builds;
 mod fixture;
 mod fresh;
+mod git_group;
+mod git_tables;
 mod groups;
 mod harness;
 mod http;

@@ -94,7 +94,7 @@ fn suite(
 }
 
 impl SuiteResult {
-    fn note(&mut self, label: &str, outcome: Result<(), String>) {
+    pub(super) fn note(&mut self, label: &str, outcome: Result<(), String>) {
         self.total += 1;
         match outcome {
             Ok(()) => self.passed += 1,

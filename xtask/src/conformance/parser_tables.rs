@@ -4,6 +4,7 @@
 
 use super::equal;
 use crate::conformance::SuiteResult;
+use crate::conformance::git_tables;
 use parser::ast::{Heredoc, Kind, Source, Span, Spanned};
 use parser::flag::{self, FlagSpec};
 use parser::{Severity, device, heredoc, port, tree};
@@ -12,7 +13,10 @@ use serde_json::{Value, json};
 type Check = fn(&Value, &mut SuiteResult);
 
 /// Tables by the part of their name behind the file, with what checks them.
-const TABLES: [(&str, Check); 18] = [
+const TABLES: [(&str, Check); 21] = [
+    ("TestParseGitRef:", git_tables::references),
+    ("TestFragmentFormatWithSubdir:", git_tables::with_subdir),
+    ("TestFragmentFormat:", git_tables::fragments),
     ("TestParsePortEmptyContainerPort:", ports),
     ("TestPartPortIPV6:", ports),
     ("TestBuilderFlags:", builder_flags),
