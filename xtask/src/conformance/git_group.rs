@@ -59,7 +59,11 @@ pub fn run(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
         .into_iter()
         .flatten()
         .filter(|assert| assert["kind"] == "file" && !fails)
-        .cloned()
+        .map(|assert| {
+            let mut assert = assert.clone();
+            assert["path"] = json!(text(&assert["path"]).trim_start_matches('/'));
+            assert
+        })
         .collect();
     value["asserts"] = json!(kept);
     // Only the contexts that the build uses: the others hold what other cases build.
