@@ -10,6 +10,7 @@ fn json(project: &Project, args: &[&str]) -> (i32, Value) {
     (run.status, serde_json::from_slice(&run.stdout).unwrap())
 }
 
+/// CLI:check
 #[test]
 fn cli_check_tells_findings_and_fails() {
     let project = Project::new(FAULTY);
@@ -239,6 +240,7 @@ fn warnings_in_json_progress_and_metadata() {
     assert_eq!(written["buildx.build.warnings"], Value::Null);
 }
 
+/// CLI:call
 #[test]
 fn cli_outline_and_targets() {
     let project = Project::new(

@@ -313,6 +313,13 @@ fn of_rule(rule: &str, found: &[String]) -> Vec<String> {
     own
 }
 
+/// Each rule has rows that it finds fault with:
+/// L:StageNameCasing, L:FromAsCasing, L:NoEmptyContinuation, L:ConsistentInstructionCasing, L:DuplicateStageName,
+/// L:ReservedStageName, L:JSONArgsRecommended, L:MaintainerDeprecated, L:UndefinedArgInFrom,
+/// L:WorkdirRelativePath, L:UndefinedVar, L:MultipleInstructionsDisallowed, L:LegacyKeyValueFormat,
+/// L:InvalidBaseImagePlatform, L:RedundantTargetPlatform, L:SecretsUsedInArgOrEnv, L:InvalidDefaultArgInFrom,
+/// L:FromPlatformFlagConstDisallowed, L:CopyIgnoredFile, L:InvalidDefinitionDescription, L:ExposeProtoCasing,
+/// L:ExposeInvalidFormat.
 #[test]
 fn rules_find_what_they_should() {
     let mut tested = BTreeSet::new();
