@@ -113,6 +113,19 @@ fn what_is_there_already_makes_no_entry() {
             "d x 755 0:0\nf x/one 644 0:0 same\nh x/two => x/one",
         ),
         case(
+            "a heredoc",
+            CopyOp {
+                sources: vec![planner::plan::CopySource::Inline {
+                    name: "EOF".into(),
+                    data: "alpha".into(),
+                }],
+                ..op(".", "/x/a.txt")
+            },
+            TREE,
+            "f x/a.txt 644 other",
+            "d x 755 0:0\nf x/a.txt 644 0:0 alpha",
+        ),
+        case(
             "an independent layer holds all",
             CopyOp {
                 link: true,
@@ -155,4 +168,24 @@ fn made_parents_inherit_the_group() {
             "d s 755 0:0\nd s/x 755 7:0\nf s/x/a.txt 644 7:0 alpha",
         ),
     ]);
+}
+
+/// AC12: the same heredoc again changes nothing.
+#[test]
+fn the_same_heredoc_twice_is_one_entry() {
+    let bench = Bench::new();
+    let context = bench.context("source", TREE, "");
+    let op = CopyOp {
+        sources: vec![planner::plan::CopySource::Inline {
+            name: "EOF".into(),
+            data: "text".into(),
+        }],
+        ..op(".", "/x")
+    };
+    let mut base = bench.base("");
+    let first = bench.run(&op, &base, &context).unwrap();
+    assert_eq!(bench.entries(&first), ["f x 644 0:0 text"]);
+    base.layers.push(first.diff_id);
+    let second = bench.run(&op, &base, &context).unwrap();
+    assert_eq!(bench.entries(&second), Vec::<String>::new());
 }

@@ -375,7 +375,7 @@ fn finish(
 ) -> Result<Written, Error> {
     let mut finished = target.finish()?;
     if let Some(base) = contents.base {
-        unchanged::leave_out(&mut finished, base, contents.source.tree())?;
+        unchanged::leave_out(&mut finished, base, &contents)?;
     }
     write::write(&finished, contents, &out.join(TAR), &out.join(INDEX))
 }

@@ -1,20 +1,22 @@
 //! Leaves out of a layer what the base has already, as BuildKit's differ does: a file copied again over itself makes no
-//! entry. Times of directories do not count, those of files do. Heredocs are always new.
+//! entry. Times of directories do not count, those of files do.
 
 use super::target::{Change, Data, Finished};
+use super::write::Contents;
 use crate::Error;
 use crate::layer::compare;
 use crate::layer::order::is_within;
 use crate::snapshot::View;
-use crate::tree::{Entry, FileDigest, FileTree, Kind};
+use crate::tree::{Entry, FileDigest, FileTree as _, Kind};
+use planner::plan::CopySource;
 
 /// Removes unchanged entries, and the directories that stood there only as their parents.
 pub(super) fn leave_out(
     finished: &mut Finished,
     base: &View,
-    source: &dyn FileTree,
+    contents: &Contents<'_>,
 ) -> Result<(), Error> {
-    let mut same = same_as_below(&finished.changes, base, source)?;
+    let mut same = same_as_below(&finished.changes, base, contents)?;
     keep_links_together(&finished.changes, &mut same);
     // In canonical order what is below a directory follows it directly.
     let mut next: Option<&[u8]> = None;
@@ -37,7 +39,7 @@ pub(super) fn leave_out(
 fn same_as_below(
     changes: &[Box<Change>],
     base: &View,
-    source: &dyn FileTree,
+    contents: &Contents<'_>,
 ) -> Result<Vec<bool>, Error> {
     let mut same = vec![false; changes.len()];
     // A directory that the base lacks: there is no need to ask for what is in it.
@@ -53,7 +55,7 @@ fn same_as_below(
             absent = Some(path);
         } else if let Some(before) = before {
             let content = leader(changes, change).map_or(change, |at| &changes[at]);
-            *same = is_same(&before, content, base, source)?;
+            *same = is_same(&before, content, base, contents)?;
         }
     }
     Ok(same)
@@ -88,7 +90,7 @@ fn is_same(
     before: &Entry,
     change: &Change,
     base: &View,
-    source: &dyn FileTree,
+    contents: &Contents<'_>,
 ) -> Result<bool, Error> {
     let after = &change.entry;
     let attributes = |entry: &Entry| (entry.mode, entry.uid, entry.gid);
@@ -108,7 +110,7 @@ fn is_same(
             if size != new_size {
                 return Ok(false);
             }
-            let Some(new) = digest_of(change, *digest, base, source)? else {
+            let Some(new) = digest_of(change, *digest, base, contents)? else {
                 return Ok(false);
             };
             Ok(base.digest(&before.path)? == new)
@@ -121,17 +123,20 @@ fn digest_of(
     change: &Change,
     known: Option<FileDigest>,
     base: &View,
-    source: &dyn FileTree,
+    contents: &Contents<'_>,
 ) -> Result<Option<FileDigest>, Error> {
-    if matches!(change.data, Data::Inline(_)) {
-        return Ok(None);
-    }
     if known.is_some() {
         return Ok(known);
     }
     Ok(match &change.data {
-        Data::Source(path) => Some(source.digest(path)?),
+        Data::Source(path) => Some(contents.source.tree().digest(path)?),
         Data::Base(path) => Some(base.digest(path)?),
-        Data::Inline(_) | Data::None | Data::Spool { .. } => None,
+        Data::Inline(index) => match contents.op.map(|op| &op.sources[*index]) {
+            Some(CopySource::Inline { data, .. }) => {
+                Some(*blake3::hash(data.as_bytes()).as_bytes())
+            }
+            _ => None,
+        },
+        Data::None | Data::Spool { .. } => None,
     })
 }
