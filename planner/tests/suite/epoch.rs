@@ -23,7 +23,8 @@ fn source(text: &str, args: &[(&str, &str)], contexts: &[&str]) -> Result<EpochS
 fn a04_values_and_names() {
     const NAME: &str = "SOURCE_DATE_EPOCH";
     let named = EpochSource::Named("src".to_owned());
-    let cases: [(&str, &[(&str, &str)], EpochSource); 10] = [
+    type Args = &'static [(&'static str, &'static str)];
+    let cases: [(&str, Args, EpochSource); 10] = [
         ("FROM scratch\n", &[], EpochSource::Unset),
         ("FROM scratch\n", &[(NAME, "12")], EpochSource::Seconds(12)),
         ("FROM scratch\n", &[(NAME, "")], EpochSource::Unset),

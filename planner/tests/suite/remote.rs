@@ -7,14 +7,13 @@ use planner::plan::{CopyFrom, CopyOp, CopySource, Op, Plan};
 use planner::source::{GitMtime, GitSource, HttpSource};
 
 fn copies(plan: &Plan) -> Vec<&CopyOp> {
-    let copy = |op| match op {
-        &Op::Copy(ref copy) => Some(copy),
-        _ => None,
-    };
-    plan.steps
-        .iter()
-        .filter_map(|step| copy(&step.op))
-        .collect()
+    let mut copies = Vec::new();
+    for step in &plan.steps {
+        if let Op::Copy(copy) = &step.op {
+            copies.push(copy);
+        }
+    }
+    copies
 }
 
 fn error(line: &str) -> String {
