@@ -90,7 +90,8 @@ mod tests {
     #[test]
     fn a03_types_and_platforms() {
         use AnnotationPlace::{Index, IndexDescriptor, Manifest, ManifestDescriptor};
-        let cases: [(&str, &[(AnnotationPlace, Option<&str>)]); 6] = [
+        type Places = &'static [(AnnotationPlace, Option<&'static str>)];
+        let cases: [(&str, Places); 6] = [
             ("k=v", &[(Manifest, None)]),
             ("index:k=v", &[(Index, None)]),
             (

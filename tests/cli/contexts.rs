@@ -240,6 +240,28 @@ fn endless() -> Vec<u8> {
     huge
 }
 
+/// Archives that cannot be unpacked, and what is said of each.
+fn broken_tars(target: &str) -> Vec<(Vec<Entry>, &'static str)> {
+    vec![
+        (
+            vec![Entry::hardlink("hard", format!("{target}/victim"))],
+            "which is not there",
+        ),
+        (
+            vec![
+                Entry::symlink("a", "b"),
+                Entry::symlink("b", "a"),
+                Entry::file("a/x", "x"),
+            ],
+            "too many links",
+        ),
+        (
+            vec![Entry::file("file", "x"), Entry::file("file/below", "x")],
+            "not a directory",
+        ),
+    ]
+}
+
 /// Hostile archives are contained: nothing appears outside, nothing hangs, and what can be built is built.
 #[test]
 fn i07_hostile_tars() {
@@ -290,25 +312,7 @@ fn i07_hostile_tars() {
             "{name}: {found:?}"
         );
     }
-    let bad: Vec<(Vec<Entry>, &str)> = vec![
-        (
-            vec![Entry::hardlink("hard", format!("{target}/victim"))],
-            "which is not there",
-        ),
-        (
-            vec![
-                Entry::symlink("a", "b"),
-                Entry::symlink("b", "a"),
-                Entry::file("a/x", "x"),
-            ],
-            "too many links",
-        ),
-        (
-            vec![Entry::file("file", "x"), Entry::file("file/below", "x")],
-            "not a directory",
-        ),
-    ];
-    for (mut entries, says) in bad {
+    for (mut entries, says) in broken_tars(&target) {
         entries.push(dockerfile.clone());
         try_build(&project, "-", &[], &archive(&entries).unwrap())
             .0
