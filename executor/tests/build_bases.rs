@@ -190,6 +190,7 @@ fn registry_request(place: &Place, registry: &FakeRegistry, dockerfile: &str) ->
     request
 }
 
+/// CLI:pull too.
 #[test]
 fn a_registry_is_asked_once_and_layers_come_only_when_needed() {
     let place = Place::new();

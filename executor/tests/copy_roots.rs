@@ -53,7 +53,7 @@ fn users_of_processes() {
     }
 }
 
-/// M14: also below a set-group-id directory.
+/// M14, M15: also below a set-group-id directory.
 #[test]
 fn working_directories() {
     let cases: &[(&str, &str, &str, &str)] = &[

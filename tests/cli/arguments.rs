@@ -255,6 +255,7 @@ fn a03_annotations_of_one_platform() {
         .fails(2, &["unknown annotation type \"foo\""]);
 }
 
+// CLI:platform
 #[test]
 fn a03_annotations_of_several_platforms_and_of_outputs() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");

@@ -36,6 +36,7 @@ fn refused(project: &Project, args: &[&str], says: &[&str]) -> String {
     run.stderr
 }
 
+/// CLI:target too.
 #[test]
 fn f14_mistyped_names_are_found_before_any_run() {
     let base = format!("{EARLY}FROM early AS builder\nRUN true\nFROM early\n");

@@ -24,6 +24,7 @@ fn static_site() {
     assert!(!tree.keys().any(|path| path.contains("drafts")));
 }
 
+/// CLI:target, CLI:output.
 #[test]
 fn generated_site() {
     let project = Project::new("");

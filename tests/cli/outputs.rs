@@ -27,6 +27,7 @@ fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+/// CLI:output, CLI:tag.
 #[test]
 fn several_outputs_of_one_build() {
     let project = project();
@@ -122,6 +123,7 @@ fn folders_are_added_to_not_replaced() {
     assert_eq!(files_below(&project.path("out")).len(), 3);
 }
 
+/// CLI:iidfile, CLI:metadata-file.
 #[test]
 fn ids_and_metadata() {
     let project = project();
@@ -172,6 +174,7 @@ impl Project {
     }
 }
 
+/// CLI:progress, CLI:quiet.
 #[test]
 fn progress_modes() {
     let project = Project::new("FROM busybox\nRUN echo tick; echo tock >&2\n");
@@ -219,6 +222,7 @@ fn progress_modes() {
     );
 }
 
+/// CLI:environment.
 #[test]
 fn the_environment_chooses_progress_and_colour() {
     let project = Project::new("FROM busybox\nRUM\n");

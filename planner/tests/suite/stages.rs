@@ -182,7 +182,7 @@ fn unused_build_args_are_named_in_one_warning() {
 }
 
 #[test]
-fn a_base_of_another_platform_is_warned_of() {
+fn fr09_a_base_of_another_platform_is_warned_of() {
     let text = "FROM scratch\nFROM odd\n";
     let parsed = parser::parse(text);
     let options = options_of(text);
