@@ -153,10 +153,19 @@ fn nodes(case: &Value) -> Result<(), String> {
         one_node(node, wanted)
             .map_err(|message| format!("line {}: {message}", node.lines.start))?;
     }
-    let warnings: Vec<&str> = found
+    // The recording has the parser's own text, which names the instruction; what people see is the check's.
+    let warnings: Vec<String> = found
         .diagnostics
         .iter()
-        .map(|warning| warning.message.as_str())
+        .map(|warning| {
+            let line = warning.lines.map_or(0, |lines| lines.start);
+            let node = found
+                .nodes
+                .iter()
+                .find(|node| (node.lines.start..=node.lines.end).contains(&line));
+            let original = node.map_or("", |node| node.original.as_str());
+            format!("{} found in: {original}", warning.message)
+        })
         .collect();
     let wanted = if oracle["warnings"].is_null() {
         json!([])
@@ -199,9 +208,12 @@ fn one_node(node: &Node, wanted: &Value) -> Result<(), String> {
 
 fn error(case: &Value, wanted: &str) -> Result<(), String> {
     let parsed = parser::parse(text(case));
+    // An empty file has a text of its own before it comes to the parser proper.
+    let raw = tree::parse(text(case));
     let errors: Vec<String> = parsed
         .diagnostics
         .iter()
+        .chain(&raw.diagnostics)
         .filter(|found| found.severity == parser::Severity::Error)
         .map(|found| {
             let help = found
