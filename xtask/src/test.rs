@@ -9,9 +9,11 @@ const TOOLS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
+    ("git", "git"),
     ("openssl", "openssl"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
+    ("ssh-keygen", "openssh-client"),
     ("skopeo", "skopeo"),
     ("umoci", "umoci"),
 ];
