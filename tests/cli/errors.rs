@@ -115,6 +115,7 @@ fn ac28_missing_sources_are_all_told_before_any_run() {
             "did you mean \"/src/main.c\"?",
             "Dockerfile:3",
             "\"/gone.tar\": not found",
+            "sources are paths in the context: ",
             "Dockerfile:4",
             "\"/hidden/key\": not found",
             "line 2 of .dockerignore",

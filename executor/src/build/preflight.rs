@@ -5,7 +5,8 @@
 
 use crate::Error;
 use crate::build::backend::Executor;
-use crate::request::BuildRequest;
+use crate::build::contexts::MAIN;
+use crate::request::{BuildRequest, ContextSource};
 use parser::Diagnostic;
 use planner::plan::{CopyFrom, Op, Plan, RunMount, Step, StepId};
 use planner::scheduler::Backend as _;
@@ -52,6 +53,7 @@ fn sources(executor: &Executor<'_>, step: &Step) -> Vec<(String, Option<String>)
         };
         match executor.source_digest(&step) {
             Err(Error::Copy { message, help }) => {
+                let help = help.or_else(|| where_sources_are(executor.request, context));
                 found.push((checksum(context, &message), help));
             }
             Err(error @ Error::Io { .. }) => {
@@ -61,6 +63,25 @@ fn sources(executor: &Executor<'_>, step: &Step) -> Vec<(String, Option<String>)
         }
     }
     found
+}
+
+/// Which folder a source is looked for in.
+fn where_sources_are(request: &BuildRequest, context: &str) -> Option<String> {
+    let source = match request.named_contexts.get(context) {
+        None if context == MAIN => &request.context,
+        named => named?,
+    };
+    let place = match source {
+        ContextSource::Directory(dir) => dir.display().to_string(),
+        ContextSource::Empty => {
+            return Some(
+                "this build has no context: give a folder instead of `-` to copy files from it"
+                    .to_owned(),
+            );
+        }
+        _ => return None,
+    };
+    Some(format!("sources are paths in the context: {place}"))
 }
 
 /// The secrets and agents that steps about to run require and nobody gave, and the first such step.
