@@ -80,6 +80,11 @@ impl GitUrl {
         let last = git.remote.rsplit('/').next().unwrap_or_default();
         git.short_name = last.strip_suffix(".git").unwrap_or(last).to_owned();
         git.load_query(&url::query(&split.query))?;
+        // Escapes of a URL can bring in what the URL itself may not hold; no name that git knows has any.
+        let parts = [&git.remote, &git.reference, &git.subdir, &git.checksum];
+        if parts.iter().any(|part| part.contains(char::is_control)) {
+            return Err("invalid control character in URL".to_owned());
+        }
         Ok(Some(git))
     }
 
@@ -255,7 +260,7 @@ pub fn masked(text: &str) -> String {
 
 /// `[user@]host:path[?query][#fragment]`, as `scp` and `git` take it.
 fn scp_style(text: &str) -> Option<Split> {
-    if text.contains('\n') || has_scheme(text) {
+    if text.contains(char::is_control) || has_scheme(text) {
         return None;
     }
     let (host, rest) = text.split_once(':')?;

@@ -76,7 +76,13 @@ const FORMS: [(&str, &str, &str, &str, &str); 15] = [
         "refs/heads/v1",
         "/s",
     ),
-    ("git@h:x.git?subdir=/s#v1", "git@h:x.git", "x", "v1", "/s"),
+    (
+        "git@h:x.git?subdir=/s#v1",
+        "git@h:x.git",
+        "git@h:x",
+        "v1",
+        "/s",
+    ),
     (
         "https://h/x.git?commit=abcd",
         "https://h/x.git",
@@ -85,6 +91,21 @@ const FORMS: [(&str, &str, &str, &str, &str); 15] = [
         "",
     ),
 ];
+
+#[test]
+fn control_characters_are_no_part_of_a_repository() {
+    for text in ["git@h:x\n.git", "git@h:x\0.git"] {
+        assert!(matches!(parse(text), None), "{text:?}");
+    }
+    for text in [
+        "https://h/x.git#a%0ab",
+        "https://h/x.git#:a%00b",
+        "https://h/x.git?ref=a%0ab",
+    ] {
+        let error = GitUrl::parse(text).expect_err(text);
+        assert_eq!(error, "invalid control character in URL", "{text:?}");
+    }
+}
 
 #[test]
 fn ac24_forms() {
