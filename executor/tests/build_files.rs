@@ -336,12 +336,15 @@ fn a_missing_source_is_told_at_its_line() {
             (error.lines.unwrap().start, message, error.help.as_deref())
         })
         .collect();
+    let context = place.path("context");
+    let where_they_are = format!("sources are paths in the context: {}", context.display());
+    let where_they_are = Some(where_they_are.as_str());
     assert_eq!(
         told,
         [
-            (3, "\"/nothere\": not found", None),
+            (3, "\"/nothere\": not found", where_they_are),
             (3, "\"/b\": not found", Some("did you mean \"/a\"?")),
-            (4, "\"/nor/this\": not found", None),
+            (4, "\"/nor/this\": not found", where_they_are),
         ]
     );
     assert_eq!(failure.origin.unwrap().lines.unwrap().start, 3);
