@@ -8,63 +8,8 @@
 mod support;
 
 use planner::plan::CopyOp;
-use support::{Bench, expected, message, op, ops};
-
-struct Case {
-    name: &'static str,
-    source: &'static str,
-    base: &'static str,
-    op: CopyOp,
-    layer: &'static str,
-}
-
-fn case(
-    name: &'static str,
-    op: CopyOp,
-    source: &'static str,
-    base: &'static str,
-    layer: &'static str,
-) -> Case {
-    Case {
-        name,
-        source,
-        base,
-        op,
-        layer,
-    }
-}
-
-fn check(cases: Vec<Case>) {
-    let mut failures = Vec::new();
-    for case in cases {
-        let bench = Bench::new();
-        let context = bench.context("source", case.source, "");
-        let base = bench.base(case.base);
-        let found = match bench.run(&case.op, &base, &context) {
-            Ok(written) => bench.entries(&written),
-            Err(error) => vec![format!("error: {}", message(&error))],
-        };
-        if found != expected(case.layer) {
-            failures.push(format!(
-                "{}:\n  expected {:#?}\n  found {found:#?}",
-                case.name,
-                expected(case.layer)
-            ));
-        }
-    }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-}
-
-const TREE: &str = "
-    f a.txt 644 alpha
-    f b.sh 755 beta
-    f d/one.txt 600 1
-    f d/two.md 640 2
-    f d/sub/three.txt 644 3
-    d d/sub 700
-    d d 750
-    d empty 711
-";
+use support::table::{TREE, case, check};
+use support::{Bench, op, ops};
 
 /// AC08: a file copied over itself, or a directory that is there with the same attributes, makes no entry.
 #[test]

@@ -19,7 +19,7 @@ mod record;
 pub(crate) mod remote;
 pub(crate) mod resolve;
 mod run;
-mod secrets;
+pub(crate) mod secrets;
 mod sources;
 mod squash;
 pub(crate) mod volumes;

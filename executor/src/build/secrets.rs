@@ -16,11 +16,18 @@ pub(crate) fn secret(
     id: &str,
     required: bool,
 ) -> Result<Option<Vec<u8>>, Error> {
-    let data = match executor.request.secrets.get(id) {
-        None if required => return Err(Error::Secret { id: id.to_owned() }),
-        None => return Ok(None),
-        Some(SecretSource::Value(value)) => value.clone(),
-        Some(SecretSource::File(path)) => {
+    match executor.request.secrets.get(id) {
+        None if required => Err(Error::Secret { id: id.to_owned() }),
+        None => Ok(None),
+        Some(source) => read(id, source).map(Some),
+    }
+}
+
+/// The bytes of a secret that was given.
+pub(crate) fn read(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
+    let data = match source {
+        SecretSource::Value(value) => value.clone(),
+        SecretSource::File(path) => {
             let fail = |source| Error::Io {
                 op: "read the secret",
                 path: path.clone(),
@@ -40,7 +47,7 @@ pub(crate) fn secret(
             "secret {id} is larger than {LIMIT} bytes"
         )));
     }
-    Ok(Some(data))
+    Ok(data)
 }
 
 /// Variables that hold secrets.

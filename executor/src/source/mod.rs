@@ -8,13 +8,10 @@ pub(crate) mod http;
 
 use crate::Error;
 use crate::build::remote::Remote;
-use crate::request::{BuildRequest, SecretSource};
+use crate::build::secrets;
+use crate::request::BuildRequest;
 use planner::scheduler::Cancel;
-use std::io::Read;
 use store::Store;
-
-/// Larger secrets are no credentials.
-const SECRET_LIMIT: u64 = 64 * 1024;
 
 /// Told about bytes: done, in all (0 when unknown).
 pub(crate) type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
@@ -31,23 +28,10 @@ pub(crate) struct Sources<'a> {
 impl Sources<'_> {
     /// A secret that serves as a credential, without the line feed at its end; `None` when it was not given.
     fn credential(&self, id: &str) -> Result<Option<String>, Error> {
-        let bytes = match self.request.secrets.get(id) {
-            None => return Ok(None),
-            Some(SecretSource::Value(value)) => value.clone(),
-            Some(SecretSource::File(path)) => {
-                let fail = |source| Error::Io {
-                    op: "read the secret",
-                    path: path.clone(),
-                    source,
-                };
-                let mut bytes = Vec::new();
-                let file = std::fs::File::open(path).map_err(fail)?;
-                file.take(SECRET_LIMIT)
-                    .read_to_end(&mut bytes)
-                    .map_err(fail)?;
-                bytes
-            }
+        let Some(source) = self.request.secrets.get(id) else {
+            return Ok(None);
         };
+        let bytes = secrets::read(id, source)?;
         let text = String::from_utf8(bytes).map_err(|_| {
             Error::Request(format!(
                 "secret {id} is not text and cannot be a credential"

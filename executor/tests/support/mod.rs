@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
+pub mod table;
+
 use executor::context::{Context, IgnoreRules};
 use executor::copy::{self, CopySourceTree};
 use executor::layer::{self, Written};
