@@ -66,6 +66,12 @@ pub fn init_if_child(tasks: &[(&'static str, TaskFn)]) {
     helper::run_if_child(tasks);
 }
 
+/// A program started by this command is killed when the thread that starts it ends, however that comes about; what the
+/// program has started itself must notice by its closed pipes.
+pub fn end_with_caller(command: &mut std::process::Command) {
+    sys::end_with_caller(command);
+}
+
 /// How ids are mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum IdMapping {

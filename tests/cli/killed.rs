@@ -189,3 +189,21 @@ fn builds_share_a_store() {
     assert_eq!(project.images().len(), 4);
     project.valid_layout("out", &[]);
 }
+
+/// Nobody answers the fetch of a Git repository: its program ends with the build.
+#[test]
+fn kill_while_a_repository_is_fetched() {
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = server.local_addr().unwrap().to_string();
+    let project = Project::new("FROM scratch\n");
+    let url = format!("http://{host}/x.git");
+    let mut command = project.command(&["build", "--progress", "plain"]);
+    command.arg(&url);
+    let build = project.start(command);
+    // The build, git, and git's own helper.
+    let fetching = wait_until(Duration::from_secs(20), || processes(&host).len() >= 3);
+    assert!(fetching, "{:?}", processes(&host));
+    build.signal(Signal::KILL);
+    assert_eq!(build.finish().status, 137);
+    nothing_left(&project, &host);
+}

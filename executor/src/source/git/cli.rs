@@ -7,6 +7,8 @@
 use crate::Error;
 use crate::source::Sources;
 use crate::ssh::{Agents, Forward};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use planner::git_url::{redacted, redacted_words};
 use planner::source::GitSource;
 use std::ffi::OsStr;
@@ -128,7 +130,7 @@ impl<'a> Git<'a> {
         if source.remote.starts_with("http") {
             let header = match login(sources, &git.remote)? {
                 Some(header) => Some(header),
-                None => own_login.map(|login| format!("Basic {}", base64(login.as_bytes()))),
+                None => own_login.map(|login| format!("Basic {}", BASE64.encode(login))),
             };
             if let Some(header) = header {
                 git.secrets.push(header.clone());
@@ -201,6 +203,7 @@ impl<'a> Git<'a> {
             .stdout(create(&output)?)
             .stderr(create(&complaints)?);
         tracing::debug!(args = ?args.iter().map(|arg| redacted(arg)).collect::<Vec<_>>(), "git");
+        sandbox::end_with_caller(&mut command);
         let child = command
             .spawn()
             .map_err(|source| Failed::Other(missing(source)))?;
@@ -392,7 +395,7 @@ fn login(sources: &Sources<'_>, remote: &str) -> Result<Option<String>, Error> {
         }
         if let Some(token) = sources.credential(&format!("GIT_AUTH_TOKEN{suffix}"))? {
             let login = format!("x-access-token:{token}");
-            return Ok(Some(format!("basic {}", base64(login.as_bytes()))));
+            return Ok(Some(format!("basic {}", BASE64.encode(login))));
         }
     }
     Ok(None)
@@ -404,27 +407,6 @@ fn token_scope(remote: &str) -> &str {
         .into_iter()
         .find(|prefix| remote.starts_with(prefix))
         .unwrap_or(remote)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let padded = [
-            chunk[0],
-            *chunk.get(1).unwrap_or(&0),
-            *chunk.get(2).unwrap_or(&0),
-        ];
-        let bits = u32::from_be_bytes([0, padded[0], padded[1], padded[2]]);
-        for digit in 0..4usize {
-            out.push(if digit <= chunk.len() {
-                char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63])
-            } else {
-                '='
-            });
-        }
-    }
-    out
 }
 
 fn shell_quoted(text: &str) -> String {
@@ -444,19 +426,6 @@ pub(super) fn text(path: &Path) -> Result<&str, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_of_all_lengths() {
-        for (plain, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("x-access-token:t", "eC1hY2Nlc3MtdG9rZW46dA=="),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), encoded);
-        }
-    }
 
     #[test]
     fn credentials_leave_the_remote() {
