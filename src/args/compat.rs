@@ -1,5 +1,5 @@
 //! Flags of `docker buildx build` that choose a builder or ask for what a daemon does: accepted where they change no
-//! result, refused where they ask for something that is not there. [`crate::build_spec::compat`] judges them.
+//! result, refused where they ask for something that is not there. `build_spec::compat` judges them.
 
 use clap::Args;
 

@@ -95,7 +95,7 @@ const FORMS: [(&str, &str, &str, &str, &str); 15] = [
 #[test]
 fn control_characters_are_no_part_of_a_repository() {
     for text in ["git@h:x\n.git", "git@h:x\0.git"] {
-        assert!(matches!(parse(text), None), "{text:?}");
+        assert!(parse(text).is_none(), "{text:?}");
     }
     for text in [
         "https://h/x.git#a%0ab",
