@@ -130,10 +130,9 @@ pub fn build(
     let remote = Remote::new(request, cancel);
     let pending = Pending::new(&space, request, &remote, ui, cancel);
     let request = &epoch::resolve(&front.parsed.dockerfile, request, &front.options, &pending)?;
-    front.options = LowerOptions {
-        source_date_epoch: Some(epoch::text_of(request.source_date_epoch)),
-        ..options(request)
-    };
+    // Nothing else of the request depends on the time.
+    front.options.build_args.clone_from(&request.build_args);
+    front.options.source_date_epoch = Some(epoch::text_of(request.source_date_epoch));
     let resolver = Resolver {
         space: &space,
         request,
