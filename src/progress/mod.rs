@@ -82,6 +82,16 @@ struct Shared {
     ticking: bool,
 }
 
+impl Shared {
+    /// Lets the renderer draw, where there is one; what it wrote is seen at once.
+    fn draw(&mut self, with: impl FnOnce(&mut dyn Renderer, &Model, &mut dyn Write)) {
+        if let Some(renderer) = &mut self.renderer {
+            with(renderer.as_mut(), &self.model, &mut *self.out);
+        }
+        let _ = self.out.flush();
+    }
+}
+
 /// The display of one build.
 pub struct Progress {
     shared: Arc<Mutex<Shared>>,
@@ -189,12 +199,8 @@ impl Progress {
 
     /// Says what a flag does not do; silent where progress is.
     pub fn warn(&self, message: &str) {
-        let mut shared = self.lock();
-        let Shared { renderer, out, .. } = &mut *shared;
-        if let Some(renderer) = renderer {
-            renderer.warning(&format!("WARNING: {message}\n"), out);
-        }
-        let _ = out.flush();
+        self.lock()
+            .draw(|renderer, _, out| renderer.warning(&format!("WARNING: {message}\n"), out));
     }
 
     /// The Dockerfile that findings are about.
@@ -209,21 +215,14 @@ impl Progress {
             return;
         }
         shared.finished = true;
-        let Shared {
-            model,
-            renderer,
-            out,
-            ..
-        } = &mut *shared;
-        if let Some(renderer) = renderer {
+        shared.draw(|renderer, model, out| {
             renderer.finish(model, out);
             if renderer.summarises() && self.summary != Summary::None {
                 let full = self.summary == Summary::Full;
                 let text = finding::summary(self.file(), &self.findings(), full, self.colour);
                 let _ = out.write_all(text.as_bytes());
             }
-        }
-        let _ = out.flush();
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -232,18 +231,12 @@ impl Progress {
 
     fn show(&self, vertex: usize, change: Change) {
         let mut shared = self.lock();
-        let Shared {
-            model,
-            renderer,
-            out,
-            ..
-        } = &mut *shared;
-        if let Some(renderer) = renderer {
-            renderer.change(model, vertex, change, out);
-        }
-        let _ = out.flush();
+        shared.draw(|renderer, model, out| renderer.change(model, vertex, change, out));
         let live = change == Change::Started
-            && renderer.as_ref().is_some_and(|renderer| renderer.is_live());
+            && shared
+                .renderer
+                .as_ref()
+                .is_some_and(|renderer| renderer.is_live());
         if live && !shared.ticking {
             shared.ticking = true;
             self.start_ticking();
@@ -278,20 +271,13 @@ impl Progress {
 
     fn output(&self, vertex: usize, stderr: bool, data: &[u8]) {
         let mut shared = self.lock();
-        let Shared {
-            model,
-            renderer,
-            out,
-            ..
-        } = &mut *shared;
-        let lines = model.output(vertex, data);
-        if let Some(renderer) = renderer {
+        let lines = shared.model.output(vertex, data);
+        shared.draw(|renderer, model, out| {
             renderer.raw(model, vertex, stderr, data, out);
             if !lines.is_empty() {
                 renderer.lines(model, vertex, &lines, out);
             }
-        }
-        let _ = out.flush();
+        });
     }
 }
 
@@ -327,19 +313,10 @@ impl Progress {
     /// Ends a vertex; an unfinished last line is shown first.
     fn end(&self, vertex: usize, state: model::State) {
         let mut shared = self.lock();
-        let Shared {
-            model,
-            renderer,
-            out,
-            ..
-        } = &mut *shared;
-        if let Some(line) = model.flush_line(vertex)
-            && let Some(renderer) = renderer
-        {
-            renderer.lines(model, vertex, &[line], out);
+        if let Some(line) = shared.model.flush_line(vertex) {
+            shared.draw(|renderer, model, out| renderer.lines(model, vertex, &[line], out));
         }
-        let _ = out.flush();
-        model.end(vertex, state);
+        shared.model.end(vertex, state);
         drop(shared);
         self.show(vertex, Change::Ended);
     }
@@ -350,30 +327,21 @@ impl Ui for Progress {
         if diagnostics.is_empty() {
             return;
         }
-        {
+        let first = {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = found.0.is_empty();
             found.0.extend(diagnostics.iter().cloned());
-        }
+            first
+        };
         if self.summary == Summary::None {
             return;
         }
-        let first = self.findings().len() == diagnostics.len();
         let vertex = self.definition();
-        {
-            let mut shared = self.lock();
-            let Shared {
-                model,
-                renderer,
-                out,
-                ..
-            } = &mut *shared;
-            if let Some(renderer) = renderer {
-                for finding in diagnostics {
-                    renderer.finding(model, vertex, (self.file(), finding), out);
-                }
+        self.lock().draw(|renderer, model, out| {
+            for finding in diagnostics {
+                renderer.finding(model, vertex, (self.file(), finding), out);
             }
-            let _ = out.flush();
-        }
+        });
         if first {
             self.end(vertex, model::State::Done);
         }
