@@ -13,20 +13,13 @@ pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
     let Ok(data) = super::load(&corpus.join("buildah_conformance.json")) else {
         return Vec::new();
     };
-    let cases: Vec<(String, &Value)> = data
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|case| (text(&case["name"]).to_owned(), case))
-        .collect();
+    let cases = super::by_name(&data);
     harness.run("buildah conformance", &cases, one)
 }
 
 fn one(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
     let value = case.value;
-    if value["verified"] != Value::Bool(true) {
-        return Err("left out: the case has no recorded answer of BuildKit that counts".to_owned());
-    }
+    super::only_verified(value)?;
     let context = case.dir.join("ctx");
     let ops: Vec<Value> = value["context_files"]
         .as_array()

@@ -13,12 +13,7 @@ pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
     let Ok(data) = super::load(&corpus.join("fresh_examples.json")) else {
         return Vec::new();
     };
-    let cases: Vec<(String, &Value)> = data["cases"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|case| (text(&case["name"]).to_owned(), case))
-        .collect();
+    let cases = super::by_name(&data["cases"]);
     harness.run("fresh examples", &cases, |case, levels| {
         one(case, &data["context"], levels)
     })

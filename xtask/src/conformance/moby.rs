@@ -16,20 +16,13 @@ pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
     let Ok(data) = super::load(&corpus.join("moby_cli_build.json")) else {
         return Vec::new();
     };
-    let cases: Vec<(String, &Value)> = data
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|case| (text(&case["name"]).to_owned(), case))
-        .collect();
+    let cases = super::by_name(&data);
     harness.run("moby cli", &cases, one)
 }
 
 fn one(case: Case<'_>, levels: &mut Levels) -> Result<(), String> {
     let value = case.value;
-    if value["verified"] != Value::Bool(true) {
-        return Err("left out: the case has no recorded answer of BuildKit that counts".to_owned());
-    }
+    super::only_verified(value)?;
     contexts(case.dir, &value["contexts"], &Texts::default())?;
     case.bases.store(&case.dir.join("store"), &value["from"])?;
     let steps: Vec<&Value> = value["steps"].as_array().into_iter().flatten().collect();

@@ -202,6 +202,22 @@ fn load(path: &Path) -> Result<Value, String> {
     serde_json::from_slice(&bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
+/// The cases of a list, each with its name.
+fn by_name(cases: &Value) -> Vec<(String, &Value)> {
+    let cases = cases.as_array().into_iter().flatten();
+    cases
+        .map(|case| (text(&case["name"]).to_owned(), case))
+        .collect()
+}
+
+/// Leaves a case out whose recorded answer does not count.
+fn only_verified(case: &Value) -> Result<(), String> {
+    if case["verified"] == Value::Bool(true) {
+        return Ok(());
+    }
+    Err("left out: the case has no recorded answer of BuildKit that counts".to_owned())
+}
+
 /// A case's name as a folder's name.
 fn file_name(name: &str) -> String {
     name.chars()
