@@ -579,6 +579,28 @@ fn equal_content_is_the_known_layer() {
     assert_eq!(results[0], results[1]);
 }
 
+/// What is one file with another below, and was replaced by an equal one, is a file of its own.
+#[test]
+fn a_link_that_was_broken_is_written() {
+    if layer_support::skip_without_root("mounting an overlay") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut layers = vec![base(&scratch)];
+    let overlay = Overlay::mount(&scratch, "run", &layers);
+    fs::rename(overlay.merged.join("one"), overlay.merged.join("away")).unwrap();
+    fs::rename(overlay.merged.join("away"), overlay.merged.join("one")).unwrap();
+    let expected = show_folder(&overlay.merged);
+    let upper = overlay.upper.clone();
+    drop(overlay);
+    let below = Snapshot {
+        layers: layers.clone(),
+    };
+    let written = layer::capture(&scratch.space, &upper, &below).unwrap();
+    layers.push(written.diff_id);
+    assert_eq!(show_view(&view(&scratch, &layers)), expected);
+}
+
 /// One thing done to a root file system; paths come from a small set so that they meet.
 #[derive(Clone, Debug)]
 enum Change {

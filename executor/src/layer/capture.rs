@@ -240,7 +240,8 @@ impl Walk {
         let kind = self.first_or_link(&stat, path, kind);
         let entry = self.described(&stat, path, kind, Vec::new(), over.directory)?;
         let known = self.known(path, over)?;
-        if is_old(&stat) && known.is_some_and(|known| known == entry) {
+        if is_old(&stat) && known.is_some_and(|known| known == entry) && !self.below.has_links(path)
+        {
             return Ok(());
         }
         self.write(&entry, None)
@@ -303,6 +304,7 @@ impl Walk {
             && same_attributes(&known, &entry)
             && known.mtime == entry.mtime
             && matches!(known.kind, Kind::File { size: before, .. } if before == size)
+            && !self.below.has_links(path)
             && self.below.digest(path)? == self.digest(&mut file, path)?
         {
             return Ok(());

@@ -11,7 +11,7 @@ use crate::layer::{digest_of, open_beneath};
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -36,6 +36,8 @@ struct Layer {
     index: Index,
     tar: OnceLock<File>,
     tree: OnceLock<OwnedFd>,
+    /// Entries that other names of the layer lead to.
+    linked: OnceLock<HashSet<usize>>,
 }
 
 /// Numbers of a layer, topmost first, and of an entry in its index.
@@ -71,6 +73,7 @@ impl View {
                 index,
                 tar: OnceLock::new(),
                 tree: OnceLock::new(),
+                linked: OnceLock::new(),
             })
         };
         Ok(Self {
@@ -215,6 +218,24 @@ impl View {
             .into_iter()
             .filter_map(|(name, place)| Some((name, place?)))
             .collect())
+    }
+
+    /// Whether the file at a path has other names (hard links).
+    pub(crate) fn has_links(&self, path: &[u8]) -> bool {
+        let Some((layer, at)) = self.find(path) else {
+            return false;
+        };
+        let Layer { index, linked, .. } = &self.layers[layer];
+        let linked = linked.get_or_init(|| {
+            let targets = index.nodes().filter_map(|node| match node.what {
+                What::Hardlink(target) => index.find(target),
+                _ => None,
+            });
+            targets.collect()
+        });
+        index
+            .target(at)
+            .is_some_and(|target| linked.contains(&target))
     }
 
     /// The regular file behind a path.
