@@ -142,7 +142,12 @@ pub(crate) fn make_folders(
         None => place(&root, Path::new("")).stage_with(stage)?,
     };
     for name in &walk.missing {
-        here = make_folder(&here, name, owner).stage_with(stage)?;
+        here = match make_folder(&here, name, owner) {
+            // Another command has the same cache, and was first.
+            Err(Errno::EXIST) => open_folder(&here, name),
+            made => made,
+        }
+        .stage_with(stage)?;
     }
     Ok(here)
 }
@@ -154,13 +159,17 @@ pub(crate) fn make_folder(
     owner: Option<(u32, u32)>,
 ) -> Result<OwnedFd, Errno> {
     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(&parent, name, flags, Mode::empty())?;
+    let fd = open_folder(&parent, name)?;
     if let Some((uid, gid)) = owner {
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         rustix::fs::chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
     }
     Ok(fd)
+}
+
+fn open_folder(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 /// Creates an empty file and opens it as a place.
