@@ -24,6 +24,7 @@ mod subid;
 mod sys;
 mod task;
 mod volumes;
+mod watch;
 mod wire;
 
 use serde::{Deserialize, Serialize};
@@ -66,10 +67,10 @@ pub fn init_if_child(tasks: &[(&'static str, TaskFn)]) {
     helper::run_if_child(tasks);
 }
 
-/// A program started by this command is killed when the thread that starts it ends, however that comes about; what the
-/// program has started itself must notice by its closed pipes.
+/// A program started by this command is killed when the calling process ends, however that comes about, and with it
+/// all it has started that stays in its process group, which it leads. What it leaves behind at its own end is killed too.
 pub fn end_with_caller(command: &mut std::process::Command) {
-    sys::end_with_caller(command);
+    watch::end_with_caller(command);
 }
 
 /// How ids are mapped.

@@ -285,22 +285,3 @@ fn check(result: c_long) -> Result<()> {
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
-
-/// Has the child killed when its parent's thread ends (`PR_SET_PDEATHSIG`, Linux 2.1.57).
-pub(crate) fn end_with_caller(command: &mut std::process::Command) {
-    use std::os::unix::process::CommandExt as _;
-    let caller = rustix::process::getpid();
-    let ask = move || {
-        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-        // It may have ended before it was asked for.
-        if rustix::process::getppid() == Some(caller) {
-            Ok(())
-        } else {
-            Err(std::io::Error::from(Errno::SRCH))
-        }
-    };
-    // SAFETY: between fork and exec the closure makes two system calls; it neither allocates nor takes a lock.
-    unsafe {
-        command.pre_exec(ask);
-    }
-}

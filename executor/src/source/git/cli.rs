@@ -14,7 +14,6 @@ use planner::source::GitSource;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -269,11 +268,7 @@ impl<'a> Git<'a> {
             .work_tree
             .or(place.git_dir)
             .unwrap_or_else(|| self.scratch.path());
-        command
-            .current_dir(cwd)
-            .stdin(Stdio::null())
-            // Its helpers end with it when the build is stopped.
-            .process_group(0);
+        command.current_dir(cwd).stdin(Stdio::null());
         command
     }
 
