@@ -3,9 +3,11 @@
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
 mod compat;
+mod registry;
 mod run;
 
 pub use compat::CompatArgs;
+pub use registry::RegistryArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::{CgroupArgs, RunArgs};
@@ -140,9 +142,9 @@ pub struct BuildArgs {
     /// Steps that may run at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: u16,
-    /// Registry reached without TLS or without verification
-    #[arg(long = "insecure-registry", value_name = "HOST[:PORT]")]
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Flags of other builders
     #[command(flatten)]
     pub compat: CompatArgs,

@@ -8,6 +8,7 @@ use crate::context::Unpacked;
 use planner::lower::Allowed;
 use planner::plan::{Network, Ulimit, Volume};
 use planner::platform::Platform;
+use registry_client::ClientOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -74,13 +75,11 @@ pub struct BuildRequest {
     pub now: i64,
     /// Steps at once.
     pub jobs: usize,
-    /// containers registries.conf v2.
-    pub registries_conf: Option<PathBuf>,
-    /// Registries spoken to without TLS verification or by HTTP.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached.
+    pub registry: ClientOptions,
     /// `PATH`, where helper programs such as `git` and `ssh` are looked for; empty: the usual folders.
     pub search_path: String,
-    /// Proxy variables of the client's environment (`HTTP_PROXY` ...), for pulls.
+    /// Proxy variables of the client's environment (`HTTP_PROXY` ...), for git.
     pub proxies: BTreeMap<String, String>,
 }
 

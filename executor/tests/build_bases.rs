@@ -186,7 +186,7 @@ fn a_lying_config_is_refused() {
 
 fn registry_request(place: &Place, registry: &FakeRegistry, dockerfile: &str) -> BuildRequest {
     let mut request = place.request(&dockerfile.replace("{registry}", &registry.host()));
-    request.insecure_registries = vec![registry.host()];
+    request.registry.insecure = vec![registry.host()];
     request
 }
 
@@ -311,7 +311,7 @@ fn a_slow_registry_can_be_given_up() {
     // A server that takes connections and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut request = place.request(&format!("FROM {}/x\n", silent.local_addr().unwrap()));
-    request.insecure_registries = vec![silent.local_addr().unwrap().to_string()];
+    request.registry.insecure = vec![silent.local_addr().unwrap().to_string()];
     let cancel = planner::scheduler::Cancel::default();
     let stopper = cancel.clone();
     let before = std::time::Instant::now();

@@ -17,6 +17,7 @@ mod ssh;
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::registry_options;
 use executor::build::Stream;
 use executor::request::{Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest};
 use planner::plan::Network;
@@ -114,8 +115,7 @@ fn request(
                 i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
             }),
         jobs: usize::from(args.jobs),
-        registries_conf: environment.registries_conf(),
-        insecure_registries: args.insecure_registries.clone(),
+        registry: registry_options::client_options(&args.registry, environment),
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     };

@@ -11,6 +11,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kiln-executor",
             "kiln-parser",
             "kiln-planner",
+            "kiln-registry-client",
             "kiln-sandbox",
             "kiln-store",
         ],

@@ -3,10 +3,10 @@
 
 use super::front::Front;
 use super::prepare::Pending;
-use super::remote::Remote;
 use super::resolve::{self, Resolver};
 use super::{BuildFailure, Ui, options};
 use crate::Error;
+use crate::remote::Remote;
 use crate::request::BuildRequest;
 use crate::space::Space;
 use planner::lower::{BaseRequest, LowerOptions, ResolvedBase};
@@ -73,7 +73,7 @@ impl Call<'_> {
             vec![(request, Error::Store(error))]
         })?;
         let space = Space::new(store);
-        let remote = Remote::new(self.request, self.cancel);
+        let remote = Remote::new(&self.request.registry, self.cancel);
         let pending = Pending::new(&space, self.request, &remote, self.ui, self.cancel);
         let resolver = Resolver {
             space: &space,

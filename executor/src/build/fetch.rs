@@ -4,8 +4,8 @@
 use crate::Error;
 use crate::build::layout::Layout;
 use crate::build::manifest::Desc;
-use crate::build::remote::Remote;
 use crate::layer;
+use crate::remote::Remote;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::plan::{Op, Plan};

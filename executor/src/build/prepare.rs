@@ -5,12 +5,12 @@
 
 use super::contexts::Opened;
 use super::manifest;
-use super::remote::Remote;
 use super::{BuildFailure, Ui};
 use crate::Error;
 use crate::context::dockerfile::{Place, SIZE_LIMIT};
 use crate::context::{Files, Unpacked};
 use crate::copy;
+use crate::remote::Remote;
 use crate::request::{BuildRequest, ContextSource, DockerfileSource};
 use crate::source::Sources;
 use crate::source::http::HttpFile;
@@ -62,7 +62,7 @@ pub fn prepare(
 ) -> Result<(), BuildFailure> {
     let space = Space::new(store.clone());
     if request.context.is_pending() {
-        let remote = Remote::new(request, cancel);
+        let remote = Remote::new(&request.registry, cancel);
         let pending = Pending::new(&space, request, &remote, ui, cancel);
         let unpacked = pending.main(stream)?;
         request.context = ContextSource::Unpacked(unpacked);
@@ -71,7 +71,7 @@ pub fn prepare(
         DockerfileSource::Given => return Ok(()),
         DockerfileSource::InContext(file) => file.clone(),
         DockerfileSource::Url(url) => {
-            let remote = Remote::new(request, cancel);
+            let remote = Remote::new(&request.registry, cancel);
             let pending = Pending::new(&space, request, &remote, ui, cancel);
             let text = utf8(pending.dockerfile(url)?, &redacted(url))?;
             request.dockerfile = text;

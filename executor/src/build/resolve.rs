@@ -7,7 +7,7 @@ use crate::build::fetch::{ImageSource, Origin};
 use crate::build::layout::Layout;
 use crate::build::manifest::{self, Config, Desc, Document, Index, Manifest};
 use crate::build::prepare::Pending;
-use crate::build::remote::Remote;
+use crate::remote::Remote;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
 use planner::lower::{BaseRequest, ResolvedBase, ResolvedImage};

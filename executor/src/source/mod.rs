@@ -7,8 +7,8 @@ pub(crate) mod git;
 pub(crate) mod http;
 
 use crate::Error;
-use crate::build::remote::Remote;
 use crate::build::secrets;
+use crate::remote::Remote;
 use crate::request::BuildRequest;
 use planner::scheduler::Cancel;
 use store::Store;

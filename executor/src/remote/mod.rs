@@ -1,9 +1,8 @@
 //! The registry client on a runtime of its own; both start when first used, so that a build that needs
-//! no network starts neither.
+//! no network starts neither. It knows registries and URLs, and nothing of stores.
 
 use crate::Error;
 use crate::build::manifest::{self, Desc};
-use crate::request::BuildRequest;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
 use registry_client::{
@@ -18,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A lazily started client.
-pub(crate) struct Remote {
+pub struct Remote {
     options: ClientOptions,
     cancel: Cancel,
     started: OnceLock<(Runtime, Client)>,
@@ -33,24 +32,11 @@ impl std::fmt::Debug for Remote {
 }
 
 impl Remote {
-    pub(crate) fn new(request: &BuildRequest, cancel: &Cancel) -> Self {
-        let proxy = |names: [&str; 2]| {
-            names
-                .iter()
-                .find_map(|name| request.proxies.get(*name))
-                .cloned()
-        };
-        let options = ClientOptions {
-            http_proxy: proxy(["HTTP_PROXY", "http_proxy"]),
-            https_proxy: proxy(["HTTPS_PROXY", "https_proxy"]),
-            no_proxy: proxy(["NO_PROXY", "no_proxy"]),
-            registries_conf: request.registries_conf.clone(),
-            insecure: request.insecure_registries.clone(),
-            user_agent: concat!("kiln/", env!("CARGO_PKG_VERSION")).to_owned(),
-            ..ClientOptions::default()
-        };
+    /// Starts nothing.
+    #[must_use]
+    pub fn new(options: &ClientOptions, cancel: &Cancel) -> Self {
         Self {
-            options,
+            options: options.clone(),
             cancel: cancel.clone(),
             started: OnceLock::new(),
         }
