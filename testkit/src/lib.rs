@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod docker_registry;
 pub mod http;
 mod merge;
 pub mod registry;
@@ -13,6 +14,7 @@ mod validate;
 mod web;
 
 pub use base::{BaseImage, Compression, Entry, archive, base_layout};
+pub use docker_registry::{DockerRegistry, RegistrySetup, TokenService};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};
 pub use tarball::{Kind, TarEntry, open_layer, read_entries, tar_entries};
