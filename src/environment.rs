@@ -13,8 +13,8 @@ pub const PROXY_NAMES: [&str; 5] = [
     "ALL_PROXY",
 ];
 
-/// What Kiln takes from the environment.
-#[derive(Debug, Default)]
+/// What Kiln takes from the environment. Values may be secret, so it has no `Debug` form.
+#[derive(Default)]
 pub struct Environment {
     variables: BTreeMap<String, String>,
     /// Whether stderr is a terminal that can be redrawn.
@@ -80,13 +80,8 @@ impl Environment {
     /// Proxy settings that the docker client's configuration (`$DOCKER_CONFIG/config.json`, `proxies.default`) hands to
     /// builds as build args, in both cases. A file that cannot be read says nothing.
     pub fn client_proxies(&self) -> Vec<(String, String)> {
-        let folder = match self.get("DOCKER_CONFIG") {
-            Some(folder) => Some(PathBuf::from(folder)),
-            None => self
-                .get("HOME")
-                .map(|home| PathBuf::from(home).join(".docker")),
-        };
-        let config = folder
+        let config = self
+            .docker_config()
             .and_then(|folder| std::fs::read(folder.join("config.json")).ok())
             .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
             .unwrap_or_default();
@@ -133,15 +128,25 @@ impl Environment {
         }
     }
 
+    /// Folder of the docker client's configuration.
+    pub fn docker_config(&self) -> Option<PathBuf> {
+        let home = || Some(PathBuf::from(self.get("HOME")?).join(".docker"));
+        self.get("DOCKER_CONFIG").map(PathBuf::from).or_else(home)
+    }
+
+    /// Folder of the user's configuration files.
+    pub fn config_home(&self) -> Option<PathBuf> {
+        let home = || Some(PathBuf::from(self.get("HOME")?).join(".config"));
+        self.get("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)
+    }
+
     /// containers registries.conf: the variable, else the user's, else the system's file.
     pub fn registries_conf(&self) -> Option<PathBuf> {
         if let Some(path) = self.get("CONTAINERS_REGISTRIES_CONF") {
             return Some(PathBuf::from(path));
         }
         let user = self
-            .get("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(self.get("HOME")?).join(".config")))
+            .config_home()
             .map(|dir| dir.join("containers/registries.conf"));
         user.into_iter()
             .chain([PathBuf::from("/etc/containers/registries.conf")])

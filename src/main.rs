@@ -14,6 +14,7 @@ mod commands;
 mod environment;
 mod error;
 mod progress;
+mod prompt;
 mod registry_options;
 mod render;
 mod table;

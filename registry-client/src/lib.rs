@@ -8,6 +8,7 @@
 mod auth;
 mod blob;
 mod client;
+mod credentials;
 mod download;
 mod error;
 mod manifest;
@@ -20,9 +21,10 @@ mod transport;
 mod verify;
 
 pub use client::{Client, FetchedManifest};
+pub use credentials::{CredentialSource, Login, Secret};
 pub use download::{Download, DownloadHead, Downloaded, Flow, Receiver};
 pub use error::Error;
-pub use options::{ClientOptions, RetryPolicy, Timeouts};
+pub use options::{CertificateOptions, ClientOptions, RetryPolicy, Timeouts};
 pub use reference::Reference;
 pub use registries_conf::{
     MirrorRule, PullFromMirror, PullSource, RegistriesConf, RegistryRule, ShortNameMode,

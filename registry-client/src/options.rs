@@ -1,7 +1,9 @@
 //! Settings of a client. All come from the caller; nothing here reads the environment.
 
+use crate::CredentialSource;
 use std::fmt;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 /// Settings of a client.
@@ -12,6 +14,14 @@ pub struct ClientOptions {
     /// Registries (`host[:port]`, or a CIDR block of addresses) to speak plain HTTP with, or TLS without
     /// verification; loopback addresses may fall back to HTTP by themselves.
     pub insecure: Vec<String>,
+    /// All registries are as if named in `insecure` (`--tls-verify=false`).
+    pub insecure_all: bool,
+    /// Where credentials are looked for; the first place that has some for a repository wins.
+    pub credentials: Vec<CredentialSource>,
+    /// Certificate authorities and client certificates beside the system's.
+    pub certificates: CertificateOptions,
+    /// Called on every program before it is started (credential helpers).
+    pub prepare_program: Option<fn(&mut Command)>,
     /// `User-Agent`; empty for the crate's own.
     pub user_agent: String,
     /// Proxy for `http:` URLs (the value of `HTTP_PROXY`).
@@ -35,6 +45,9 @@ impl fmt::Debug for ClientOptions {
         f.debug_struct("ClientOptions")
             .field("registries_conf", &self.registries_conf)
             .field("insecure", &self.insecure)
+            .field("insecure_all", &self.insecure_all)
+            .field("credentials", &self.credentials)
+            .field("certificates", &self.certificates)
             .field("user_agent", &self.user_agent)
             .field("http_proxy", &proxy(&self.http_proxy))
             .field("https_proxy", &proxy(&self.https_proxy))
@@ -44,6 +57,19 @@ impl fmt::Debug for ClientOptions {
             .field("requests_per_host", &self.requests_per_host)
             .finish()
     }
+}
+
+/// Certificates for registries.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct CertificateOptions {
+    /// A folder with `*.crt` (authorities), `*.cert` and `*.key` (client certificates) for all registries (`--cert-dir`).
+    pub folder: Option<PathBuf>,
+    /// `certs.d` folders, each with a folder `host[:port]` per registry that holds the same. All that exist count.
+    pub certs_d: Vec<PathBuf>,
+    /// Files of authorities for single registries: `host[:port]` and the file.
+    pub authorities: Vec<(String, PathBuf)>,
+    /// Client certificates for single registries: `host[:port]`, certificate, key.
+    pub clients: Vec<(String, PathBuf, PathBuf)>,
 }
 
 /// How failed requests are repeated: waits double from `base` up to `max`, with jitter.
@@ -77,6 +103,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Between two pieces of an answer.
     pub idle: Duration,
+    /// Until a credential helper has answered.
+    pub helper: Duration,
 }
 
 impl Default for Timeouts {
@@ -84,6 +112,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(15),
             idle: Duration::from_secs(60),
+            helper: Duration::from_secs(60),
         }
     }
 }

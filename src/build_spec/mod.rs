@@ -115,7 +115,7 @@ fn request(
                 i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
             }),
         jobs: usize::from(args.jobs),
-        registry: registry_options::client_options(&args.registry, environment),
+        registry: registry_options::client_options(&args.registry, environment)?,
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     };

@@ -13,10 +13,20 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 26] = [
     "BUILDKIT_PROGRESS",
+    "CI_DEPENDENCY_PROXY_SERVER",
+    "CI_REGISTRY",
+    "CI_REGISTRY_PASSWORD",
+    "CI_REGISTRY_USER",
     "CLICOLOR_FORCE",
+    "CONTAINERS_REGISTRIES_CONF",
+    "DOCKER_AUTH_CONFIG",
     "DOCKER_CONFIG",
+    "REGISTRY_AUTH_FILE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "XDG_RUNTIME_DIR",
     "BUILDX_METADATA_WARNINGS",
     "DOCKER_DEFAULT_PLATFORM",
     "HTTPS_PROXY",

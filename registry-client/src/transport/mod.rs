@@ -71,7 +71,9 @@ impl Transport {
 
     /// Whether the caller's settings allow this host to be spoken to without verified TLS.
     pub(crate) fn may_be_insecure(&self, host: &str, port: Option<u16>) -> bool {
-        hosts::is_loopback(host) || hosts::listed(&self.options.insecure, host, port)
+        self.options.insecure_all
+            || hosts::is_loopback(host)
+            || hosts::listed(&self.options.insecure, host, port)
     }
 
     /// Sends once, following redirects. Any status of the last server is an answer, not an error.

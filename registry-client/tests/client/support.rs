@@ -18,6 +18,7 @@ pub(crate) fn quick() -> ClientOptions {
         timeouts: Timeouts {
             connect: Duration::from_secs(2),
             idle: Duration::from_millis(400),
+            ..Timeouts::default()
         },
         ..ClientOptions::default()
     }
