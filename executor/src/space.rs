@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use store::Store;
@@ -23,8 +23,8 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (copy::COPY_TASK, |request, _| {
         run_json(request, copy::copy_task)
     }),
-    (layer::tasks::EXTRACT, |request, _| {
-        run_json(request, layer::tasks::extract)
+    (layer::tasks::EXTRACT, |request, fds| {
+        run_json(request, |request| layer::tasks::extract(request, fds))
     }),
     (layer::tasks::CAPTURE, |request, _| {
         run_json(request, layer::tasks::capture)
@@ -187,15 +187,29 @@ impl Space {
         name: &str,
         request: &Q,
     ) -> Result<A, Error> {
+        self.task_with(name, request, Vec::new())
+    }
+
+    /// [`Space::task`] with descriptors.
+    ///
+    /// # Errors
+    /// The task's.
+    pub(crate) fn task_with<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        name: &str,
+        request: &Q,
+        fds: Vec<OwnedFd>,
+    ) -> Result<A, Error> {
         let request = serde_json::to_vec(request).expect("BUG: task requests are plain structs");
         let answer = if self.is_root {
             let (_, task) = TASKS
                 .iter()
                 .find(|(known, _)| *known == name)
                 .expect("BUG: the task is in the table");
-            task(&request, Vec::<OwnedFd>::new()).map_err(sandbox::Error::Task)
+            task(&request, fds).map_err(sandbox::Error::Task)
         } else {
-            self.sandbox()?.task(name, &request, &[])
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            self.sandbox()?.task(name, &request, &borrowed)
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -385,6 +399,7 @@ fn known_op(op: &str) -> &'static str {
         "set an extended attribute of",
         "read the extended attributes of",
         "remove an extended attribute of",
+        "unpack",
         "read the layer index",
         "write the layer index",
     ];

@@ -81,6 +81,15 @@ impl BlobWriter {
         self.size
     }
 
+    /// Opens what is written so far for reading, from its start; what comes later can be read there too once it is
+    /// flushed.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn reader(&self) -> Result<File, Error> {
+        File::open(&self.temporary).map_err(|e| Error::io("open", &self.temporary, e))
+    }
+
     /// Makes the blob visible and returns its digest and size in bytes.
     ///
     /// With `expected`, the blob is dropped when digest or size differ, and it is filed under the expected digest's

@@ -12,7 +12,7 @@ use crate::build::run;
 use crate::build::sources::RemoteSteps;
 use crate::copy::{self, CopySourceTree, ReadEntry};
 use crate::device::Devices;
-use crate::layer::{self, Compression, Written};
+use crate::layer::{self, Compression, Form, Written};
 use crate::request::BuildRequest;
 use crate::snapshot::{Snapshot, View};
 use crate::space::Space;
@@ -68,16 +68,16 @@ impl<'a> Executor<'a> {
         }
     }
 
-    /// Fetches what is missing of these layers, telling the step's observer.
-    pub(crate) fn ensure(
+    /// Fetches what is missing of these layers, in this form, telling the step's observer.
+    pub(crate) fn ensure_as(
         &self,
+        form: Form,
         layers: &[Digest],
         step: StepId,
-        events: &dyn Observer,
-        cancel: &Cancel,
+        work: &Work<'_>,
     ) -> Result<(), Error> {
         let progress = |what: &str, done: u64, total: u64| {
-            events.event(
+            work.events.event(
                 step,
                 StepEvent::Transfer {
                     what: what.to_owned(),
@@ -86,12 +86,13 @@ impl<'a> Executor<'a> {
                 },
             );
         };
-        self.fetcher.ensure(layers, &progress, cancel)
+        self.fetcher.ensure_as(form, layers, &progress, work.cancel)
     }
 
     fn view(&self, snapshot: &Snapshot) -> Result<View, Error> {
+        let (quiet, cancel) = (|_: &str, _, _| {}, Cancel::default());
         self.fetcher
-            .ensure(&snapshot.layers, &|_, _, _| {}, &Cancel::default())?;
+            .ensure_as(Form::Readable, &snapshot.layers, &quiet, &cancel)?;
         view(self.space, snapshot)
     }
 
@@ -117,7 +118,7 @@ impl<'a> Executor<'a> {
         let base = work.base(op.base);
         // A linked layer does not depend on what it lies over, apart from the names of users.
         if !op.link || op.chown.is_some() {
-            self.ensure(&base.layers, step.id, work.events, work.cancel)?;
+            self.ensure_as(Form::Readable, &base.layers, step.id, work)?;
         }
         let context;
         let from;
@@ -131,7 +132,7 @@ impl<'a> Executor<'a> {
             }
             CopyFrom::Input(index) => {
                 from = work.base(Some(*index));
-                self.ensure(&from.layers, step.id, work.events, work.cancel)?;
+                self.ensure_as(Form::Readable, &from.layers, step.id, work)?;
                 open_up(self.space, &from)?;
                 CopySourceTree::Snapshot(&from)
             }
@@ -140,7 +141,7 @@ impl<'a> Executor<'a> {
         let mut inputs = Vec::new();
         for input in own_inputs(op) {
             let snapshot = work.base(Some(input));
-            self.ensure(&snapshot.layers, step.id, work.events, work.cancel)?;
+            self.ensure_as(Form::Readable, &snapshot.layers, step.id, work)?;
             inputs.push((input, snapshot));
         }
         let source = if inputs.is_empty() {
@@ -366,7 +367,7 @@ impl Backend for Executor<'_> {
             Op::Copy(op) => self.copy(step, op, &work)?,
             Op::Mkdir(op) => {
                 let base = work.base(op.base);
-                self.ensure(&base.layers, step.id, events, cancel)?;
+                self.ensure_as(Form::Readable, &base.layers, step.id, &work)?;
                 self.known(copy::mkdir(self.space, op, &base)?)?
             }
             Op::Run(op) => run::run(self, step, op, &work)?,

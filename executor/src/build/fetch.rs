@@ -1,10 +1,12 @@
 //! Makes layers of base images available when a step needs them, and not before: finds out where their blobs
-//! are, brings them into the store verified, and registers them.
+//! are, brings them into the store verified, and registers them. What is wanted unpacked is unpacked on the way; the
+//! compressed blob is kept beside it, because pushing and saving the image needs it as it was.
 
 use crate::Error;
 use crate::build::layout::Layout;
 use crate::build::manifest::Desc;
-use crate::layer;
+use crate::build::record::base_of;
+use crate::layer::{self, Announcer, Form, Incoming};
 use crate::remote::Remote;
 use crate::space::Space;
 use oci_spec::image::Digest;
@@ -12,13 +14,20 @@ use planner::plan::{Op, Plan};
 use planner::scheduler::Cancel;
 use registry_client::Reference;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use store::BlobWriter;
 
 /// Blobs fetched at once.
 const PARALLEL: usize = 4;
+
+/// Smaller blobs are unpacked when they are here: nothing is gained by doing so earlier.
+const WORTH_A_THREAD: u64 = 64 << 10;
+/// Bytes between two announcements of growth.
+const ANNOUNCED: u64 = 128 << 10;
 
 /// Told about bytes: which blob, done, in all.
 pub(crate) type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
@@ -53,14 +62,16 @@ pub(crate) struct Fetcher<'a> {
     space: &'a Space,
     remote: &'a Remote,
     known: HashMap<Digest, Known>,
-    busy: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    /// Layers that lie under a RUN of the plan.
+    mounted: HashSet<Digest>,
 }
 
 impl<'a> Fetcher<'a> {
     /// Knows the layers of all base images of a plan.
     pub(crate) fn new(space: &'a Space, remote: &'a Remote, plan: &Plan) -> Result<Self, Error> {
-        let mut known = HashMap::new();
-        for step in &plan.steps {
+        let mut fetcher = Self::without_layers(space, remote);
+        let mut layers: HashMap<usize, Vec<Digest>> = HashMap::new();
+        for (number, step) in plan.steps.iter().enumerate() {
             let Op::Image(image) = &step.op else { continue };
             let source: ImageSource =
                 serde_json::from_str(&image.source).map_err(|e| Error::Image {
@@ -69,18 +80,39 @@ impl<'a> Fetcher<'a> {
                 })?;
             for (diff_id, desc) in image.diff_ids.iter().zip(source.layers) {
                 let diff_id = super::manifest::digest(diff_id)?;
-                known.entry(diff_id).or_insert(Known {
-                    desc,
-                    origin: source.origin.clone(),
-                });
+                layers.entry(number).or_default().push(diff_id.clone());
+                fetcher.add(diff_id, desc, &source.origin);
             }
         }
-        Ok(Self {
+        for step in &plan.steps {
+            if !matches!(step.op, Op::Run(_)) {
+                continue;
+            }
+            for input in &step.inputs {
+                if let Some(layers) = layers.get(&bottom_of(plan, input.0 as usize)) {
+                    fetcher.mounted.extend(layers.iter().cloned());
+                }
+            }
+        }
+        Ok(fetcher)
+    }
+
+    /// Knows nothing yet.
+    pub(crate) fn without_layers(space: &'a Space, remote: &'a Remote) -> Self {
+        Self {
             space,
             remote,
-            known,
-            busy: Mutex::default(),
-        })
+            known: HashMap::new(),
+            mounted: HashSet::new(),
+        }
+    }
+
+    /// Learns where a layer can be had; what was learnt first stays.
+    pub(crate) fn add(&mut self, diff_id: Digest, desc: Desc, origin: &Origin) {
+        self.known.entry(diff_id).or_insert(Known {
+            desc,
+            origin: origin.clone(),
+        });
     }
 
     /// The descriptor that a base image gives for a layer.
@@ -100,26 +132,48 @@ impl<'a> Fetcher<'a> {
         progress: Progress<'_>,
         cancel: &Cancel,
     ) -> Result<(), Error> {
+        self.ensure_as(Form::Blob, layers, progress, cancel)
+    }
+
+    /// Makes sure that all these layers are in the store. Those that have to be fetched are brought into this form on
+    /// the way; the others stay as they are.
+    pub(crate) fn ensure_as(
+        &self,
+        form: Form,
+        layers: &[Digest],
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
         let mut missing = Vec::new();
+        let mut seen = HashSet::new();
         for layer in layers {
-            if !available(self.space, layer)? {
+            if seen.insert(layer) && !available(self.space, layer)? {
                 missing.push(layer);
             }
         }
+        let form_of = |layer: &Digest| match form {
+            // What a RUN will have mounted need not be written as a tar first.
+            Form::Readable if self.mounted.contains(layer) => Form::Tree,
+            form => form,
+        };
         if missing.len() < 2 {
-            return missing
-                .first()
-                .map_or(Ok(()), |layer| self.fetch(layer, progress, cancel));
+            return missing.first().map_or(Ok(()), |layer| {
+                self.fetch(layer, form_of(layer), progress, cancel)
+            });
         }
+        // The largest first: the end is near when the small ones are left.
+        let size_of = |layer: &Digest| self.known.get(layer).map_or(0, |known| known.desc.size);
+        missing.sort_by_key(|layer| std::cmp::Reverse(size_of(layer)));
         let queue = Mutex::new(missing.into_iter());
+        let failed = AtomicBool::new(false);
         let work = || -> Result<(), Error> {
             loop {
-                let next = queue
-                    .lock()
-                    .expect("BUG: no holder of the queue panics")
-                    .next();
-                let Some(layer) = next else { return Ok(()) };
-                self.fetch(layer, progress, cancel)?;
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(layer) = next.filter(|_| !failed.load(Ordering::Relaxed)) else {
+                    return Ok(());
+                };
+                self.fetch(layer, form_of(layer), progress, cancel)
+                    .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
             }
         };
         std::thread::scope(|scope| {
@@ -134,52 +188,103 @@ impl<'a> Fetcher<'a> {
     fn fetch(
         &self,
         diff_id: &Digest,
+        form: Form,
         progress: Progress<'_>,
         cancel: &Cancel,
     ) -> Result<(), Error> {
-        let turn = {
-            let mut busy = self
-                .busy
-                .lock()
-                .expect("BUG: no holder of the table panics");
-            Arc::clone(busy.entry(diff_id.clone()).or_default())
-        };
-        let _turn = turn
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if available(self.space, diff_id)? {
-            return Ok(());
-        }
-        let Some(known) = self.known.get(diff_id) else {
-            let reason =
-                "it is not in the store, and no base image of this build has it".to_owned();
-            return Err(Error::Layer {
-                layer: diff_id.to_string(),
-                reason,
-            });
-        };
-        let descriptor = known.desc.to_oci()?;
-        if self.space.store().blob_size(descriptor.digest()).is_none() {
-            self.transfer(known, progress, cancel)?;
-        }
-        layer::register_blob(self.space, diff_id, &descriptor)
+        self.space.in_turn(format!("fetch {diff_id}"), || {
+            if available(self.space, diff_id)? {
+                return Ok(());
+            }
+            let Some(known) = self.known.get(diff_id) else {
+                let reason =
+                    "it is not in the store, and no base image of this build has it".to_owned();
+                return Err(Error::Layer {
+                    layer: diff_id.to_string(),
+                    reason,
+                });
+            };
+            let descriptor = known.desc.to_oci()?;
+            if self.space.store().blob_size(descriptor.digest()).is_some() {
+                return layer::register_blob(self.space, diff_id, &descriptor);
+            }
+            if form != Form::Blob && known.desc.size >= WORTH_A_THREAD {
+                return self.transfer_unpacking((diff_id, known), form, progress, cancel);
+            }
+            let writer = self.transfer(known, None, progress, cancel)?;
+            let writer = writer.expect("BUG: without a reader none can give up");
+            writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
+            layer::register_blob(self.space, diff_id, &descriptor)
+        })
     }
 
+    /// Fetches and unpacks at the same time.
+    fn transfer_unpacking(
+        &self,
+        (diff_id, known): (&Digest, &Known),
+        form: Form,
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let blob = known.desc.to_oci()?;
+        let writer = self.space.store().blob_writer()?;
+        let pipe = layer::announcer().map_err(|source| Error::Io {
+            op: "make a pipe for",
+            path: blob.digest().to_string().into(),
+            source,
+        });
+        let (announcer, news) = pipe?;
+        let incoming = Incoming {
+            diff_id,
+            blob: &blob,
+            descriptors: (writer.reader()?.into(), news),
+        };
+        let (moved, unpacked) = std::thread::scope(|scope| {
+            let unpacking = scope.spawn(|| incoming.unpack(self.space, form));
+            let to = Some((writer, announcer));
+            let moved = self.transfer(known, to, progress, cancel);
+            let unpacked = unpacking.join().expect("BUG: unpacking does not panic");
+            (moved, unpacked)
+        });
+        // A broken transfer breaks unpacking too, and is the reason then.
+        let writer = moved?;
+        let unpacked = unpacked?;
+        let writer = writer.expect("BUG: a reader that gave up has failed");
+        writer.commit(Some((blob.digest(), Some(blob.size()))))?;
+        unpacked.put(self.space.store(), &blob)
+    }
+
+    /// Brings a blob into a writer: a new one, or one whose growth somebody follows. `None` when that one gave up.
     fn transfer(
         &self,
         known: &Known,
+        to: Option<(BlobWriter, Announcer)>,
         progress: Progress<'_>,
         cancel: &Cancel,
-    ) -> Result<(), Error> {
-        let (desc, digest) = (&known.desc, known.desc.digest()?);
-        let mut writer = self.space.store().blob_writer()?;
-        let mut done = 0;
+    ) -> Result<Option<BlobWriter>, Error> {
+        let desc = &known.desc;
+        desc.digest()?;
+        let (mut writer, announcer) = match to {
+            Some((writer, announcer)) => (writer, Some(announcer)),
+            None => (self.space.store().blob_writer()?, None),
+        };
+        let (mut done, mut told, mut unwanted) = (0, 0, false);
         let mut sink = |chunk: &[u8]| -> std::io::Result<()> {
             if cancel.is_cancelled() {
                 return Err(std::io::Error::other("cancelled"));
             }
             writer.write_all(chunk)?;
             done += chunk.len() as u64;
+            if let Some(announcer) = &announcer
+                && done - told >= ANNOUNCED
+            {
+                told = done;
+                writer.flush()?;
+                if !announcer.grew() {
+                    unwanted = true;
+                    return Err(std::io::Error::other("it could not be unpacked"));
+                }
+            }
             progress(&desc.digest, done, desc.size);
             Ok(())
         };
@@ -195,10 +300,29 @@ impl<'a> Fetcher<'a> {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        if unwanted {
+            return Ok(None);
+        }
         moved?;
-        writer.commit(Some((&digest, Some(desc.size))))?;
-        Ok(())
+        let ended = writer.flush().and_then(|()| match announcer {
+            Some(announcer) => announcer.whole(),
+            None => Ok(()),
+        });
+        ended.map_err(|source| Error::Io {
+            op: "write",
+            path: desc.digest.clone().into(),
+            source,
+        })?;
+        Ok(Some(writer))
     }
+}
+
+/// The step at the bottom of the root file system that a step makes.
+fn bottom_of(plan: &Plan, mut step: usize) -> usize {
+    while let Some(below) = base_of(&plan.steps[step].op) {
+        step = plan.steps[step].inputs[below].0 as usize;
+    }
+    step
 }
 
 fn copy_from_layout(

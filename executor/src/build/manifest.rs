@@ -32,6 +32,9 @@ pub(crate) struct Desc {
     pub media_type: String,
     pub digest: String,
     pub size: u64,
+    /// Where else the content can be had (descriptor.md).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ impl Desc {
             media_type: media_type.to_owned(),
             digest: digest.to_string(),
             size,
+            urls: Vec::new(),
             annotations: BTreeMap::new(),
             platform: None,
         }
@@ -108,11 +112,12 @@ impl Desc {
     }
 
     pub(crate) fn to_oci(&self) -> Result<Descriptor, Error> {
-        Ok(Descriptor::new(
-            MediaType::from(self.media_type.as_str()),
-            self.size,
-            self.digest()?,
-        ))
+        let media_type = MediaType::from(self.media_type.as_str());
+        let mut descriptor = Descriptor::new(media_type, self.size, self.digest()?);
+        if !self.urls.is_empty() {
+            descriptor.set_urls(Some(self.urls.clone()));
+        }
+        Ok(descriptor)
     }
 }
 

@@ -4,6 +4,7 @@ use crate::Error;
 use crate::build::backend::{Executor, Work};
 use crate::build::cache_mounts::{self, Taken};
 use crate::build::{run, secrets};
+use crate::layer::Form;
 use crate::space::Space;
 use crate::ssh::Forward;
 use oci_spec::image::Digest;
@@ -238,7 +239,7 @@ pub(crate) fn overlay_of(
     held: &mut Held<'_>,
 ) -> Result<Overlay, Error> {
     let snapshot = work.base(input);
-    executor.ensure(&snapshot.layers, step.id, work.events, work.cancel)?;
+    executor.ensure_as(Form::Tree, &snapshot.layers, step.id, work)?;
     let lowers = run::lowers(executor, &snapshot, work)?;
     Ok(Overlay {
         lowers: folders(lowers, held)?,

@@ -6,7 +6,7 @@ use crate::build::mounts::{self, Held};
 use crate::build::{secrets, volumes};
 use crate::copy::{self, UserIds};
 use crate::device::{EditMount, Edits};
-use crate::layer;
+use crate::layer::{self, Form};
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
 use planner::plan::{Network, RunMount, RunOp, Step, StepId};
@@ -39,7 +39,7 @@ pub(crate) fn run(
     work: &Work<'_>,
 ) -> Result<Digest, Error> {
     let base = work.base(op.base);
-    executor.ensure(&base.layers, step.id, work.events, work.cancel)?;
+    executor.ensure_as(Form::Tree, &base.layers, step.id, work)?;
     let sandbox = executor.space.sandbox()?;
     tell_notes(executor, sandbox, step.id, work);
     let scratch = executor.space.store().scratch()?;

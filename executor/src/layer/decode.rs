@@ -4,6 +4,7 @@
 //! The compression is told by the content (gzip with any number of members, zstd with any number of frames, plain),
 //! as every image tool does; media types lie. It does not look into the tar.
 
+use super::growing::Growing;
 use super::hash::{BUFFER, Chunk, StreamHasher, digest_of};
 use super::index::io_error;
 use crate::Error;
@@ -61,6 +62,16 @@ impl Decoded {
     /// Opens a blob. `limit` bounds the bytes of the tar; `copy` is a file to be made with the tar.
     pub(crate) fn open(source: &Source, limit: u64, copy: Option<&Path>) -> Result<Self, Error> {
         let file = File::open(&source.path).map_err(|e| io_error("open", &source.path, e))?;
+        Self::over(Input::File(file), source, limit, copy)
+    }
+
+    /// Reads a blob from where it is; the path of `source` is for messages.
+    pub(crate) fn over(
+        input: Input,
+        source: &Source,
+        limit: u64,
+        copy: Option<&Path>,
+    ) -> Result<Self, Error> {
         let copy = match copy {
             Some(path) => {
                 let file = File::create(path).map_err(|e| io_error("create", path, e))?;
@@ -76,7 +87,7 @@ impl Decoded {
         let wants_digest = source.digest.is_some();
         let thread = std::thread::Builder::new()
             .name("layer decode".into())
-            .spawn(move || decode(file, wants_digest, limit, &to, &spare))
+            .spawn(move || decode(input, wants_digest, limit, &to, &spare))
             .map_err(|e| io_error("start a thread to read", &source.path, e))?;
         Ok(Self {
             layer: source.clone(),
@@ -97,6 +108,10 @@ impl Decoded {
     pub(crate) fn error(&mut self, error: io::Error) -> Error {
         if let (Some(source), Some((path, _))) = (self.copy_error.take(), &self.copy) {
             return io_error("write", path, source);
+        }
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            let layer = format!("layer {}", self.layer.diff_id);
+            return io_error("unpack", Path::new(&layer), error);
         }
         if error.raw_os_error().is_some() {
             return io_error("read", &self.layer.path, error);
@@ -233,14 +248,14 @@ impl Read for Decoded {
 
 /// The thread: fills chunks until the end, an error, or until nobody listens. Returns the digest of the stored bytes.
 fn decode(
-    file: File,
+    input: Input,
     wants_digest: bool,
     limit: u64,
     to: &SyncSender<io::Result<Chunk>>,
     spare: &Receiver<Chunk>,
 ) -> Option<[u8; 32]> {
     let input = Hashing {
-        input: file,
+        input,
         hasher: wants_digest.then(Sha256::new),
     };
     let mut input = BufReader::with_capacity(BUFFER, input);
@@ -293,9 +308,8 @@ fn decompress(
         }
         total += chunk.len as u64;
         if total > limit {
-            return Err(io::Error::other(format!(
-                "it unpacks to more than {limit} bytes"
-            )));
+            let reason = format!("it unpacks to more than {limit} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
         }
         if chunk.len > 0 && to.send(Ok(chunk)).is_err() {
             return Ok(());
@@ -306,9 +320,27 @@ fn decompress(
     }
 }
 
+/// Where the bytes of a blob come from.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A file that is whole.
+    File(File),
+    /// One that is still being written.
+    Growing(Growing),
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read(buffer),
+            Self::Growing(file) => file.read(buffer),
+        }
+    }
+}
+
 /// Hashes what is read.
 struct Hashing {
-    input: File,
+    input: Input,
     hasher: Option<Sha256>,
 }
 

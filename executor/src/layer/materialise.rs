@@ -3,9 +3,10 @@
 //! Several threads of one process take turns per layer; several processes each do the work and the store keeps one result.
 
 use super::Compression;
+use super::Limits;
 use super::compress::{BlockCompressor, encoder};
 use super::decode::{Decoded, Source};
-use super::extract::ExtractOptions;
+use super::incoming::{bounded, extract_options};
 use super::index::io_error;
 use super::rewrite::rewrite;
 use super::tasks::{self, CaptureRequest, Captured, ExtractRequest, SerialiseRequest};
@@ -115,7 +116,7 @@ pub(crate) fn readable(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Er
             let scratch = store.scratch()?;
             let tar = source.digest.is_some().then(|| scratch.path().join("tar"));
             let index = scratch.path().join("index");
-            let written = index_blob(source, &space.limits(), tar.as_deref(), &index)
+            let written = index_blob(source, &limits_for(space, source), tar.as_deref(), &index)
                 .map_err(|e| in_store(e, source))?;
             let staged = StagedLayer {
                 tar,
@@ -143,6 +144,12 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
     })
 }
 
+/// Bounds for reading a blob of the store.
+fn limits_for(space: &Space, source: &Source) -> Limits {
+    let size = std::fs::metadata(&source.path).map_or(0, |meta| meta.len());
+    bounded(space.limits(), space.store(), size)
+}
+
 /// Unpacks one blob as the layer's tree.
 fn unpack(space: &Space, diff_id: &Digest, source: &Source) -> Result<(), Error> {
     let store = space.store();
@@ -150,15 +157,11 @@ fn unpack(space: &Space, diff_id: &Digest, source: &Source) -> Result<(), Error>
     let folder = scratch.path().join("tree");
     std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
     let (dest, index) = (folder.join("root"), scratch.path().join("index"));
-    let options = ExtractOptions {
-        devices: space.is_root(),
-        owners: !space.has_single_id()?,
-    };
     let request = ExtractRequest {
         source: absolute(source)?,
-        limits: space.limits(),
+        limits: limits_for(space, source),
         dest: dest.clone(),
-        options,
+        options: extract_options(space)?,
         index,
     };
     let written: Result<Written, Error> = space.task(tasks::EXTRACT, &request);

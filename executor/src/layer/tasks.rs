@@ -3,13 +3,15 @@
 
 pub(crate) use super::capture::{CaptureRequest, Captured, capture};
 use super::collect::Limits;
-use super::decode::Source;
+use super::decode::{Input, Source};
 use super::extract::ExtractOptions;
+use super::growing::Growing;
 pub(crate) use super::rewrite::{SerialiseRequest, serialise};
-use super::unpack::extract_blob;
+use super::unpack::{extract_blob, extract_input};
 use super::writer::Written;
 use crate::Error;
 use serde::{Deserialize, Serialize};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Unpacks a blob.
@@ -35,8 +37,8 @@ pub(crate) struct ExtractRequest {
     pub(crate) index: PathBuf,
 }
 
-/// The task [`EXTRACT`].
-pub(crate) fn extract(request: ExtractRequest) -> Result<Written, Error> {
+/// The task [`EXTRACT`]. With descriptors, they are those of a [`Growing`] file that takes the place of the source's.
+pub(crate) fn extract(request: ExtractRequest, fds: Vec<OwnedFd>) -> Result<Written, Error> {
     let ExtractRequest {
         source,
         limits,
@@ -44,5 +46,11 @@ pub(crate) fn extract(request: ExtractRequest) -> Result<Written, Error> {
         options,
         index,
     } = request;
-    extract_blob(&source, &limits, &dest, options, &index)
+    match <[OwnedFd; 2]>::try_from(fds) {
+        Ok([file, news]) => {
+            let input = Input::Growing(Growing::new(file, news));
+            extract_input(input, &source, &limits, (&dest, options), &index)
+        }
+        Err(_) => extract_blob(&source, &limits, &dest, options, &index),
+    }
 }

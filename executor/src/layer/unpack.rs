@@ -4,7 +4,7 @@
 //! the store is the caller's.
 
 use super::collect::{Action, Collector, Limits};
-use super::decode::{Decoded, Source};
+use super::decode::{Decoded, Input, Source};
 use super::extract::{ExtractOptions, Extractor};
 use super::hash::digest_of;
 use super::order::show;
@@ -23,7 +23,20 @@ pub fn index_blob(
     copy: Option<&Path>,
     index: &Path,
 ) -> Result<Written, Error> {
-    run(source, limits, copy, None, index)
+    let tar = Decoded::open(source, limits.tar, copy)?;
+    run(tar, limits, None, index)
+}
+
+/// [`index_blob`] of a blob that comes from elsewhere.
+pub(crate) fn index_input(
+    input: Input,
+    source: &Source,
+    limits: &Limits,
+    copy: Option<&Path>,
+    index: &Path,
+) -> Result<Written, Error> {
+    let tar = Decoded::over(input, source, limits.tar, copy)?;
+    run(tar, limits, None, index)
 }
 
 /// Unpacks a blob into `dest`, which must not exist, as an overlay lower; writes its index.
@@ -37,18 +50,31 @@ pub fn extract_blob(
     options: ExtractOptions,
     index: &Path,
 ) -> Result<Written, Error> {
+    let tar = Decoded::open(source, limits.tar, None)?;
     let extractor = Extractor::create(dest, options)?;
-    run(source, limits, None, Some(extractor), index)
+    run(tar, limits, Some(extractor), index)
+}
+
+/// [`extract_blob`] of a blob that comes from elsewhere.
+pub(crate) fn extract_input(
+    input: Input,
+    source: &Source,
+    limits: &Limits,
+    (dest, options): (&Path, ExtractOptions),
+    index: &Path,
+) -> Result<Written, Error> {
+    let tar = Decoded::over(input, source, limits.tar, None)?;
+    let extractor = Extractor::create(dest, options)?;
+    run(tar, limits, Some(extractor), index)
 }
 
 fn run(
-    source: &Source,
+    tar: Decoded,
     limits: &Limits,
-    copy: Option<&Path>,
     mut extractor: Option<Extractor>,
     index: &Path,
 ) -> Result<Written, Error> {
-    let mut tar = TarReader::new(Decoded::open(source, limits.tar, copy)?);
+    let mut tar = TarReader::new(tar);
     let mut collector = Collector::new(*limits);
     let scanned = scan(&mut tar, &mut collector, extractor.as_mut());
     let mut decoded = tar.into_inner();
