@@ -100,6 +100,8 @@ pub enum Error {
         tail: String,
         /// The whole log.
         log: Option<PathBuf>,
+        /// What the machine misses, where the command is for a platform that it does not run by itself.
+        foreign: Option<String>,
     },
     /// An image or archive that cannot be used.
     #[error("{subject}: {reason}")]
@@ -200,6 +202,7 @@ impl Error {
             Self::Copy { help, .. } | Self::Source { help, .. } | Self::Device { help, .. } => {
                 help.clone()
             }
+            Self::Command { foreign, .. } => foreign.clone(),
             Self::Download { source, .. } if source.is_denied() => Some(
                 "if it needs a login, give --secret id=HTTP_AUTH_TOKEN_<host> or HTTP_AUTH_HEADER_<host>"
                     .to_owned(),

@@ -213,6 +213,7 @@ fn a_failing_command_is_told_with_its_output() {
         exit,
         tail,
         log,
+        ..
     } = &failure.error
     else {
         panic!("{}", failure_text(&failure))

@@ -5,11 +5,11 @@
 #[non_exhaustive]
 pub enum Error {
     /// Not `os[(version)]/arch[/variant]`.
-    #[error("{platform:?} is not a platform: {reason}")]
+    #[error("{what}: invalid argument")]
     InvalidPlatform {
         /// The text given.
         platform: String,
-        /// What is wrong with it.
-        reason: &'static str,
+        /// What is wrong with it, the text included.
+        what: String,
     },
 }

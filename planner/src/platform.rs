@@ -71,6 +71,11 @@ const ARCHITECTURES: &[&str] = &[
     "wasm",
 ];
 
+/// What a part must look like, as messages put it.
+const COMPONENT: &str = r#""^[A-Za-z0-9_.-]+$""#;
+/// What an OS must look like, as messages put it.
+const OS_COMPONENT: &str = r#""^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.-]*)\\))?$""#;
+
 impl Platform {
     /// A normalised platform from its parts; an empty variant is none.
     #[must_use]
@@ -93,28 +98,42 @@ impl Platform {
     /// Parses `os[(version)]/arch[/variant]`, a lone OS or a lone architecture; `default` fills what is left open.
     ///
     /// # Errors
-    /// An empty or ill-formed part, or a lone word that is neither an OS nor an architecture.
+    /// An empty or ill-formed part, or a lone word that is neither an OS nor an architecture; in the words of containerd.
     pub fn parse(text: &str, default: &Self) -> Result<Self, Error> {
-        let fail = |reason| Error::InvalidPlatform {
+        let fail = |what: String| Error::InvalidPlatform {
             platform: text.to_owned(),
-            reason,
+            what,
         };
+        if text.contains('*') {
+            return Err(fail(format!("{text:?}: wildcards not yet supported")));
+        }
         let parts: Vec<&str> = text.split('/').collect();
-        let (first, os_version) =
-            split_os_version(parts[0]).ok_or_else(|| fail("the OS is not a plain word"))?;
-        if parts[1..].iter().any(|part| !is_word(part)) {
-            return Err(fail(
-                "a part is empty or holds a character other than letters, digits, _, . and -",
-            ));
+        let Some((first, os_version)) = split_os_version(parts[0]) else {
+            let what = format!(
+                "{:?} is an invalid OS component of {text:?}: OSAndVersion specifier component must match {OS_COMPONENT}",
+                parts[0]
+            );
+            return Err(fail(what));
+        };
+        if let Some(part) = parts[1..].iter().find(|part| !is_word(part)) {
+            let what = format!(
+                "{part:?} is an invalid component of {text:?}: platform specifier component must match {COMPONENT}"
+            );
+            return Err(fail(what));
         }
         let mut platform = match parts.as_slice() {
-            [_] => Self::from_one_word(first, default)
-                .ok_or_else(|| fail("unknown operating system or architecture"))?,
+            [_] => Self::from_one_word(first, default).ok_or_else(|| {
+                fail(format!(
+                    "{text:?}: unknown operating system or architecture"
+                ))
+            })?,
             [_, architecture] => Self::new(first, architecture, ""),
             [_, architecture, variant] => Self::new(first, architecture, variant),
-            _ => return Err(fail("it must have the form os/arch[/variant]")),
+            _ => return Err(fail(format!("{text:?}: cannot parse platform specifier"))),
         };
-        platform.os_version = os_version.map(str::to_owned);
+        platform.os_version = os_version
+            .filter(|version| !version.is_empty())
+            .map(str::to_owned);
         Ok(platform)
     }
 
@@ -294,5 +313,5 @@ fn split_os_version(part: &str) -> Option<(&str, Option<&str>)> {
         return is_word(part).then_some((part, None));
     };
     let version = rest.strip_suffix(')')?;
-    (is_word(os) && is_word(version)).then_some((os, Some(version)))
+    (is_word(os) && (version.is_empty() || is_word(version))).then_some((os, Some(version)))
 }

@@ -10,6 +10,7 @@ mod csv;
 mod epoch;
 mod named_context;
 mod output;
+mod platform;
 mod run;
 mod secret;
 mod ssh;
@@ -21,10 +22,11 @@ use crate::registry_options;
 use executor::build::Stream;
 use executor::request::{Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest};
 use planner::plan::Network;
-use planner::platform::Platform;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+pub use platform::one as platform;
 
 /// What the flags ask for.
 pub struct Resolved {
@@ -88,7 +90,7 @@ fn request(
         annotations: annotations(&args.annotations)?,
         squash: args.squash,
         target: args.target.clone().filter(|target| !target.is_empty()),
-        platforms: platforms(&args.platform, environment)?,
+        platforms: platform::list(&args.platform, environment)?,
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         pull: args.pull,
@@ -170,31 +172,6 @@ fn annotations(raw: &[String]) -> Result<Vec<Annotation>, Failure> {
         .map(|text| annotation::parse(text))
         .collect::<Result<Vec<_>, Failure>>()?;
     Ok(parsed.into_iter().flatten().collect())
-}
-
-fn platforms(raw: &[String], environment: &Environment) -> Result<Vec<Platform>, Failure> {
-    let from_environment: Vec<String>;
-    let raw = match environment.get("DOCKER_DEFAULT_PLATFORM") {
-        Some(platform) if raw.is_empty() => {
-            from_environment = vec![platform.to_owned()];
-            &from_environment
-        }
-        _ => raw,
-    };
-    let mut platforms = Vec::new();
-    for text in raw {
-        let platform = Platform::parse(text.trim(), &Platform::host())
-            .map_err(|error| usage(format!("invalid value {text:?} for '--platform': {error}")))?;
-        if platform.os == "windows" {
-            return Err(usage(format!(
-                "invalid value {text:?} for '--platform': Windows images are not supported"
-            )));
-        }
-        if !platforms.contains(&platform) {
-            platforms.push(platform);
-        }
-    }
-    Ok(platforms)
 }
 
 /// `name:address` or `name=address`; the address may be in brackets.

@@ -68,10 +68,5 @@ fn print_line(line: &str) {
 
 /// Reads a platform flag.
 fn platform(text: Option<&str>) -> Result<Option<planner::platform::Platform>, Failure> {
-    text.map(|text| {
-        planner::platform::Platform::parse(text, &planner::platform::Platform::host()).map_err(
-            |error| Failure::Usage(format!("invalid value {text:?} for '--platform': {error}")),
-        )
-    })
-    .transpose()
+    text.map(crate::build_spec::platform).transpose()
 }

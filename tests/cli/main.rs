@@ -22,6 +22,7 @@ mod hostile;
 mod killed;
 mod mounts;
 mod outputs;
+mod platforms;
 mod remote_contexts;
 mod reproducible;
 mod run_caches;

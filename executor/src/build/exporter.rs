@@ -403,7 +403,7 @@ impl Exporter<'_> {
     }
 
     fn views(&self) -> Result<Vec<(String, View)>, Error> {
-        let is_split = self.plan.targets.len() > 1;
+        let is_split = self.plan.targets.len() > 1 || self.request.wants_index();
         let mut views = Vec::new();
         for (target, result) in self.targets() {
             let name = if is_split {

@@ -8,6 +8,7 @@ mod contexts;
 mod epoch;
 pub(crate) mod exporter;
 mod fetch;
+mod foreign;
 mod front;
 pub(crate) mod image;
 pub(crate) mod layout;

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
 use crate::build::mounts::{self, Held};
-use crate::build::{secrets, volumes};
+use crate::build::{foreign, secrets, volumes};
 use crate::copy::{self, UserIds};
 use crate::device::{EditMount, Edits};
 use crate::layer::{self, Form};
@@ -98,6 +98,7 @@ pub(crate) fn run(
             exit,
             tail,
             log: Some(path),
+            foreign: foreign::explain(&step.platform, exit),
         });
     }
     log.discard_when_empty();

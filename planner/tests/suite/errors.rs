@@ -58,7 +58,7 @@ fn errors_name_what_is_wrong_and_where() {
         ),
         (
             "FROM --platform=linux/amd64/v1/x busybox",
-            "failed to parse platform linux/amd64/v1/x: \"linux/amd64/v1/x\" is not a platform: it must have the form os/arch[/variant]",
+            "failed to parse platform linux/amd64/v1/x: \"linux/amd64/v1/x\": cannot parse platform specifier: invalid argument",
             Some(1),
         ),
         (

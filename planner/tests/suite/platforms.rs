@@ -30,6 +30,9 @@ fn names_are_normalised() {
         ("freebsd", "freebsd/amd64"),
         ("windows(10.0.17763)/amd64", "windows(10.0.17763)/amd64"),
         ("linux/riscv64", "linux/riscv64"),
+        ("linux()/amd64", "linux/amd64"),
+        ("linux/arm/v8", "linux/arm/v8"),
+        ("linux/arm/8", "linux/arm/v8"),
     ];
     for (text, expected) in cases {
         let platform = parse(text).expect(text);
@@ -44,22 +47,40 @@ fn names_are_normalised() {
 
 #[test]
 fn bad_names_are_refused() {
-    for text in [
-        "",
-        "/",
-        "linux/",
-        "linux//v7",
-        "linux/arm/v7/x",
-        "klingon",
-        "linux/am d64",
-        "windows(10/amd64",
-        "lin*ux",
+    for (text, says) in [
+        (
+            "",
+            r#""" is an invalid OS component of "": OSAndVersion specifier component must match "^([A-Za-z0-9_-]+)(?:\\(([A-Za-z0-9_.-]*)\\))?$""#,
+        ),
+        ("/", r#""" is an invalid OS component of "/""#),
+        (
+            "linux/",
+            r#""" is an invalid component of "linux/": platform specifier component must match "^[A-Za-z0-9_.-]+$""#,
+        ),
+        ("linux//v7", r#""" is an invalid component of "linux//v7""#),
+        (
+            "linux/arm/v7/x",
+            r#""linux/arm/v7/x": cannot parse platform specifier"#,
+        ),
+        (
+            "klingon",
+            r#""klingon": unknown operating system or architecture"#,
+        ),
+        ("linux/am d64", r#""am d64" is an invalid component"#),
+        (
+            "windows(10/amd64",
+            r#""windows(10" is an invalid OS component"#,
+        ),
+        ("lin*ux", r#""lin*ux": wildcards not yet supported"#),
     ] {
         let error = parse(text).expect_err(text);
         assert!(
             matches!(&error, Error::InvalidPlatform { platform, .. } if platform == text),
             "{text}: {error}"
         );
+        let message = error.to_string();
+        assert!(message.starts_with(says), "{message}");
+        assert!(message.ends_with(": invalid argument"), "{message}");
     }
 }
 
