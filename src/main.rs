@@ -18,6 +18,8 @@ mod prompt;
 mod registry_options;
 mod render;
 mod table;
+#[allow(dead_code, reason = "the commands that use it follow")]
+mod template;
 
 use clap::Parser;
 use std::process::ExitCode;
