@@ -149,7 +149,7 @@ impl Client {
 }
 
 /// The digest a reference is pinned to.
-fn pinned(reference: &Reference) -> Result<Option<Digest>, Error> {
+pub(crate) fn pinned(reference: &Reference) -> Result<Option<Digest>, Error> {
     let parse = |text: &String| {
         Digest::try_from(text.as_str()).map_err(|error| Error::Reference {
             text: reference.to_string(),
@@ -177,6 +177,15 @@ impl Inner {
             itself: endpoint(itself),
             failures: Vec::new(),
         })
+    }
+
+    /// Where a reference is pushed to, and everything else is done that a mirror cannot do: the registry itself.
+    pub(crate) async fn home(&self, reference: &Reference) -> Result<Endpoint, Error> {
+        let sources = self.conf().await?.sources(reference)?;
+        let itself = sources
+            .last()
+            .expect("BUG: the registry itself is always a source");
+        Ok(Endpoint::new(&itself.reference, itself.insecure, false))
     }
 
     async fn conf(&self) -> Result<&RegistriesConf, Error> {

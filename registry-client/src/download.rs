@@ -4,7 +4,7 @@
 //! Knows nothing of registries' logins and keeps nothing.
 
 use crate::transport::retry::{self, Backoff};
-use crate::transport::{Request, Response, redact};
+use crate::transport::{Body, Request, Response, redact};
 use crate::{Client, Error};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_DISPOSITION, DATE, ETAG, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
@@ -161,6 +161,7 @@ fn request(download: &Download) -> Result<Request, Error> {
         authorization,
         unverified: false,
         page: true,
+        body: Body::Empty,
     })
 }
 

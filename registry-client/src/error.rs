@@ -79,6 +79,26 @@ pub enum Error {
         /// The cause.
         source: reqwest::Error,
     },
+    /// The server takes or sends too little.
+    #[error("could not {method} {url}: timed out, only {bytes} bytes in {window:?}")]
+    Stalled {
+        /// `GET`, `PUT`.
+        method: &'static str,
+        /// The URL.
+        url: String,
+        /// Bytes of this window (of all of an upload).
+        bytes: u64,
+        /// How long was waited.
+        window: Duration,
+    },
+    /// What is to be uploaded cannot be read.
+    #[error("could not read what is to be uploaded to {url}")]
+    Source {
+        /// The URL.
+        url: String,
+        /// The cause.
+        source: std::io::Error,
+    },
     /// A body ended before all its bytes came.
     #[error("could not read all of {url}: it ended after {received} of {expected} bytes")]
     Short {
@@ -289,7 +309,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Send { source, .. } => transport_failure(source) != Failure::Certificate,
-            Self::Body { .. } | Self::Short { .. } => true,
+            Self::Body { .. } | Self::Short { .. } | Self::Stalled { .. } => true,
             Self::Status { status, .. } | Self::DownloadStatus { status, .. } => {
                 matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
             }

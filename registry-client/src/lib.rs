@@ -1,4 +1,4 @@
-//! The OCI distribution protocol: resolve, pull (push, credentials and the rest of the protocol come on this base).
+//! The OCI distribution protocol: resolve, pull, push, lists, referrers.
 //!
 //! Hands over bytes and descriptors; knows nothing of disks, stores or what layers hold.
 //! Layers, bottom up: `transport` sends one request, `auth` meets a registry's demands, `registry` knows hosts,
@@ -13,6 +13,7 @@ mod download;
 mod error;
 mod manifest;
 mod options;
+mod push;
 mod reference;
 mod registries_conf;
 mod registry;
@@ -25,6 +26,7 @@ pub use credentials::{CredentialSource, Login, Secret};
 pub use download::{Download, DownloadHead, Downloaded, Flow, Receiver};
 pub use error::Error;
 pub use options::{CertificateOptions, ClientOptions, RetryPolicy, Timeouts};
+pub use push::{BlobSource, MemoryBlob, PushedBlob, PushedHow};
 pub use reference::Reference;
 pub use registries_conf::{
     MirrorRule, PullFromMirror, PullSource, RegistriesConf, RegistryRule, ShortNameMode,

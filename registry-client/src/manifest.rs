@@ -125,16 +125,21 @@ impl Registries {
 }
 
 fn ask(method: Method, selector: &str) -> Ask<'_> {
-    let accepted = HeaderValue::from_str(&ACCEPTED.join(", "));
     Ask {
         method,
         kind: "manifests",
         selector,
-        headers: vec![(
-            ACCEPT,
-            accepted.expect("BUG: media types are valid in a header"),
-        )],
+        headers: vec![accept()],
     }
+}
+
+/// The header that says what kinds of manifests are understood.
+pub(crate) fn accept() -> (HeaderName, HeaderValue) {
+    let accepted = HeaderValue::from_str(&ACCEPTED.join(", "));
+    (
+        ACCEPT,
+        accepted.expect("BUG: media types are valid in a header"),
+    )
 }
 
 /// The digest of the bytes, which both the one asked for and the one the registry names must agree with.
@@ -167,7 +172,7 @@ fn mismatch(name: String, expected: &Digest, actual: &Digest) -> Error {
     }
 }
 
-fn content_digest(response: &Response) -> Option<Digest> {
+pub(crate) fn content_digest(response: &Response) -> Option<Digest> {
     let digest = Digest::try_from(response.header(&CONTENT_DIGEST)?.trim()).ok()?;
     Hasher::for_digest(&digest).is_ok().then_some(digest)
 }

@@ -101,10 +101,12 @@ impl Default for RetryPolicy {
 pub struct Timeouts {
     /// Until a connection stands, TLS included.
     pub connect: Duration,
-    /// Between two pieces of an answer.
+    /// Between two pieces of an answer, and the window in which the least rate is looked at.
     pub idle: Duration,
     /// Until a credential helper has answered.
     pub helper: Duration,
+    /// Bytes a second that a body must bring at least, over `idle`; a server that is slower is given up.
+    pub least_rate: u64,
 }
 
 impl Default for Timeouts {
@@ -113,6 +115,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(15),
             idle: Duration::from_secs(60),
             helper: Duration::from_secs(60),
+            least_rate: 512,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Does not choose between registry and mirrors, and does not look into bodies.
 
 use crate::auth::{Access, Authorizer, Demand};
-use crate::transport::{Request, Response, Transport, hosts};
+use crate::transport::{Body, Request, Response, Transport, hosts};
 use crate::{ClientOptions, Error, Reference, RetryPolicy};
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
@@ -40,6 +40,16 @@ impl Endpoint {
         }
     }
 
+    /// `library/busybox/manifests/latest`.
+    pub(crate) fn path(&self, kind: &str, selector: &str) -> String {
+        format!("{}/{kind}/{selector}", self.repository)
+    }
+
+    /// What a token must allow for these actions: `repository:library/busybox:pull,push`.
+    pub(crate) fn scope(&self, actions: &str) -> String {
+        format!("repository:{}:{actions}", self.repository)
+    }
+
     /// For messages: `localhost:5000/library/busybox:latest`.
     pub(crate) fn name(&self, selector: &str) -> String {
         let separator = if selector.contains(':') { '@' } else { ':' };
@@ -57,7 +67,7 @@ struct Contact {
 
 type Contacts = HashMap<(String, bool), Arc<OnceCell<Contact>>>;
 
-/// A GET or HEAD of a repository.
+/// A GET or HEAD of what a pull may read.
 pub(crate) struct Ask<'a> {
     pub(crate) method: Method,
     /// `manifests`, `blobs`.
@@ -65,6 +75,37 @@ pub(crate) struct Ask<'a> {
     /// A tag or digest.
     pub(crate) selector: &'a str,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Where a call goes.
+pub(crate) enum Target {
+    /// Below the registry's `/v2/`.
+    Path(String),
+    /// What the registry itself gave as a location.
+    Url(Url),
+}
+
+/// Any request to a registry. It can be sent again.
+pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) target: Target,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) body: Body,
+    /// What a token must allow: scopes with blanks between them.
+    pub(crate) scope: String,
+}
+
+impl Call {
+    /// Without headers and body.
+    pub(crate) fn new(method: Method, path: String, scope: String) -> Self {
+        Self {
+            method,
+            target: Target::Path(path),
+            headers: Vec::new(),
+            body: Body::Empty,
+            scope,
+        }
+    }
 }
 
 /// All registries of a client.
@@ -91,31 +132,49 @@ impl Registries {
 
     /// Sends once, with a token where the registry wants one. A refused token is replaced once.
     pub(crate) async fn ask(&self, endpoint: &Endpoint, ask: Ask<'_>) -> Result<Response, Error> {
+        let call = Call {
+            headers: ask.headers,
+            ..Call::new(
+                ask.method,
+                endpoint.path(ask.kind, ask.selector),
+                endpoint.scope("pull"),
+            )
+        };
+        self.call(endpoint, &call).await
+    }
+
+    /// Sends once, with a token where the registry wants one. A refused token is replaced once. Another
+    /// origin than the registry's gets no token.
+    pub(crate) async fn call(&self, endpoint: &Endpoint, call: &Call) -> Result<Response, Error> {
         let contact = self.contact(endpoint).await?;
-        let scope = format!("repository:{}:pull", endpoint.repository);
+        let url = match &call.target {
+            Target::Url(url) => url.clone(),
+            Target::Path(path) => contact.base.join(path).map_err(|error| Error::Protocol {
+                url: contact.base.to_string(),
+                reason: error.to_string(),
+            })?,
+        };
+        let own = url.origin() == contact.base.origin();
+        let mut request = Request {
+            headers: call.headers.clone(),
+            unverified: own && self.is_insecure(endpoint),
+            body: call.body.clone(),
+            ..Request::new(call.method.clone(), url)
+        };
+        if !own {
+            return self.transport.send(&request).await;
+        }
         let access = Access {
             registry: &endpoint.host,
-            scope: &scope,
+            scope: &call.scope,
             plain: contact.base.scheme() == "http",
             unverified: self.is_insecure(endpoint),
             retry: self.retry(),
         };
-        let path = format!("{}/{}/{}", endpoint.repository, ask.kind, ask.selector);
-        let url = contact.base.join(&path).map_err(|error| Error::Protocol {
-            url: contact.base.to_string(),
-            reason: error.to_string(),
-        })?;
-        let mut request = Request {
-            method: ask.method,
-            url,
-            headers: ask.headers,
-            authorization: self
-                .authorizer
-                .authorization(&self.transport, &contact.demand, &access, None)
-                .await?,
-            unverified: self.is_insecure(endpoint),
-            page: false,
-        };
+        request.authorization = self
+            .authorizer
+            .authorization(&self.transport, &contact.demand, &access, None)
+            .await?;
         let response = self.transport.send(&request).await?;
         if response.status() != StatusCode::UNAUTHORIZED
             || response.url().origin() != request.url.origin()
@@ -155,12 +214,8 @@ impl Registries {
             });
         }
         let request = Request {
-            method: Method::GET,
-            url: url.clone(),
             headers,
-            authorization: None,
-            unverified: false,
-            page: false,
+            ..Request::new(Method::GET, url.clone())
         };
         self.transport.send(&request).await
     }
@@ -226,12 +281,8 @@ impl Registries {
             reason: error.to_string(),
         })?;
         let request = Request {
-            method: Method::GET,
-            url: base.clone(),
-            headers: Vec::new(),
-            authorization: None,
             unverified: insecure,
-            page: false,
+            ..Request::new(Method::GET, base.clone())
         };
         let response = self.transport.send(&request).await?;
         let status = response.status();

@@ -77,12 +77,8 @@ impl TokenRequest {
 
     async fn fetch(&self, transport: &Transport) -> Result<Token, Error> {
         let request = Request {
-            method: Method::GET,
-            url: self.url.clone(),
-            headers: Vec::new(),
-            authorization: None,
             unverified: self.unverified,
-            page: false,
+            ..Request::new(Method::GET, self.url.clone())
         };
         let mut backoff = Backoff::new(self.retry, false);
         loop {

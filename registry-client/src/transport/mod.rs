@@ -2,32 +2,36 @@
 //!
 //! Knows nothing of repositories or tokens, and tries nothing twice: `retry` counts attempts, the operations loop.
 
+pub(crate) mod body;
 pub(crate) mod hosts;
 pub(crate) mod redact;
+mod response;
 pub(crate) mod retry;
 
+pub(crate) use body::Body;
+pub(crate) use response::Response;
+
 use crate::error::{Failure, transport_failure};
-use crate::{ClientOptions, Error, registry_message};
-use bytes::Bytes;
+use crate::{ClientOptions, Error};
+use body::Progress;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue, LOCATION,
-    RETRY_AFTER,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION,
 };
-use reqwest::{Method, Proxy, StatusCode, Url};
+use reqwest::{Method, Proxy, Url};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 /// Redirects followed for one request.
 const REDIRECT_LIMIT: usize = 10;
-/// Bytes read of an error's body.
-const ERROR_BODY_LIMIT: u64 = 64 * 1024;
 /// Requests to one host at a time, when not set.
 const REQUESTS_PER_HOST: usize = 6;
+/// How many times longer than usual the answer to a PUT may take.
+const COMMIT_PATIENCE: u32 = 5;
 /// `User-Agent` when not set.
 const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
 
-/// A GET or HEAD.
+/// A request, which can be sent again: its body is made anew each time.
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
@@ -38,6 +42,22 @@ pub(crate) struct Request {
     pub(crate) unverified: bool,
     /// Not a registry: no host is spared verification, and redirects may lead anywhere, as with any web page.
     pub(crate) page: bool,
+    pub(crate) body: Body,
+}
+
+impl Request {
+    /// A request with neither headers nor body, of a host whose TLS is verified.
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self {
+            method,
+            url,
+            headers: Vec::new(),
+            authorization: None,
+            unverified: false,
+            page: false,
+            body: Body::Empty,
+        }
+    }
 }
 
 /// How far a server is to be believed.
@@ -55,7 +75,7 @@ pub(crate) struct Transport {
     plain: OnceCell<reqwest::Client>,
     verified: OnceCell<reqwest::Client>,
     unverified: OnceCell<reqwest::Client>,
-    permits: Mutex<HashMap<String, Arc<Semaphore>>>,
+    permits: Mutex<HashMap<(String, bool), Arc<Semaphore>>>,
 }
 
 impl Transport {
@@ -113,7 +133,7 @@ impl Transport {
         authorization: Option<&HeaderValue>,
     ) -> Result<Response, Error> {
         let method = method_name(&request.method);
-        let permit = self.permit(url).await;
+        let permit = self.permit(url, request.body.is_upload()).await;
         let trust = self.trust(request, url);
         let client = self.client(trust).await?;
         let mut builder = client
@@ -126,7 +146,36 @@ impl Transport {
         if let Some(value) = authorization {
             builder = builder.header(AUTHORIZATION, value);
         }
-        let answer = builder.send().await.map_err(|error| {
+        let progress = Arc::new(Progress::default());
+        if let Some(length) = request.body.length() {
+            builder = builder.header(CONTENT_LENGTH, length);
+        }
+        if let Some(body) = request.body.stream(&progress) {
+            builder = builder.body(body);
+        }
+        let idle = self.options.timeouts.idle;
+        // The answer to a PUT comes only when the registry has put together and hashed what it got.
+        let patience = if request.method == Method::PUT {
+            idle * COMMIT_PATIENCE
+        } else {
+            idle
+        };
+        let sent = progress.watch(builder.send(), idle, patience).await;
+        if let Some(source) = progress.failure() {
+            return Err(Error::Source {
+                url: redact::url(url),
+                source,
+            });
+        }
+        let Some(sent) = sent else {
+            return Err(Error::Stalled {
+                method,
+                url: redact::url(url),
+                bytes: progress.taken(),
+                window: idle,
+            });
+        };
+        let answer = sent.map_err(|error| {
             let source = error.without_url();
             if trust != Trust::Plain && transport_failure(&source) == Failure::NotTls {
                 return Error::PlainHttp {
@@ -145,13 +194,13 @@ impl Transport {
             status = answer.status().as_u16(),
             "answered"
         );
-        Ok(Response {
+        Ok(Response::new(
             method,
-            url: url.clone(),
+            url.clone(),
             answer,
-            received: 0,
-            _permit: permit,
-        })
+            self.options.timeouts,
+            permit,
+        ))
     }
 
     /// Where an answer redirects to, if it does and that is safe.
@@ -160,19 +209,49 @@ impl Transport {
         request: &Request,
         response: &Response,
     ) -> Result<Option<Url>, Error> {
-        let redirects = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+        let redirects = match response.status().as_u16() {
+            301 | 302 | 307 | 308 => true,
+            // What follows would be a GET, whatever this was.
+            303 => matches!(request.method, Method::GET | Method::HEAD),
+            _ => false,
+        };
         let Some(location) = response.header(&LOCATION).filter(|_| redirects) else {
             return Ok(None);
         };
-        follow(&response.url, location, |host, port| {
+        follow(response.url(), location, |host, port| {
             request.page || self.may_be_insecure(host, port)
         })
         .map(Some)
         .map_err(|reason| Error::Redirect {
-            url: redact::url(&response.url),
+            url: redact::url(response.url()),
             location: redact::text(location),
             reason,
         })
+    }
+
+    /// The `Location` of an answer that is no redirect. Registries behind a proxy that ends TLS may call
+    /// themselves by plain HTTP; they are not.
+    pub(crate) fn location(&self, response: &Response) -> Result<Option<Url>, Error> {
+        let Some(location) = response.header(&LOCATION) else {
+            return Ok(None);
+        };
+        let from = response.url();
+        let mut text = location.to_owned();
+        if let Ok(mut url) = Url::parse(location)
+            && (url.scheme(), from.scheme()) == ("http", "https")
+            && url.host() == from.host()
+            && url.set_scheme("https").is_ok()
+            && url.set_port(from.port()).is_ok()
+        {
+            text = url.into();
+        }
+        follow(from, &text, |host, port| self.may_be_insecure(host, port))
+            .map(Some)
+            .map_err(|reason| Error::Redirect {
+                url: redact::url(from),
+                location: redact::text(location),
+                reason,
+            })
     }
 
     fn trust(&self, request: &Request, url: &Url) -> Trust {
@@ -191,14 +270,16 @@ impl Transport {
         }
     }
 
-    async fn permit(&self, url: &Url) -> OwnedSemaphorePermit {
+    /// Uploads are counted apart: one that waits for a blob to grow must not keep back the download that the
+    /// blob is made of.
+    async fn permit(&self, url: &Url, upload: bool) -> OwnedSemaphorePermit {
         let semaphore = {
             let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
             let limit = match self.options.requests_per_host {
                 0 => REQUESTS_PER_HOST,
                 limit => limit,
             };
-            let entry = permits.entry(authority(url));
+            let entry = permits.entry((authority(url), upload));
             Arc::clone(entry.or_insert_with(|| Arc::new(Semaphore::new(limit))))
         };
         semaphore
@@ -255,8 +336,7 @@ fn build(options: &ClientOptions, trust: Trust) -> Result<reqwest::Client, Error
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .user_agent(agent)
-        .connect_timeout(options.timeouts.connect)
-        .read_timeout(options.timeouts.idle);
+        .connect_timeout(options.timeouts.connect);
     if let Some(proxy) = proxy(options)? {
         builder = builder.proxy(proxy);
     }
@@ -312,100 +392,6 @@ fn proxy_url(text: Option<&str>) -> Result<Option<Url>, Error> {
     Ok(Some(url))
 }
 
-/// An answer whose body is still to come. Holds its host's permit until dropped.
-pub(crate) struct Response {
-    method: &'static str,
-    url: Url,
-    answer: reqwest::Response,
-    received: u64,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Response {
-    pub(crate) fn status(&self) -> StatusCode {
-        self.answer.status()
-    }
-
-    /// The URL that answered, after redirects.
-    pub(crate) fn url(&self) -> &Url {
-        &self.url
-    }
-
-    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
-        self.answer.headers().get(name)?.to_str().ok()
-    }
-
-    pub(crate) fn headers(&self, name: &HeaderName) -> impl Iterator<Item = &str> {
-        let values = self.answer.headers().get_all(name).iter();
-        values.filter_map(|value| value.to_str().ok())
-    }
-
-    pub(crate) fn content_length(&self) -> Option<u64> {
-        self.header(&CONTENT_LENGTH)?.trim().parse().ok()
-    }
-
-    /// The next piece of the body.
-    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        let chunk = self.answer.chunk().await.map_err(|error| Error::Body {
-            url: redact::url(&self.url),
-            received: self.received,
-            source: error.without_url(),
-        })?;
-        if let Some(bytes) = &chunk {
-            self.received += bytes.len() as u64;
-        }
-        Ok(chunk)
-    }
-
-    /// The whole body, or `None` when it is longer than `limit` bytes.
-    pub(crate) async fn read_within(&mut self, limit: u64) -> Result<Option<Vec<u8>>, Error> {
-        if self.content_length().is_some_and(|length| length > limit) {
-            return Ok(None);
-        }
-        let mut body = Vec::new();
-        while let Some(chunk) = self.chunk().await? {
-            if body.len() as u64 + chunk.len() as u64 > limit {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Some(body))
-    }
-
-    /// This answer as an error, with what the server said.
-    pub(crate) async fn into_error(mut self) -> Error {
-        let retry_after = self
-            .header(&RETRY_AFTER)
-            .and_then(|value| retry::retry_after(value, self.header(&DATE)));
-        let mut body = Vec::new();
-        while let Ok(Some(chunk)) = self.chunk().await {
-            body.extend_from_slice(&chunk);
-            if body.len() as u64 >= ERROR_BODY_LIMIT {
-                break;
-            }
-        }
-        Error::Status {
-            method: self.method,
-            url: redact::url(&self.url),
-            status: self.answer.status().as_u16(),
-            messages: registry_message::parse(&body),
-            retry_after,
-        }
-    }
-
-    /// This answer as a breach of the protocol.
-    pub(crate) fn protocol_error(&self, reason: impl Into<String>) -> Error {
-        Error::Protocol {
-            url: redact::url(&self.url),
-            reason: reason.into(),
-        }
-    }
-
-    pub(crate) fn shown_url(&self) -> String {
-        redact::url(&self.url)
-    }
-}
-
 fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     match url.port() {
@@ -415,10 +401,13 @@ fn authority(url: &Url) -> String {
 }
 
 fn method_name(method: &Method) -> &'static str {
-    if method == Method::HEAD {
-        "HEAD"
-    } else {
-        "GET"
+    match method.as_str() {
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PATCH" => "PATCH",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        _ => "GET",
     }
 }
 

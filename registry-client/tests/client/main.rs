@@ -8,6 +8,7 @@ mod docker_registry;
 mod manifests;
 mod mirrors;
 mod network;
+mod push;
 mod references;
 mod registries_conf;
 mod support;
