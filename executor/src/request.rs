@@ -215,6 +215,10 @@ pub struct OutputRequest {
     pub oci_mediatypes: bool,
     /// `tar=false`: a folder layout.
     pub tar: bool,
+    /// `platform-split`: a folder for every platform's files; when `None`, for several platforms.
+    pub platform_split: Option<bool>,
+    /// `mode=delete`: the destination holds what was built, and nothing else.
+    pub delete: Option<DeleteScope>,
     /// `annotation*.KEY=VALUE`.
     pub annotations: Vec<Annotation>,
     /// `source-date-epoch`: `Some(None)` (an empty value) is none, whatever the build says.
@@ -234,10 +238,21 @@ impl Default for OutputRequest {
             rewrite_timestamp: None,
             oci_mediatypes: true,
             tar: true,
+            platform_split: None,
+            delete: None,
             annotations: Vec::new(),
             epoch: None,
         }
     }
+}
+
+/// Where `mode=delete` may remove files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DeleteScope {
+    /// Below this folder, whose path has no links.
+    Below(PathBuf),
+    /// Anywhere but in the root folder (`--allow=buildx.local.delete`).
+    Anywhere,
 }
 
 /// Output types.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// What RUN steps get.
 #[derive(Args, Debug, Default)]
 pub struct RunArgs {
-    /// Allow what commands ask for: `network.host`, `security.insecure`, `device[=NAME]`
+    /// Allow what commands and outputs ask for: `network.host`, `security.insecure`, `device[=NAME]`, `buildx.local.delete`
     #[arg(long, value_name = "ENTITLEMENT")]
     pub allow: Vec<String>,
     /// SSH agent or keys for RUN steps: `default`, `ID=SOCKET` or `ID=KEY[,KEY]`

@@ -155,6 +155,7 @@ fn outputs(args: &BuildArgs) -> Result<Vec<OutputRequest>, Failure> {
     if args.compat.load && !outputs.is_empty() && !outputs.iter().any(is_stored) {
         outputs.push(OutputRequest::default());
     }
+    output::scope_deletes(&mut outputs, run::may_delete(&args.run.allow))?;
     output::check(&outputs)?;
     let has_image =
         |output: &OutputRequest| !matches!(output.kind, OutputKind::Local | OutputKind::Tar);

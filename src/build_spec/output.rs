@@ -2,8 +2,8 @@
 
 use super::{csv, usage};
 use crate::error::Failure;
-use executor::request::{OutputDest, OutputKind, OutputRequest};
-use std::path::{Path, PathBuf};
+use executor::request::{DeleteScope, OutputDest, OutputKind, OutputRequest};
+use std::path::{Component, Path, PathBuf};
 
 /// Parses one `--output`.
 pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
@@ -28,12 +28,17 @@ pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
         let Some(value) = value else {
             return Err(invalid(&format!("field {key:?} must be key=value")));
         };
+        applies(output.kind, key).map_err(|reason| invalid(&reason))?;
         set(&mut output, key, value).map_err(|reason| invalid(&reason))?;
     }
-    let needs_dest =
-        matches!(output.kind, OutputKind::Local) || (output.kind == OutputKind::Oci && !output.tar);
+    let needs_dest = output.kind == OutputKind::Local
+        || (matches!(output.kind, OutputKind::Oci | OutputKind::Docker) && !output.tar);
     match &output.dest {
-        None if needs_dest => return Err(invalid("dest is required for this type")),
+        None if needs_dest => {
+            return Err(invalid(&format!(
+                "dest is required for {kind_name} exporter"
+            )));
+        }
         Some(OutputDest::Stdout) if needs_dest => {
             return Err(invalid("a folder cannot be written to standard output"));
         }
@@ -60,9 +65,16 @@ pub fn check(outputs: &[OutputRequest]) -> Result<(), Failure> {
             continue;
         };
         let is_folder = output.kind == OutputKind::Local || !output.tar;
-        if !is_folder {
-            check_file(path)?;
-        } else if path.exists() && !path.is_dir() {
+        if !is_folder && path.is_dir() {
+            return Err(cannot_create(path, "it is a folder"));
+        }
+        // Folders on the way are made, but not out of files.
+        let above = path.ancestors().skip(1).find(|above| above.exists());
+        if let Some(above) = above.filter(|above| !above.is_dir()) {
+            let reason = format!("{} is not a folder", above.display());
+            return Err(cannot_create(path, &reason));
+        }
+        if is_folder && path.exists() && !path.is_dir() {
             return Err(cannot_create(
                 path,
                 "it is a file, and a folder is to be written",
@@ -126,9 +138,48 @@ fn kind(name: &str) -> Result<OutputKind, String> {
     }
 }
 
+/// Refuses keys that a type has no use for: what they ask for would not happen.
+fn applies(kind: OutputKind, key: &str) -> Result<(), String> {
+    let of_trees = matches!(key, "platform-split" | "attestation-prefix" | "mode");
+    let fits = match key {
+        "type" => true,
+        _ if kind == OutputKind::CacheOnly => false,
+        "dest" | "source-date-epoch" => true,
+        "mode" => kind == OutputKind::Local,
+        "context" | "to" | "namespace" => kind == OutputKind::Docker,
+        _ => of_trees == matches!(kind, OutputKind::Local | OutputKind::Tar),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(format!("key {key:?} has no meaning for this type"))
+}
+
 fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String> {
     match key {
         "type" => {}
+        "mode" => match value {
+            "copy" => output.delete = None,
+            "delete" => output.delete = Some(DeleteScope::Anywhere),
+            _ => {
+                return Err(format!(
+                    "invalid local exporter mode {value:?}: expected copy or delete"
+                ));
+            }
+        },
+        "platform-split" => output.platform_split = Some(boolean(key, value)?),
+        "attestation-prefix" => {
+            return Err(
+                "attestation-prefix is not supported yet: there are no attestations".to_owned(),
+            );
+        }
+        "prefer-nondist-layers" if boolean(key, value)? => {
+            return Err(
+                "prefer-nondist-layers is not supported: all layers are in the output".to_owned(),
+            );
+        }
+        // The form of attestations, and what became of build info in BuildKit too.
+        "oci-artifact" | "prefer-nondist-layers" | "buildinfo" | "buildinfo-attrs" => {}
         "dest" if value == "-" => output.dest = Some(OutputDest::Stdout),
         "dest" if value.is_empty() => return Err("dest is empty".to_owned()),
         "dest" => output.dest = Some(OutputDest::Path(PathBuf::from(value))),
@@ -166,6 +217,46 @@ fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String>
         },
     }
     Ok(())
+}
+
+/// Narrows `mode=delete` to what is below the working directory, unless all is allowed; says early what is not.
+pub fn scope_deletes(outputs: &mut [OutputRequest], is_allowed: bool) -> Result<(), Failure> {
+    for output in outputs {
+        let (Some(scope), Some(OutputDest::Path(dest))) = (&mut output.delete, &output.dest) else {
+            continue;
+        };
+        if is_allowed {
+            continue;
+        }
+        let here = std::env::current_dir().and_then(|here| here.canonicalize());
+        let here = here.map_err(|error| {
+            Failure::Other(format!("could not find the working directory: {error}"))
+        })?;
+        let real = real_path(&here.join(dest));
+        if real == here || !real.starts_with(&here) {
+            return Err(usage(format!(
+                "mode=delete in {} needs --allow=buildx.local.delete: it is not below the working directory",
+                dest.display()
+            )));
+        }
+        *scope = DeleteScope::Below(here);
+    }
+    Ok(())
+}
+
+/// The path without links, as far as it exists. Of what does not exist, `..` takes a component away.
+fn real_path(path: &Path) -> PathBuf {
+    let mut real = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(real.pop()),
+            other => real.push(other),
+        }
+        if let Ok(found) = real.canonicalize() {
+            real = found;
+        }
+    }
+    real
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, String> {

@@ -36,6 +36,13 @@ pub fn allow(raw: &[String]) -> Result<(Allowed, DeviceGrants), Failure> {
             .split_once('=')
             .map_or((text.as_str(), None), |(key, rest)| (key, Some(rest)));
         match (key, rest) {
+            // `may_delete` looks for it.
+            (LOCAL_DELETE, None) => {}
+            (LOCAL_DELETE, Some(_)) => {
+                return Err(usage(format!(
+                    "invalid value {text:?} for '--allow': {LOCAL_DELETE} does not accept a value"
+                )));
+            }
             ("network.host", None) => allowed.network_host = true,
             ("security.insecure", None) => allowed.security_insecure = true,
             ("device", None | Some("")) => devices.all = true,
@@ -47,12 +54,20 @@ pub fn allow(raw: &[String]) -> Result<(Allowed, DeviceGrants), Failure> {
             }
             _ => {
                 return Err(usage(format!(
-                    "invalid value {text:?} for '--allow': unknown entitlement {text}: expected network.host, security.insecure or device[=NAME]"
+                    "invalid value {text:?} for '--allow': unknown entitlement {text}: expected network.host, security.insecure, device[=NAME] or buildx.local.delete"
                 )));
             }
         }
     }
     Ok((allowed, devices))
+}
+
+/// Lets `mode=delete` of a local output empty any folder.
+const LOCAL_DELETE: &str = "buildx.local.delete";
+
+/// Whether `--allow` has it.
+pub fn may_delete(raw: &[String]) -> bool {
+    raw.iter().any(|text| text == LOCAL_DELETE)
 }
 
 /// `NAME[,alias=OTHER]`.

@@ -21,6 +21,7 @@ mod examples;
 mod hostile;
 mod killed;
 mod mounts;
+mod output_files;
 mod outputs;
 mod platforms;
 mod remote_contexts;

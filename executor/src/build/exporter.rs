@@ -10,12 +10,13 @@ use crate::build::{BuildResult, Ui};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
-use crate::output::files::{self, FolderSink};
-use crate::output::tarball;
+use crate::output::files::Sink;
+use crate::output::folder::FolderSink;
+use crate::output::platforms::{self, Root};
+use crate::output::tarball::TarSink;
 use crate::request::{
     Annotation, AnnotationPlace, BuildRequest, OutputDest, OutputKind, OutputRequest, select,
 };
-use crate::snapshot::View;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::plan::{Plan, Target};
@@ -402,31 +403,32 @@ impl Exporter<'_> {
         }
     }
 
-    fn views(&self) -> Result<Vec<(String, View)>, Error> {
-        let is_split = self.plan.targets.len() > 1 || self.request.wants_index();
-        let mut views = Vec::new();
-        for (target, result) in self.targets() {
-            let name = if is_split {
-                target.platform.to_string().replace('/', "_")
-            } else {
-                String::new()
-            };
-            views.push((name, backend::whole_view(self.space, &result.snapshot())?));
+    fn roots(&self) -> Result<Vec<Root>, Error> {
+        self.targets()
+            .map(|(target, result)| {
+                Ok(Root {
+                    platform: target.platform.to_string(),
+                    view: backend::whole_view(self.space, &result.snapshot())?,
+                })
+            })
+            .collect()
+    }
+
+    fn walk(&self, output: &OutputRequest, sink: &mut dyn Sink) -> Result<(), Error> {
+        let is_several = self.plan.targets.len() > 1 || self.request.wants_index();
+        if output.platform_split.unwrap_or(is_several) {
+            platforms::walk_split(&self.roots()?, sink)
+        } else {
+            platforms::walk_merged(&self.roots()?, sink)
         }
-        views.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(views)
     }
 
     fn tar(&self, output: &OutputRequest) -> Result<Exported, Error> {
-        let views = self.views()?;
         let scratch = self.space.store().scratch()?;
         let mut out = self.destination(output.dest.as_ref())?;
-        tarball::write(
-            &views,
-            self.epoch(output),
-            &mut out,
-            &scratch.path().join("index"),
-        )?;
+        let mut sink = TarSink::new(&mut out, self.epoch(output));
+        self.walk(output, &mut sink)?;
+        sink.finish(&scratch.path().join("index"))?;
         out.commit()?;
         Ok(Exported::default())
     }
@@ -435,16 +437,10 @@ impl Exporter<'_> {
         let Some(OutputDest::Path(dest)) = &output.dest else {
             return Err(Error::Request("output type=local needs dest=".to_owned()));
         };
-        for (name, view) in self.views()? {
-            let folder = if name.is_empty() {
-                dest.clone()
-            } else {
-                dest.join(&name)
-            };
-            let mut sink = FolderSink::new(&folder, self.epoch(output))?;
-            files::walk(&view, &mut sink)?;
-            sink.finish()?;
-        }
+        let store = self.space.store().root();
+        let mut sink = FolderSink::new(dest, self.epoch(output), output.delete.as_ref(), store)?;
+        self.walk(output, &mut sink)?;
+        sink.finish()?;
         Ok(Exported::default())
     }
 }

@@ -26,7 +26,7 @@ enum Kind {
 }
 
 impl Destination {
-    /// A file, made in the folder of `path`, which must exist.
+    /// A file, made in the folder of `path`, which is made too.
     pub(crate) fn file(path: &Path) -> Result<Self, Error> {
         let fail = |source| Error::Io {
             op: "create",
@@ -42,6 +42,11 @@ impl Destination {
             return Ok(Self::new(file, Kind::Direct(path.to_owned())));
         }
         let folder = folder_of(path);
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io {
+            op: "create the folder",
+            path: folder.to_owned(),
+            source,
+        })?;
         let mode = Mode::from_raw_mode(0o666);
         if let Ok(file) = openat(
             CWD,

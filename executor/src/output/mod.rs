@@ -3,8 +3,10 @@
 pub(crate) mod archive;
 pub(crate) mod dest;
 pub(crate) mod files;
+pub(crate) mod folder;
 mod images;
 mod load;
+pub(crate) mod platforms;
 mod save;
 pub(crate) mod tarball;
 
