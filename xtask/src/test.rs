@@ -10,6 +10,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("git", "git"),
+    ("htpasswd", "apache2-utils"),
     ("openssl", "openssl"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
