@@ -34,6 +34,15 @@ impl Failure {
         Self::Other(render::chain(error))
     }
 
+    /// The same, with what to do about it on a line of its own.
+    pub fn with_help(error: &dyn std::error::Error, help: Option<String>) -> Self {
+        let message = render::chain(error);
+        Self::Other(match help {
+            Some(help) => format!("{message}\n  help: {help}"),
+            None => message,
+        })
+    }
+
     /// Prints it to stderr and gives the exit status.
     #[expect(
         clippy::print_stderr,
@@ -97,7 +106,13 @@ fn parse_error(text: &str, told: &[parser::Diagnostic]) -> Option<String> {
 
 impl From<executor::Error> for Failure {
     fn from(error: executor::Error) -> Self {
-        Self::from_error(&error)
+        Self::with_help(&error, error.help())
+    }
+}
+
+impl From<registry_client::Error> for Failure {
+    fn from(error: registry_client::Error) -> Self {
+        Self::with_help(&error, error.hint())
     }
 }
 

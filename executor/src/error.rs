@@ -46,6 +46,15 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// A login.
+    #[error("could not log in to {registry}")]
+    Login {
+        /// The registry.
+        registry: String,
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
     /// A name that no image can have.
     #[error("invalid tag {name:?}")]
     Name {
@@ -203,6 +212,13 @@ impl Error {
                 help.clone()
             }
             Self::Command { foreign, .. } => foreign.clone(),
+            Self::Registry { source, .. } | Self::Login { source, .. } => source.hint(),
+            Self::Unavailable { source, .. }
+            | Self::Base {
+                suggestion: None,
+                source,
+                ..
+            } => source.help(),
             Self::Download { source, .. } if source.is_denied() => Some(
                 "if it needs a login, give --secret id=HTTP_AUTH_TOKEN_<host> or HTTP_AUTH_HEADER_<host>"
                     .to_owned(),

@@ -37,6 +37,51 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A file of credentials cannot be read.
+    #[error("could not read credentials from {}", path.display())]
+    CredentialsRead {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file of credentials cannot be written.
+    #[error("could not write credentials to {}", path.display())]
+    CredentialsWrite {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file or variable with credentials says something that has no meaning.
+    #[error("could not use the credentials in {name}{}: {reason}", key.as_deref().map(|key| format!(" for {key:?}")).unwrap_or_default())]
+    Credentials {
+        /// The file or variable.
+        name: String,
+        /// The key whose value is meant.
+        key: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// A credential helper failed.
+    #[error(
+        "could not {action} credentials{} with {helper}, which {configured_in} names: {reason}",
+        about(registry)
+    )]
+    Helper {
+        /// The program.
+        helper: String,
+        /// The file that names it.
+        configured_in: String,
+        /// `get`, `store`, `erase`, `list`.
+        action: &'static str,
+        /// The registry it was asked for.
+        registry: String,
+        /// Why.
+        reason: String,
+        /// The cause, where the program could not be run.
+        source: Option<std::io::Error>,
+    },
     /// registries.conf blocks this registry or repository.
     #[error("could not pull {reference}: {prefix} is blocked in registries.conf")]
     Blocked {
@@ -110,7 +155,7 @@ pub enum Error {
         expected: u64,
     },
     /// The registry answered with an error status.
-    #[error("could not {method} {url}: {}", answer(*status, messages))]
+    #[error("could not {method} {url}: {}{}", answer(*status, messages), access(*status, login.as_deref()))]
     Status {
         /// `GET`, `HEAD`.
         method: &'static str,
@@ -122,6 +167,8 @@ pub enum Error {
         messages: Vec<RegistryMessage>,
         /// What `Retry-After` asked for.
         retry_after: Option<Duration>,
+        /// Whose credentials it was asked with: `with the credentials from FILE`.
+        login: Option<String>,
     },
     /// A download was answered with something else than the file; BuildKit's wording.
     #[error("invalid response status {status}")]
@@ -158,12 +205,16 @@ pub enum Error {
         reason: String,
     },
     /// The registry's token service gave no token.
-    #[error("could not get a token for {scope} from {realm}")]
+    #[error("could not get a token for {scope} from {realm}{}", login.as_deref().map(|login| format!(" {login}")).unwrap_or_default())]
     Token {
+        /// The registry.
+        registry: String,
         /// The token service.
         realm: String,
         /// What the token was to allow.
         scope: String,
+        /// Whose credentials were shown: `with the credentials from FILE`.
+        login: Option<String>,
         /// The cause.
         source: Box<Error>,
     },
@@ -174,6 +225,18 @@ pub enum Error {
         registry: String,
         /// `Basic`, `Negotiate`.
         scheme: String,
+    },
+    /// There are credentials, of a kind that the registry does not take.
+    #[error(
+        "could not log in to {registry}: it offers only {scheme} authentication, which {origin} is not for"
+    )]
+    LoginUnusable {
+        /// The registry.
+        registry: String,
+        /// `Basic`, `Negotiate`.
+        scheme: String,
+        /// Where the credentials come from.
+        origin: String,
     },
     /// The registry speaks no TLS.
     #[error("could not speak TLS with {registry}: it answers in plain HTTP")]
@@ -261,7 +324,7 @@ impl Error {
             Self::Status { status, .. } | Self::DownloadStatus { status, .. } => {
                 matches!(status, 401 | 403)
             }
-            Self::LoginRequired { .. } => true,
+            Self::LoginRequired { .. } | Self::LoginUnusable { .. } => true,
             Self::Mirrors { source, .. } | Self::Token { source, .. } => source.is_denied(),
             _ => false,
         }
@@ -279,26 +342,46 @@ impl Error {
 
     /// What a person could do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Status {
+                status: 401 | 403,
+                url,
+                login,
+                ..
+            } => {
+                let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+                Some(login_hint(
+                    host.split('/').next().unwrap_or(host),
+                    login.is_some(),
+                ))
+            }
+            Self::LoginRequired { registry, .. } => Some(login_hint(registry, false)),
+            Self::LoginUnusable { registry, .. } => Some(login_hint(registry, true)),
+            Self::Token {
+                registry,
+                login,
+                source,
+                ..
+            } if source.is_denied() => Some(login_hint(registry, login.is_some())),
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.hint(),
+            other => other.plain_hint().map(str::to_owned),
+        }
+    }
+
+    fn plain_hint(&self) -> Option<&'static str> {
         match self {
             Self::PlainHttp { .. } => Some(
-                "if plain HTTP is right for this registry, set `insecure = true` for it in registries.conf",
+                "if plain HTTP is right for this registry, name it with --insecure-registry, or set `insecure = true` for it in registries.conf",
             ),
-            Self::Status {
-                status: 401 | 403, ..
-            }
-            | Self::LoginRequired { .. } => {
-                Some("the repository may not exist, or may need a login")
-            }
             Self::Status { status: 429, .. } => Some(
                 "the registry limits how much may be pulled; a mirror in registries.conf avoids this",
             ),
             Self::Setup { .. } => {
                 Some("install the ca-certificates package, or name a file in SSL_CERT_FILE")
             }
-            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.hint(),
             Self::Send { source, .. } if transport_failure(source) == Failure::Certificate => Some(
-                "add the registry's certificate authority to the system's, or name it in SSL_CERT_FILE",
+                "put the registry's certificate authority into certs.d/HOST/ca.crt, or name it with --registry-certificate or SSL_CERT_FILE",
             ),
             _ => None,
         }
@@ -380,6 +463,34 @@ fn tls_failure(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     match error.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidMessage(_) => Some(Failure::NotTls),
         _ => Some(Failure::Certificate),
+    }
+}
+
+/// Whose credentials were not enough.
+fn access(status: u16, login: Option<&str>) -> String {
+    match (status, login) {
+        (401 | 403, Some(login)) => format!(", {login}"),
+        _ => String::new(),
+    }
+}
+
+fn login_hint(registry: &str, logged_in: bool) -> String {
+    let command = match crate::credentials::canonical_host(registry).as_str() {
+        "docker.io" => "kiln login".to_owned(),
+        _ => format!("kiln login {registry}"),
+    };
+    match logged_in {
+        false => format!("the repository may not exist, or may need a login: `{command}`"),
+        true => format!(
+            "the repository may not exist, or not be open to these credentials; `{command}` replaces them"
+        ),
+    }
+}
+
+fn about(registry: &str) -> String {
+    match registry {
+        "" => String::new(),
+        registry => format!(" of {registry}"),
     }
 }
 

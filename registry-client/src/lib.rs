@@ -11,6 +11,7 @@ mod client;
 mod credentials;
 mod download;
 mod error;
+mod login;
 mod manifest;
 mod options;
 mod push;
@@ -22,9 +23,12 @@ mod transport;
 mod verify;
 
 pub use client::{Client, FetchedManifest};
-pub use credentials::{CredentialSource, Login, Secret};
+pub use credentials::{
+    Credential, CredentialFile, CredentialSource, HelperSettings, Kept, Login, Secret,
+};
 pub use download::{Download, DownloadHead, Downloaded, Flow, Receiver};
 pub use error::Error;
+pub use login::LoggedIn;
 pub use options::{CertificateOptions, ClientOptions, RetryPolicy, Timeouts};
 pub use push::{BlobSource, MemoryBlob, PushedBlob, PushedHow};
 pub use reference::Reference;

@@ -59,10 +59,10 @@ impl Endpoint {
 
 /// What a ping found out.
 #[derive(Clone, Debug)]
-struct Contact {
+pub(crate) struct Contact {
     /// `https://host/v2/`.
-    base: Url,
-    demand: Demand,
+    pub(crate) base: Url,
+    pub(crate) demand: Demand,
 }
 
 type Contacts = HashMap<(String, bool), Arc<OnceCell<Contact>>>;
@@ -112,7 +112,7 @@ impl Call {
 pub(crate) struct Registries {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) transport: Transport,
-    authorizer: Authorizer,
+    pub(crate) authorizer: Authorizer,
     contacts: Mutex<Contacts>,
 }
 
@@ -120,8 +120,8 @@ impl Registries {
     pub(crate) fn new(options: Arc<ClientOptions>) -> Self {
         Self {
             transport: Transport::new(Arc::clone(&options)),
+            authorizer: Authorizer::new(&options),
             options,
-            authorizer: Authorizer::default(),
             contacts: Mutex::default(),
         }
     }
@@ -166,32 +166,38 @@ impl Registries {
         }
         let access = Access {
             registry: &endpoint.host,
+            repository: &endpoint.repository,
             scope: &call.scope,
             plain: contact.base.scheme() == "http",
             unverified: self.is_insecure(endpoint),
             retry: self.retry(),
         };
-        request.authorization = self
+        let granted = self
             .authorizer
             .authorization(&self.transport, &contact.demand, &access, None)
             .await?;
-        let response = self.transport.send(&request).await?;
+        request.authorization = granted.header;
+        let mut response = self.transport.send(&request).await?;
+        response.login = granted.login;
         if response.status() != StatusCode::UNAUTHORIZED
             || response.url().origin() != request.url.origin()
         {
             return Ok(response);
         }
         let demand = Demand::of(&response);
-        if matches!(demand, Demand::Nothing) {
+        if !demand.may_be_met_after(request.authorization.as_ref()) {
             return Ok(response);
         }
         drop(response);
         let rejected = request.authorization.take();
-        request.authorization = self
+        let granted = self
             .authorizer
             .authorization(&self.transport, &demand, &access, rejected.as_ref())
             .await?;
-        self.transport.send(&request).await
+        request.authorization = granted.header;
+        let mut response = self.transport.send(&request).await?;
+        response.login = granted.login;
+        Ok(response)
     }
 
     /// A URL outside any registry (a foreign layer's), without credentials.
@@ -220,12 +226,12 @@ impl Registries {
         self.transport.send(&request).await
     }
 
-    fn is_insecure(&self, endpoint: &Endpoint) -> bool {
+    pub(crate) fn is_insecure(&self, endpoint: &Endpoint) -> bool {
         let (host, port) = hosts::split(&endpoint.host);
         endpoint.insecure || self.transport.may_be_insecure(host, port)
     }
 
-    async fn contact(&self, endpoint: &Endpoint) -> Result<Contact, Error> {
+    pub(crate) async fn contact(&self, endpoint: &Endpoint) -> Result<Contact, Error> {
         let insecure = self.is_insecure(endpoint);
         let cell = {
             let mut contacts = self.contacts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,7 +295,7 @@ impl Registries {
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(response.into_error().await);
         }
-        let demand = Demand::of(&response);
+        let demand = Demand::of(&response).without_scope();
         Ok((Contact { base, demand }, status))
     }
 }

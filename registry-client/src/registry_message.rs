@@ -152,7 +152,7 @@ fn plain_text(body: &[u8]) -> Vec<RegistryMessage> {
 }
 
 /// A registry's text must not be able to steer a terminal or flood a log.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .take(TEXT_LIMIT)
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -1,6 +1,8 @@
 //! The registry client on a runtime of its own; both start when first used, so that a build that needs
 //! no network starts neither. It knows registries and URLs, and nothing of stores.
 
+mod login;
+
 use crate::Error;
 use crate::build::manifest::{self, Desc};
 use oci_spec::image::Digest;
@@ -63,14 +65,25 @@ impl Remote {
     where
         F: Future<Output = Result<T, registry_client::Error>>,
     {
+        self.attempt(call)?.map_err(|source| Error::Registry {
+            reference: reference.to_string(),
+            source,
+        })
+    }
+
+    /// Runs a call; its own failure is the inner result.
+    fn attempt<T, F>(
+        &self,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<Result<T, registry_client::Error>, Error>
+    where
+        F: Future<Output = Result<T, registry_client::Error>>,
+    {
         let (runtime, client) = self.started()?;
         let call = call(client.clone());
         runtime.block_on(async {
             tokio::select! {
-                ended = call => ended.map_err(|source| Error::Registry {
-                    reference: reference.to_string(),
-                    source,
-                }),
+                ended = call => Ok(ended),
                 () = cancelled(&self.cancel) => Err(Error::Cancelled),
             }
         })

@@ -20,6 +20,11 @@ impl Challenge {
         found.map(|(_, value)| value.as_str())
     }
 
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.params
+            .retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+    }
+
     pub(crate) fn is(&self, scheme: &str) -> bool {
         self.scheme.eq_ignore_ascii_case(scheme)
     }

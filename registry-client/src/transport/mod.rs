@@ -126,6 +126,12 @@ impl Transport {
         })
     }
 
+    /// Sends once; a redirect is an answer too.
+    pub(crate) async fn send_once(&self, request: &Request) -> Result<Response, Error> {
+        let authorization = request.authorization.as_ref();
+        self.exchange(request, &request.url, authorization).await
+    }
+
     async fn exchange(
         &self,
         request: &Request,

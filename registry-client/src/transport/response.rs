@@ -62,6 +62,8 @@ pub(crate) struct Response {
     answer: reqwest::Response,
     received: u64,
     pace: Pace,
+    /// With whose credentials it was asked for, for messages.
+    pub(crate) login: Option<String>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -79,6 +81,7 @@ impl Response {
             answer,
             received: 0,
             pace: Pace::new(timeouts),
+            login: None,
             _permit: permit,
         }
     }
@@ -168,6 +171,7 @@ impl Response {
             status: self.answer.status().as_u16(),
             messages: registry_message::parse(&body),
             retry_after,
+            login: self.login,
         }
     }
 
