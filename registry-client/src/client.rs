@@ -26,6 +26,8 @@ pub struct Client {
 pub(crate) struct Inner {
     pub(crate) registries: Registries,
     conf: OnceCell<RegistriesConf>,
+    /// Held while a list of referrers is changed.
+    pub(crate) listing: tokio::sync::Mutex<()>,
     /// Mirrors to leave out, and until when.
     avoided: Mutex<HashMap<String, Instant>>,
 }
@@ -55,6 +57,7 @@ impl Client {
             inner: Arc::new(Inner {
                 registries: Registries::new(Arc::new(options)),
                 conf: OnceCell::new(),
+                listing: tokio::sync::Mutex::default(),
                 avoided: Mutex::default(),
             }),
         }

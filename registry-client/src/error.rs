@@ -204,6 +204,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The registry has no search.
+    #[error("could not search {registry}: it has no search")]
+    NoSearch {
+        /// The registry.
+        registry: String,
+    },
     /// The registry's token service gave no token.
     #[error("could not get a token for {scope} from {realm}{}", login.as_deref().map(|login| format!(" {login}")).unwrap_or_default())]
     Token {

@@ -11,6 +11,7 @@ mod client;
 mod credentials;
 mod download;
 mod error;
+mod lists;
 mod login;
 mod manifest;
 mod options;
@@ -28,6 +29,7 @@ pub use credentials::{
 };
 pub use download::{Download, DownloadHead, Downloaded, Flow, Receiver};
 pub use error::Error;
+pub use lists::Found;
 pub use login::LoggedIn;
 pub use options::{CertificateOptions, ClientOptions, RetryPolicy, Timeouts};
 pub use push::{BlobSource, MemoryBlob, PushedBlob, PushedHow};

@@ -18,7 +18,7 @@ const SIZE_LIMIT: u64 = 4 * 1024 * 1024;
 /// The header in which a registry says what digest it serves.
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";

@@ -219,6 +219,16 @@ fn check_path(path: &str) -> Result<(), String> {
     }
 }
 
+/// Whether a tag can be part of a reference.
+pub(crate) fn is_tag(text: &str) -> bool {
+    check_tag(text).is_ok()
+}
+
+/// Whether a repository can be part of a reference.
+pub(crate) fn is_repository(text: &str) -> bool {
+    text.len() <= REPOSITORY_LIMIT && check_path(text).is_ok()
+}
+
 /// Runs of letters and digits, between them one `.`, one or two `_`, or any number of `-`.
 fn is_path_component(part: &str) -> bool {
     let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

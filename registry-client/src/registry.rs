@@ -40,6 +40,10 @@ impl Endpoint {
         }
     }
 
+    pub(crate) fn is_docker(&self) -> bool {
+        self.host == DOCKER_API_HOST
+    }
+
     /// `library/busybox/manifests/latest`.
     pub(crate) fn path(&self, kind: &str, selector: &str) -> String {
         format!("{}/{kind}/{selector}", self.repository)
@@ -172,13 +176,18 @@ impl Registries {
             unverified: self.is_insecure(endpoint),
             retry: self.retry(),
         };
-        let granted = self
-            .authorizer
-            .authorization(&self.transport, &contact.demand, &access, None)
-            .await?;
-        request.authorization = granted.header;
+        // What needs no scope is open to all, unless the registry says otherwise.
+        let mut login = None;
+        if !call.scope.is_empty() {
+            let granted = self
+                .authorizer
+                .authorization(&self.transport, &contact.demand, &access, None)
+                .await?;
+            request.authorization = granted.header;
+            login = granted.login;
+        }
         let mut response = self.transport.send(&request).await?;
-        response.login = granted.login;
+        response.login = login;
         if response.status() != StatusCode::UNAUTHORIZED
             || response.url().origin() != request.url.origin()
         {

@@ -2,6 +2,7 @@
 //!
 //! Sends the bytes as they are; that blobs and children are there before is the caller's.
 
+use super::referrers;
 use crate::manifest::content_digest;
 use crate::registry::{Call, Endpoint, Registries};
 use crate::transport::Body;
@@ -35,9 +36,16 @@ impl Client {
         let selector = reference.tag.as_deref().unwrap_or(digest.as_ref());
         let registries = &self.inner.registries;
         let bytes = Bytes::copy_from_slice(bytes);
-        registries
+        let listed = registries
             .put_manifest_at(&endpoint, selector, media_type, &bytes, &digest)
             .await?;
+        if !listed && let Some((subject, entry)) = referrers::entry(media_type, &bytes, &digest) {
+            // The list is read and written again, so one at a time.
+            let _alone = self.inner.listing.lock().await;
+            registries
+                .note_referrer(&endpoint, &subject, &entry)
+                .await?;
+        }
         Ok(digest)
     }
 

@@ -3,6 +3,7 @@
 //! How a blob gets there is in `upload`, manifests are in `manifest`.
 
 mod manifest;
+mod referrers;
 mod upload;
 
 use crate::registry::{Call, Endpoint, Registries};

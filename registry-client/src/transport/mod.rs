@@ -235,12 +235,17 @@ impl Transport {
         })
     }
 
-    /// The `Location` of an answer that is no redirect. Registries behind a proxy that ends TLS may call
-    /// themselves by plain HTTP; they are not.
+    /// The `Location` of an answer that is no redirect.
     pub(crate) fn location(&self, response: &Response) -> Result<Option<Url>, Error> {
-        let Some(location) = response.header(&LOCATION) else {
-            return Ok(None);
-        };
+        let location = response.header(&LOCATION);
+        location
+            .map(|location| self.linked(response, location))
+            .transpose()
+    }
+
+    /// A URL that a registry gives for what it has, absolute or relative. Registries behind a proxy that ends
+    /// TLS may call themselves by plain HTTP; they are not.
+    pub(crate) fn linked(&self, response: &Response, location: &str) -> Result<Url, Error> {
         let from = response.url();
         let mut text = location.to_owned();
         if let Ok(mut url) = Url::parse(location)
@@ -251,13 +256,13 @@ impl Transport {
         {
             text = url.into();
         }
-        follow(from, &text, |host, port| self.may_be_insecure(host, port))
-            .map(Some)
-            .map_err(|reason| Error::Redirect {
+        follow(from, &text, |host, port| self.may_be_insecure(host, port)).map_err(|reason| {
+            Error::Redirect {
                 url: redact::url(from),
                 location: redact::text(location),
                 reason,
-            })
+            }
+        })
     }
 
     fn trust(&self, request: &Request, url: &Url) -> Trust {
