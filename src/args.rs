@@ -3,10 +3,12 @@
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
 mod compat;
+mod pull;
 mod registry;
 mod run;
 
 pub use compat::CompatArgs;
+pub use pull::PullArgs;
 pub use registry::RegistryArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +42,8 @@ pub enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b", args_override_self = true)]
     Build(Box<BuildArgs>),
+    /// Pull images from a registry into the store
+    Pull(Box<PullArgs>),
     /// List images in the store
     Images(ImagesArgs),
     /// Remove images from the store

@@ -10,6 +10,7 @@ mod device;
 pub mod error;
 pub mod layer;
 pub mod output;
+pub mod pull;
 pub mod remote;
 pub mod request;
 pub mod snapshot;

@@ -114,7 +114,9 @@ fn parse(text: &str) -> Result<Reference, String> {
         return Err("it is empty".to_owned());
     }
     if text.len() == 64 && text.bytes().all(is_lower_hex) {
-        return Err("64 hexadecimal digits are an image id, not a name".to_owned());
+        return Err(format!(
+            "invalid repository name ({text}), cannot specify 64-byte hexadecimal strings"
+        ));
     }
     let (registry, rest) = split_registry(text);
     let (rest, digest) = match rest.split_once('@') {
@@ -129,12 +131,15 @@ fn parse(text: &str) -> Result<Reference, String> {
         Some(LEGACY_REGISTRY) | None => DEFAULT_REGISTRY,
         Some(registry) => check_registry(registry)?,
     };
-    check_path(path)?;
+    if path.is_empty() {
+        return Err("the repository is empty".to_owned());
+    }
     let repository = if registry == DEFAULT_REGISTRY && !path.contains('/') {
         format!("{OFFICIAL_NAMESPACE}{path}")
     } else {
         path.to_owned()
     };
+    check_path(&repository)?;
     if repository.len() > REPOSITORY_LIMIT {
         return Err(format!(
             "the repository is longer than {REPOSITORY_LIMIT} characters"
@@ -206,9 +211,6 @@ fn is_host_label(label: &str) -> bool {
 }
 
 fn check_path(path: &str) -> Result<(), String> {
-    if path.is_empty() {
-        return Err("the repository is empty".to_owned());
-    }
     if path.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(format!("repository name ({path}) must be lowercase"));
     }

@@ -7,6 +7,7 @@ mod images;
 mod inspect;
 mod load;
 mod prune;
+mod pull;
 mod rmi;
 mod save;
 mod version;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Save(args) => save::run(&args, &open.space()?),
         Command::Inspect(args) => inspect::run(&args, &open.space()?),
         Command::History(args) => history::run(&args, &open.space()?),
+        Command::Pull(args) => pull::run(&args, &open, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
         Command::Version(args) => {
             version::run(&args);

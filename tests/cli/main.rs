@@ -25,6 +25,8 @@ mod mounts;
 mod output_files;
 mod outputs;
 mod platforms;
+mod pull;
+mod registries;
 mod remote_contexts;
 mod reproducible;
 mod run_caches;

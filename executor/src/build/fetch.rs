@@ -185,6 +185,50 @@ impl<'a> Fetcher<'a> {
         })
     }
 
+    /// [`Fetcher::ensure_as`], and the blobs are in the store as their descriptors say, even of layers that it has in
+    /// another form.
+    pub(crate) fn pull(
+        &self,
+        form: Form,
+        layers: &[Digest],
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        self.ensure_as(form, layers, progress, cancel)?;
+        for layer in layers {
+            if let Some(known) = self.known.get(layer) {
+                self.blob(&known.desc, &known.origin, progress, cancel)?;
+                layer::adopt(self.space, layer, &known.desc.to_oci()?)?;
+            }
+            if form == Form::Tree {
+                layer::tree(self.space, layer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the store has a blob, whatever it is.
+    pub(crate) fn blob(
+        &self,
+        desc: &Desc,
+        origin: &Origin,
+        progress: Progress<'_>,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        let digest = desc.digest()?;
+        if self.space.store().blob_size(&digest).is_some() {
+            return Ok(());
+        }
+        let known = Known {
+            desc: desc.clone(),
+            origin: origin.clone(),
+        };
+        let writer = self.transfer(&known, None, progress, cancel)?;
+        let writer = writer.expect("BUG: without a reader none can give up");
+        writer.commit(Some((&digest, Some(desc.size))))?;
+        Ok(())
+    }
+
     fn fetch(
         &self,
         diff_id: &Digest,
@@ -206,15 +250,16 @@ impl<'a> Fetcher<'a> {
             };
             let descriptor = known.desc.to_oci()?;
             if self.space.store().blob_size(descriptor.digest()).is_some() {
-                return layer::register_blob(self.space, diff_id, &descriptor);
+                return layer::adopt(self.space, diff_id, &descriptor);
             }
-            if form != Form::Blob && known.desc.size >= WORTH_A_THREAD {
+            let to_read = form != Form::Blob || descriptor.digest() != diff_id;
+            if to_read && known.desc.size >= WORTH_A_THREAD {
                 return self.transfer_unpacking((diff_id, known), form, progress, cancel);
             }
             let writer = self.transfer(known, None, progress, cancel)?;
             let writer = writer.expect("BUG: without a reader none can give up");
             writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
-            layer::register_blob(self.space, diff_id, &descriptor)
+            layer::adopt(self.space, diff_id, &descriptor)
         })
     }
 

@@ -14,7 +14,10 @@ use std::str::FromStr;
 /// Largest manifest or index that is read, in bytes (the distribution spec asks registries to take 4 MiB).
 pub(crate) const MANIFEST_LIMIT: u64 = 4 << 20;
 /// Largest config that is read, in bytes.
-pub(crate) const CONFIG_LIMIT: u64 = 16 << 20;
+pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
+/// Most values that a document may have. An image of a thousand layers has about ten thousand; each takes some ten
+/// times the memory that it takes in the text.
+const MAX_VALUES: usize = 200_000;
 
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -272,9 +275,28 @@ impl Config {
 
 /// JSON without the nulls that Go programs write for empty values.
 fn parse_json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    if values(bytes) > MAX_VALUES {
+        let reason = format!("it has more than {MAX_VALUES} values");
+        return Err(serde::de::Error::custom(reason));
+    }
     let mut value: Value = serde_json::from_slice(bytes)?;
     drop_nulls(&mut value);
     Ok(value)
+}
+
+/// About how many values a text has: what separates and opens them, outside of strings.
+fn values(bytes: &[u8]) -> usize {
+    let (mut count, mut in_string, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 fn drop_nulls(value: &mut Value) {

@@ -7,7 +7,7 @@ pub(crate) mod canonical;
 mod contexts;
 mod epoch;
 pub(crate) mod exporter;
-mod fetch;
+pub(crate) mod fetch;
 mod foreign;
 mod front;
 pub(crate) mod image;

@@ -5,8 +5,9 @@ use crate::Error;
 use crate::build::Ui;
 use crate::build::fetch::{ImageSource, Origin};
 use crate::build::layout::Layout;
-use crate::build::manifest::{self, Config, Desc, Document, Index, Manifest};
+use crate::build::manifest::{self, Config, Desc, Index};
 use crate::build::prepare::Pending;
+use crate::pull::select::{Picked, choose, diff_ids_of, pick};
 use crate::remote::Remote;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
@@ -15,9 +16,6 @@ use planner::platform::Platform;
 use registry_client::Reference;
 use std::path::Path;
 use store::{ImageRef, Store};
-
-/// Indexes inside indexes that are followed.
-const MAX_NESTING: usize = 4;
 
 /// Resolves the bases of one build.
 pub(crate) struct Resolver<'a> {
@@ -30,16 +28,6 @@ pub(crate) struct Resolver<'a> {
 
 /// A base that could not be resolved, and why.
 pub(crate) type Failure = (BaseRequest, Error);
-
-/// Reads a manifest or index by its descriptor.
-type ReadManifest<'r> = &'r dyn Fn(&Desc) -> Result<Vec<u8>, Error>;
-
-/// An image picked for a platform.
-struct Picked {
-    desc: Desc,
-    bytes: Vec<u8>,
-    manifest: Manifest,
-}
 
 /// What finding an image without the network gave.
 enum Local {
@@ -266,20 +254,7 @@ impl Resolver<'_> {
     ) -> Result<ResolvedImage, Error> {
         let parsed = Config::parse(name, config)?;
         let layers = picked.manifest.layers.clone();
-        if layers.len() != parsed.diff_ids.len() {
-            let reason = format!(
-                "its manifest has {} layers, its config {} diff_ids",
-                layers.len(),
-                parsed.diff_ids.len()
-            );
-            return Err(Error::Image {
-                subject: name.to_owned(),
-                reason,
-            });
-        }
-        for text in &parsed.diff_ids {
-            manifest::digest(text)?;
-        }
+        diff_ids_of(name, &layers, &parsed)?;
         let store = self.space.store();
         for (bytes, digest) in [
             (picked.bytes.as_slice(), &picked.desc),
@@ -319,80 +294,4 @@ fn root_in_store(store: &Store, reference: &Reference) -> Result<Option<Desc>, E
     Ok(store
         .reference(&reference.to_string())?
         .map(|image| Desc::of(&image.descriptor)))
-}
-
-/// Follows indexes down to the manifest for a platform. A manifest that is not in an index is taken as it is.
-fn pick(
-    name: &str,
-    root: Desc,
-    bytes: Vec<u8>,
-    platform: &Platform,
-    read: ReadManifest<'_>,
-) -> Result<Picked, Error> {
-    let (mut desc, mut bytes) = (root, bytes);
-    for _ in 0..MAX_NESTING {
-        let document = Document::parse(name, &bytes)?;
-        document.media_type().clone_into(&mut desc.media_type);
-        match document {
-            Document::Manifest(manifest) => {
-                return Ok(Picked {
-                    desc,
-                    bytes,
-                    manifest,
-                });
-            }
-            Document::Index(index) => {
-                desc = choose(name, &index, platform, read)?;
-                bytes = read(&desc)?;
-            }
-        }
-    }
-    Err(Error::Image {
-        subject: name.to_owned(),
-        reason: format!("indexes nested more than {MAX_NESTING} deep"),
-    })
-}
-
-/// The entry of an index for a platform.
-fn choose(
-    name: &str,
-    index: &Index,
-    platform: &Platform,
-    read: ReadManifest<'_>,
-) -> Result<Desc, Error> {
-    let mut entries = Vec::new();
-    for entry in &index.manifests {
-        match &entry.platform {
-            Some(given) if given.is_unknown() => {}
-            Some(given) => entries.push((given.to_platform(), entry)),
-            None => {
-                let nested = matches!(Document::parse(name, &read(entry)?), Ok(Document::Index(_)));
-                if nested || index.manifests.len() == 1 {
-                    return Ok(entry.clone());
-                }
-            }
-        }
-    }
-    let platforms: Vec<Platform> = entries
-        .iter()
-        .map(|(platform, _)| platform.clone())
-        .collect();
-    if let Some(best) = platform.best_match(&platforms) {
-        return Ok(entries[best].1.clone());
-    }
-    let mut have: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-    have.sort();
-    have.dedup();
-    let have = if have.is_empty() {
-        "none".to_owned()
-    } else {
-        have.join(", ")
-    };
-    let reason = format!(
-        "no match for platform in manifest: it has no image for {platform}; platforms there are: {have}"
-    );
-    Err(Error::Image {
-        subject: name.to_owned(),
-        reason,
-    })
 }

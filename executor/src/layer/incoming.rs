@@ -2,7 +2,7 @@
 //! brings it; that the right tar comes out of it is checked here.
 
 use super::Limits;
-use super::decode::{Input, Source};
+use super::decode::{Decoded, Input, Source};
 use super::extract::ExtractOptions;
 use super::growing::Growing;
 use super::index::io_error;
@@ -13,9 +13,10 @@ use super::writer::Written;
 use crate::Error;
 use crate::space::Space;
 use oci_spec::image::{Descriptor, Digest};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use store::{LayerBlob, Scratch, StagedLayer, Store};
+use store::{LayerBlob, LayerMeta, Scratch, StagedLayer, Store};
 
 /// No honest gzip stream grows more than this (its format's limit is 1032).
 const GROWTH: u64 = 1100;
@@ -27,7 +28,7 @@ const RESERVE: u64 = 64 << 20;
 /// What a layer is wanted as.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Form {
-    /// The blob as the registry has it.
+    /// The blob as the registry has it; it is read through all the same, to see that it holds this layer.
     Blob,
     /// The tar and its index, from which files can be read.
     Readable,
@@ -49,14 +50,19 @@ pub(crate) struct Incoming<'a> {
 /// A layer unpacked aside; nothing of it is visible before [`Unpacked::put`].
 #[derive(Debug)]
 pub(crate) struct Unpacked {
-    written: Written,
+    meta: LayerMeta,
     staged: StagedLayer,
-    _scratch: Scratch,
+    _scratch: Option<Scratch>,
 }
 
 impl Incoming<'_> {
     /// Unpacks it; comes back when the blob is whole, or broken off.
     pub(crate) fn unpack(self, space: &Space, form: Form) -> Result<Unpacked, Error> {
+        if form == Form::Blob {
+            let (file, news) = self.descriptors;
+            let input = Input::Growing(Growing::new(file, news));
+            return verified(space, input, self.diff_id, self.blob);
+        }
         let scratch = space.store().scratch()?;
         let path =
             std::path::absolute(scratch.path()).map_err(|e| io_error("find", scratch.path(), e))?;
@@ -66,7 +72,7 @@ impl Incoming<'_> {
             diff_id: self.diff_id.clone(),
         };
         let index = path.join("index");
-        let limits = bounded(space.limits(), space.store(), self.blob.size());
+        let limits = bounded(space, self.blob.size(), true);
         if form == Form::Tree {
             let folder = path.join("tree");
             std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
@@ -90,9 +96,9 @@ impl Incoming<'_> {
                 index: Some(request.index),
             };
             return Ok(Unpacked {
-                written,
+                meta: meta_of(&written),
                 staged,
-                _scratch: scratch,
+                _scratch: Some(scratch),
             });
         }
         let is_tar = self.blob.digest() == self.diff_id;
@@ -105,9 +111,9 @@ impl Incoming<'_> {
             index: Some(index),
         };
         Ok(Unpacked {
-            written,
+            meta: meta_of(&written),
             staged,
-            _scratch: scratch,
+            _scratch: Some(scratch),
         })
     }
 }
@@ -115,7 +121,7 @@ impl Incoming<'_> {
 impl Unpacked {
     /// Makes it visible in the store, beside its blob, which is there already.
     pub(crate) fn put(self, store: &Store, blob: &Descriptor) -> Result<(), Error> {
-        let mut meta = meta_of(&self.written);
+        let mut meta = self.meta;
         if *blob.digest() != meta.diff_id {
             meta.blobs.push(LayerBlob {
                 descriptor: blob.clone(),
@@ -124,6 +130,46 @@ impl Unpacked {
         }
         Ok(store.put_layer(&meta, self.staged)?)
     }
+}
+
+/// Reads a blob of the store through and files it as a form of this layer, which it turns out to be.
+pub(crate) fn adopt(space: &Space, diff_id: &Digest, blob: &Descriptor) -> Result<(), Error> {
+    let store = space.store();
+    let known = store.layer(diff_id)?.is_some_and(|meta| {
+        let mut blobs = meta.blobs.iter();
+        blobs.any(|known| known.descriptor.digest() == blob.digest())
+    });
+    if known || blob.digest() == diff_id {
+        return super::register_blob(space, diff_id, blob);
+    }
+    let path = store.blob_path(blob.digest());
+    let file = File::open(&path).map_err(|e| io_error("open", &path, e))?;
+    verified(space, Input::File(file), diff_id, blob)?.put(store, blob)
+}
+
+fn verified(
+    space: &Space,
+    input: Input,
+    diff_id: &Digest,
+    blob: &Descriptor,
+) -> Result<Unpacked, Error> {
+    let source = Source {
+        path: space.store().blob_path(blob.digest()),
+        digest: None,
+        diff_id: diff_id.clone(),
+    };
+    let limits = bounded(space, blob.size(), false);
+    let tar = Decoded::over(input, &source, limits.tar, None)?.finish()?;
+    Ok(Unpacked {
+        meta: LayerMeta {
+            diff_id: diff_id.clone(),
+            identity: None,
+            size: Some(tar.size),
+            blobs: Vec::new(),
+        },
+        staged: StagedLayer::default(),
+        _scratch: None,
+    })
 }
 
 /// How far unpacking may go here.
@@ -136,9 +182,10 @@ pub(crate) fn extract_options(space: &Space) -> Result<ExtractOptions, Error> {
 
 /// Bounds for one blob: what unpacks to a thousand times its size, or to more than there is room for, is a bomb or
 /// cannot be used, and is not followed until the disk is full.
-pub(crate) fn bounded(limits: Limits, store: &Store, blob: u64) -> Limits {
+pub(crate) fn bounded(space: &Space, blob: u64, writes: bool) -> Limits {
+    let limits = space.limits();
     let mut tar = limits.tar.min(SMALL.max(blob.saturating_mul(GROWTH)));
-    if let Some(free) = free_space(store.root()) {
+    if let Some(free) = free_space(space.store().root()).filter(|_| writes) {
         tar = tar.min(free.saturating_sub(RESERVE).max(RESERVE));
     }
     Limits { tar, ..limits }

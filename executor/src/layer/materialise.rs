@@ -147,7 +147,7 @@ pub(crate) fn tree(space: &Space, diff_id: &Digest) -> Result<PathBuf, Error> {
 /// Bounds for reading a blob of the store.
 fn limits_for(space: &Space, source: &Source) -> Limits {
     let size = std::fs::metadata(&source.path).map_or(0, |meta| meta.len());
-    bounded(space.limits(), space.store(), size)
+    bounded(space, size, true)
 }
 
 /// Unpacks one blob as the layer's tree.

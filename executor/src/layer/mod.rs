@@ -26,7 +26,7 @@ pub use extract::ExtractOptions;
 pub(crate) use extract::open_beneath;
 pub(crate) use growing::{Announcer, announcer};
 pub(crate) use hash::digest_of;
-pub(crate) use incoming::{Form, Incoming};
+pub(crate) use incoming::{Form, Incoming, adopt};
 pub use order::{compare, sort};
 pub use unpack::{extract_blob, index_blob};
 pub use writer::{LayerWriter, Written};

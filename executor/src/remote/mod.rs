@@ -2,6 +2,7 @@
 //! no network starts neither. It knows registries and URLs, and nothing of stores.
 
 mod login;
+mod pull;
 
 use crate::Error;
 use crate::build::manifest::{self, Desc};

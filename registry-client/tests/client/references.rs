@@ -9,7 +9,7 @@ const SHA512: &str = "sha512:6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c61
 /// A table, so length is no complexity.
 #[test]
 #[allow(clippy::too_many_lines)]
-fn valid_references_are_normalised() {
+fn g08_valid_references_are_normalised() {
     let pinned = format!("busybox@{SHA}");
     let pinned_full = format!("docker.io/library/busybox@{SHA}");
     let both = format!("busybox:1.36@{SHA}");
@@ -125,13 +125,13 @@ fn valid_references_are_normalised() {
 }
 
 #[test]
-fn invalid_references_say_why() {
+fn g08_invalid_references_say_why() {
     let id = "6c3c624b58dbbcd3c0dd82b4c53f04194d1247c6eebdaab7c610cf7d66709b3b";
     let long = format!("x/{}", "a".repeat(254));
     let tag = format!("a:{}", "t".repeat(129));
     let cases: &[(&str, &str)] = &[
         ("", "it is empty"),
-        (id, "image id"),
+        (id, "64-byte hexadecimal"),
         ("Busybox", "must be lowercase"),
         ("library/Busybox:1", "must be lowercase"),
         ("a//b", "empty component"),
@@ -194,7 +194,7 @@ fn a_digest_can_be_added() {
 
 proptest! {
     #[test]
-    fn never_panics_and_round_trips(text in "[a-zA-Z0-9./:@_\\[\\]-]{0,40}|\\PC{0,40}") {
+    fn g08_never_panics_and_round_trips(text in "[a-zA-Z0-9./:@_\\[\\]-]{0,40}|\\PC{0,40}") {
         if let Ok(parsed) = Reference::parse(&text) {
             prop_assert_eq!(&Reference::parse(&parsed.to_string()).unwrap(), &parsed);
             prop_assert_eq!(&Reference::parse(&parsed.familiar()).unwrap(), &parsed);

@@ -1,0 +1,255 @@
+//! `kiln pull`. Progress goes to stderr in docker's words; the full name of what was pulled to stdout.
+
+use super::{Opener, print_line};
+use crate::args::PullArgs;
+use crate::commands::build::watch_signals;
+use crate::environment::Environment;
+use crate::error::Failure;
+use crate::registry_options::client_options;
+use executor::pull::{PullOptions, Watch};
+use executor::remote::Remote;
+use executor::space::Space;
+use planner::platform::Platform;
+use planner::scheduler::Cancel;
+use registry_client::Reference;
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often the line of a terminal is written anew.
+const TICK: Duration = Duration::from_millis(100);
+/// Digits of a digest that are shown.
+const SHORT: usize = 12;
+
+/// Pulls one image after the other.
+pub fn run(args: &PullArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
+    let host = Platform::host();
+    let platforms = args.platform.iter().map(|text| {
+        Platform::parse(text, &host).map_err(|error| {
+            Failure::Usage(format!("invalid value {text:?} for '--platform': {error}"))
+        })
+    });
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let options = PullOptions {
+        platforms: platforms.collect::<Result<_, _>>()?,
+        all_platforms: args.all_platforms,
+        unpack: args.unpack,
+        now: since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(0)),
+    };
+    let client = client_options(&args.registry, environment)?;
+    for image in &args.images {
+        check(image, args.all_tags)?;
+    }
+    let space = open.space()?;
+    let cancel = Cancel::default();
+    let remote = Remote::new(&client, &cancel);
+    let signals = watch_signals(&cancel)?;
+    let display = Display::new(args.quiet, environment.terminal);
+    let work = Work {
+        space: &space,
+        remote: &remote,
+        options: &options,
+        display: &display,
+        cancel: &cancel,
+    };
+    let pulled = args.images.iter().try_for_each(|image| {
+        if args.all_tags {
+            work.all_tags(image)
+        } else {
+            work.one(image)
+        }
+    });
+    display.clear();
+    signals.close();
+    match pulled {
+        Err(_) if cancel.is_cancelled() => Err(Failure::Interrupted),
+        pulled => pulled,
+    }
+}
+
+/// Refuses what is no name, before anything is opened or asked.
+fn check(image: &str, all_tags: bool) -> Result<(), Failure> {
+    let reference = Reference::parse(image).map_err(|error| invalid(&error))?;
+    let bare = image.rsplit('/').next().unwrap_or(image);
+    if all_tags && (reference.digest.is_some() || bare.contains(':')) {
+        let message = "tag can't be used with --all-tags/-a".to_owned();
+        return Err(Failure::Usage(message));
+    }
+    Ok(())
+}
+
+/// Docker's words.
+fn invalid(error: &registry_client::Error) -> Failure {
+    match error {
+        registry_client::Error::Reference { reason, .. } => {
+            Failure::Other(format!("invalid reference format: {reason}"))
+        }
+        error => Failure::from_error(error),
+    }
+}
+
+struct Work<'a> {
+    space: &'a Space,
+    remote: &'a Remote,
+    options: &'a PullOptions,
+    display: &'a Display,
+    cancel: &'a Cancel,
+}
+
+impl Work<'_> {
+    fn one(&self, image: &str) -> Result<(), Failure> {
+        let reference = Reference::parse(image).map_err(|error| invalid(&error))?;
+        let bare = image.rsplit('/').next().unwrap_or(image);
+        if !bare.contains([':', '@']) {
+            self.display.say("Using default tag: latest");
+        }
+        let name = self.pull(&reference)?;
+        print_line(&name);
+        Ok(())
+    }
+
+    fn all_tags(&self, image: &str) -> Result<(), Failure> {
+        let reference = Reference::parse(image).map_err(|error| invalid(&error))?;
+        let tags = executor::pull::tags(self.remote, &reference)?;
+        if tags.is_empty() {
+            let message = format!("{} has no tags", reference.name());
+            return Err(Failure::Other(message));
+        }
+        for tag in tags {
+            let tagged = Reference {
+                tag: Some(tag),
+                ..reference.clone()
+            };
+            self.pull(&tagged)?;
+        }
+        print_line(&reference.name());
+        Ok(())
+    }
+
+    fn pull(&self, reference: &Reference) -> Result<String, Failure> {
+        let selector = reference.digest.as_ref().or(reference.tag.as_ref());
+        let selector = selector.map_or("latest", String::as_str);
+        self.display
+            .say(&format!("{selector}: Pulling from {}", shown(reference)));
+        let watching = (self.display as &dyn Watch, self.cancel);
+        let pulled =
+            executor::pull::pull(self.space, self.remote, reference, self.options, watching)?;
+        self.display.ended();
+        self.display.say(&format!("Digest: {}", pulled.digest));
+        let status = if pulled.is_newer {
+            "Downloaded newer image"
+        } else {
+            "Image is up to date"
+        };
+        self.display
+            .say(&format!("Status: {status} for {}", pulled.familiar));
+        Ok(pulled.name)
+    }
+}
+
+/// A repository without the registry where it is Docker's.
+fn shown(reference: &Reference) -> String {
+    if reference.registry == "docker.io" {
+        reference.repository.clone()
+    } else {
+        reference.name()
+    }
+}
+
+/// Lines of what is done, and on a terminal below them a line of what is being done.
+struct Display {
+    quiet: bool,
+    terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Bytes here and in all, by digest.
+    under_way: HashMap<String, (u64, u64)>,
+    drawn: Option<Instant>,
+}
+
+impl Display {
+    fn new(quiet: bool, terminal: bool) -> Self {
+        Self {
+            quiet,
+            terminal: terminal && !quiet,
+            state: Mutex::default(),
+        }
+    }
+
+    fn say(&self, line: &str) {
+        if self.quiet {
+            return;
+        }
+        self.clear();
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    /// Removes the line of what is being done.
+    fn clear(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.drawn.take().is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+
+    /// All that was under way has arrived.
+    fn ended(&self) {
+        let left: Vec<String> = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.under_way.drain().map(|(digest, _)| digest).collect()
+        };
+        for digest in left {
+            self.say(&format!("{}: Pull complete", short(&digest)));
+        }
+    }
+}
+
+fn short(digest: &str) -> &str {
+    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
+    hex.get(..SHORT).unwrap_or(hex)
+}
+
+impl Watch for Display {
+    fn layers(&self, layers: &[(String, u64, bool)]) {
+        for (digest, size, is_here) in layers {
+            if *is_here {
+                self.say(&format!("{}: Already exists", short(digest)));
+            } else {
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.under_way.insert(digest.clone(), (0, *size));
+            }
+        }
+    }
+
+    fn transfer(&self, digest: &str, done: u64, total: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if done >= total {
+            state.under_way.remove(digest);
+            drop(state);
+            self.say(&format!("{}: Pull complete", short(digest)));
+            return;
+        }
+        state.under_way.insert(digest.to_owned(), (done, total));
+        let is_due = state.drawn.is_none_or(|drawn| drawn.elapsed() >= TICK);
+        if !self.terminal || !is_due {
+            return;
+        }
+        state.drawn = Some(Instant::now());
+        let (mut here, mut all) = (0, 0);
+        for (done, total) in state.under_way.values() {
+            here += done;
+            all += total;
+        }
+        let layers = match state.under_way.len() {
+            1 => "1 layer".to_owned(),
+            count => format!("{count} layers"),
+        };
+        let (here, all) = (crate::table::size(here), crate::table::size(all));
+        let line = format!("\r\x1b[KDownloading {layers}: {here} of {all}");
+        let _ = std::io::stderr().write_all(line.as_bytes());
+    }
+}
