@@ -1,14 +1,16 @@
 //! A registry inside the test's own process, on loopback, that can be told to fail in the ways real ones do.
 //!
-//! Serves pulls (and the token service they need) from memory over plain HTTP/1.1, one thread per connection;
-//! takes no pushes: tests put content in directly. Understands requests sent to it as a proxy too, so that
+//! Serves pulls and takes pushes (with the token service they need) from memory over plain HTTP/1.1, one thread per
+//! connection; tests can put content in directly. Understands requests sent to it as a proxy too, so that
 //! one server can play registries of any name.
 
 mod fault;
 mod http;
+mod push;
 mod serve;
 
 pub use fault::{Action, Fault};
+pub use push::Behaviour;
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -56,7 +58,15 @@ struct TokenRule {
 
 #[derive(Default)]
 struct State {
+    /// In every repository.
     blobs: HashMap<String, Arc<Vec<u8>>>,
+    /// By repository and digest.
+    pushed: HashMap<(String, String), Arc<Vec<u8>>>,
+    sessions: HashMap<String, push::Session>,
+    sessions_made: u64,
+    /// Bytes of bodies that came.
+    uploaded: u64,
+    behaviour: Behaviour,
     /// By repository and digest.
     manifests: HashMap<(String, String), Manifest>,
     /// By repository and tag.
@@ -66,6 +76,18 @@ struct State {
     log: Vec<Received>,
     in_flight: usize,
     most_in_flight: usize,
+}
+
+impl State {
+    fn blob(&self, repository: &str, digest: &str) -> Option<&Arc<Vec<u8>>> {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.blobs.get(digest).or_else(|| self.pushed.get(&key))
+    }
+
+    fn keep(&mut self, repository: &str, digest: &str, bytes: Arc<Vec<u8>>) {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.pushed.insert(key, bytes);
+    }
 }
 
 struct Shared {
@@ -230,6 +252,31 @@ impl FakeRegistry {
             .collect();
         let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
         self.put_manifest(repository, Some(tag), OCI_INDEX, index.to_string())
+    }
+
+    /// From now on the registry is like this.
+    pub fn behave(&self, behaviour: Behaviour) {
+        self.shared.state().behaviour = behaviour;
+    }
+
+    /// A blob that was pushed to a repository.
+    #[must_use]
+    pub fn pushed_blob(&self, repository: &str, digest: &str) -> Option<Arc<Vec<u8>>> {
+        let key = (repository.to_owned(), digest.to_owned());
+        self.shared.state().pushed.get(&key).cloned()
+    }
+
+    /// Bytes of the bodies of all requests so far.
+    #[must_use]
+    pub fn uploaded(&self) -> u64 {
+        self.shared.state().uploaded
+    }
+
+    /// The digest that a tag is.
+    #[must_use]
+    pub fn tagged(&self, repository: &str, tag: &str) -> Option<String> {
+        let key = (repository.to_owned(), tag.to_owned());
+        self.shared.state().tags.get(&key).cloned()
     }
 
     /// From now on pulls need a bearer token of this registry's token service, which gives one to anybody.

@@ -39,6 +39,8 @@ pub(super) struct Upload<'a> {
     /// Longest chunk, once the registry wanted chunks.
     chunk: Option<u64>,
     backoff: Backoff,
+    /// Bytes of the last request; those of one without an end count as very many.
+    asked: u64,
     /// The most bytes the registry ever had at a failure.
     confirmed: u64,
     /// Times the upload started over.
@@ -82,6 +84,7 @@ impl<'a> Upload<'a> {
             session: None,
             chunk: None,
             backoff: Backoff::new(registries.retry(), false),
+            asked: 0,
             confirmed: 0,
             restarts: 0,
             sent: Arc::default(),
@@ -268,7 +271,8 @@ impl<'a> Upload<'a> {
         url.query_pairs_mut().append_pair("digest", digest.as_ref());
         let mut call = self.call(Method::PUT, url);
         call.headers.push(octets());
-        if whole.is_some_and(|size| size > 0) {
+        self.asked = whole.unwrap_or(0);
+        if self.asked > 0 {
             call.body = self.piece(0, whole);
         }
         let response = self.registries.call(self.endpoint, &call).await?;
@@ -292,6 +296,7 @@ impl<'a> Upload<'a> {
             call.headers.push((CONTENT_RANGE, range));
         }
         call.body = self.piece(start, length);
+        self.asked = length.unwrap_or(u64::MAX);
         let before = self.sent.load(Ordering::Relaxed);
         let response = self.registries.call(self.endpoint, &call).await?;
         if !matches!(
@@ -359,12 +364,10 @@ impl<'a> Upload<'a> {
 
     /// Makes chunks shorter for a server that finds a request too large.
     fn shorten(&mut self) -> Cure {
-        let shorter = match self.chunk {
-            None => CHUNK,
-            Some(chunk) if chunk > SHORTEST_CHUNK => (chunk / 2).max(SHORTEST_CHUNK),
-            Some(_) => return Cure::None,
-        };
-        self.chunk = Some(shorter);
+        if self.asked <= SHORTEST_CHUNK {
+            return Cure::None;
+        }
+        self.chunk = Some((self.asked / 2).clamp(SHORTEST_CHUNK, CHUNK));
         Cure::Ask
     }
 

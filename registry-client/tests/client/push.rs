@@ -1,11 +1,13 @@
 //! Pushes: what goes over the wire for a blob and a manifest.
 
-use crate::support::{chain, client, noise};
+use crate::support::{chain, client, noise, reference};
 use registry_client::{BlobSource, MemoryBlob, PushedHow, Reference};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
-use testkit::registry::sha256;
+use testkit::registry::{Behaviour, FakeRegistry, sha256};
 use testkit::{DockerRegistry, RegistrySetup};
+
+const SIZE: usize = 3_000_000;
 
 /// A blob that is made while it is uploaded.
 #[derive(Default)]
@@ -98,5 +100,119 @@ async fn g04_blobs_reach_a_real_registry_in_every_form() {
                 .await
                 .unwrap()
         );
+    }
+}
+
+/// A registry of a behaviour, and what is pushed to it.
+fn target(behaviour: Behaviour) -> (FakeRegistry, Reference, Vec<u8>, Arc<dyn BlobSource>) {
+    let registry = FakeRegistry::start();
+    registry.behave(behaviour);
+    let app = reference(&registry, "team/app:1");
+    let bytes = noise(SIZE);
+    let source = memory(bytes.clone());
+    (registry, app, bytes, source)
+}
+
+/// The requests for blobs, without the host and what the registry made up.
+fn uploads(registry: &FakeRegistry) -> Vec<String> {
+    let requests = registry.requests();
+    let blobs = requests
+        .iter()
+        .filter(|request| request.path.contains("/blobs/"));
+    blobs
+        .map(|request| {
+            let last = match request.path.split_once("/uploads/") {
+                None => "BLOB".to_owned(),
+                Some((_, rest)) => rest.split(['=', '?']).next().unwrap().to_owned(),
+            };
+            let range = request.header("content-range");
+            let range = range.map(|range| format!(" {range}")).unwrap_or_default();
+            format!("{} {last}{range}", request.method)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn g04_what_goes_over_the_wire() {
+    let m = 1_000_000;
+    let cases: [(Behaviour, &[&str]); 6] = [
+        (
+            Behaviour::default(),
+            &["HEAD BLOB", "POST ", "PUT upload-0"],
+        ),
+        (
+            Behaviour {
+                relative_locations: true,
+                signed_locations: true,
+                ..Behaviour::default()
+            },
+            &["HEAD BLOB", "POST ", "PUT upload-0"],
+        ),
+        (
+            // Chunks are asked for, and are as long as makes sense.
+            Behaviour {
+                chunk_minimum: Some(m),
+                signed_locations: true,
+                ..Behaviour::default()
+            },
+            &[
+                "HEAD BLOB",
+                "POST ",
+                "PATCH upload-0 0-2999999",
+                "PUT upload-0",
+            ],
+        ),
+        (
+            // A proxy before the registry takes no long bodies.
+            Behaviour {
+                longest_body: Some(m + 500_000),
+                ..Behaviour::default()
+            },
+            &[
+                "HEAD BLOB",
+                "POST ",
+                "PUT upload-0",
+                "HEAD BLOB",
+                "GET upload-0",
+                "PATCH upload-0 0-1499999",
+                "PATCH upload-0 1500000-2999999",
+                "PUT upload-0",
+            ],
+        ),
+        (
+            // Part of a chunk is taken, and the answer says so.
+            Behaviour {
+                chunk_minimum: Some(m),
+                takes_at_most: Some(2 * m),
+                ..Behaviour::default()
+            },
+            &[
+                "HEAD BLOB",
+                "POST ",
+                "PATCH upload-0 0-2999999",
+                "PATCH upload-0 2000000-2999999",
+                "PUT upload-0",
+            ],
+        ),
+        (
+            Behaviour {
+                refuses_mounts: true,
+                ..Behaviour::default()
+            },
+            &["HEAD BLOB", "POST ", "PUT upload-0"],
+        ),
+    ];
+    for (behaviour, expected) in cases {
+        let shown = format!("{behaviour:?}");
+        let (registry, app, bytes, source) = target(behaviour);
+        let pushed = client().push_blob(&app, &source, &[]).await;
+        let pushed = pushed.unwrap_or_else(|error| panic!("{shown}: {}", chain(&error)));
+        assert_eq!(uploads(&registry), expected, "{shown}");
+        let kept = registry
+            .pushed_blob("team/app", pushed.digest.as_ref())
+            .unwrap();
+        assert!(*kept == bytes, "{shown}");
+        let again = client().push_blob(&app, &source, &[]).await.unwrap();
+        assert_eq!(again.how, PushedHow::Existed);
     }
 }

@@ -38,6 +38,12 @@ pub enum Action {
     Delay(Duration),
     /// The body comes in pieces of this many bytes, with a pause after each.
     Slow(u64, Duration),
+    /// The request's body is read up to this many bytes, which are kept; then the connection is reset.
+    CutUpload(u64),
+    /// The request's body is read in pieces of this many bytes, with a pause before each.
+    SlowUpload(u64, Duration),
+    /// All upload sessions are lost before the request is looked at.
+    LoseUploads,
 }
 
 /// Which requests fail, and how.
@@ -154,7 +160,10 @@ pub(super) fn apply(actions: Vec<Action>, request: &Received, answer: &mut Answe
             Action::Reset(at) => answer.cut = Some((at, true)),
             Action::Chunked => answer.chunked = true,
             // Honoured before the answer is made.
-            Action::IgnoreRange => {}
+            Action::IgnoreRange
+            | Action::CutUpload(_)
+            | Action::SlowUpload(..)
+            | Action::LoseUploads => {}
             Action::Header(name, value) => {
                 answer
                     .headers

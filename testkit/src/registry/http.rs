@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Longest request head.
@@ -33,7 +34,7 @@ pub(super) fn peek(stream: &TcpStream) -> Incoming {
             Err(_) => return Incoming::Closed,
         };
         let seen = &buffer[..length];
-        if !seen[0].is_ascii_uppercase() || length == HEAD_LIMIT {
+        if !seen[0].is_ascii_uppercase() {
             return Incoming::Foreign;
         }
         if let Some(end) = seen.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -42,6 +43,9 @@ pub(super) fn peek(stream: &TcpStream) -> Incoming {
                 Some(request) => Incoming::Request(request, end + 4),
                 None => Incoming::Foreign,
             };
+        }
+        if length == HEAD_LIMIT {
+            return Incoming::Foreign;
         }
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -58,6 +62,120 @@ fn is_timeout(error: &io::Error) -> bool {
 pub(super) fn consume(mut stream: &TcpStream, length: usize) -> io::Result<()> {
     let mut head = vec![0; length];
     stream.read_exact(&mut head)
+}
+
+/// How a body is read badly.
+#[derive(Default)]
+pub(super) struct BodyLimits {
+    /// Only so many bytes.
+    pub(super) cut: Option<u64>,
+    /// So many bytes at a time, with a pause after each.
+    pub(super) slow: Option<(u64, Duration)>,
+}
+
+pub(super) fn has_body(request: &Received) -> bool {
+    let length = request.header("content-length");
+    length.is_some_and(|length| length != "0") || request.header("transfer-encoding").is_some()
+}
+
+/// Reads a request's body, and whether it came to its end.
+pub(super) fn read_body(
+    stream: &TcpStream,
+    request: &Received,
+    limits: &BodyLimits,
+    stopping: &AtomicBool,
+) -> io::Result<(Vec<u8>, bool)> {
+    if request.header("expect").is_some() {
+        let mut out = stream;
+        out.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let mut reader = BodyReader {
+        stream,
+        limits,
+        stopping,
+        body: Vec::new(),
+    };
+    let whole = match request.header("content-length") {
+        Some(length) => reader.take(length.parse().unwrap_or_default()),
+        None => reader.take_chunks(),
+    };
+    Ok((reader.body, whole))
+}
+
+struct BodyReader<'a> {
+    stream: &'a TcpStream,
+    limits: &'a BodyLimits,
+    stopping: &'a AtomicBool,
+    body: Vec<u8>,
+}
+
+impl BodyReader<'_> {
+    /// Reads so many bytes; `false` when they do not all come.
+    fn take(&mut self, length: u64) -> bool {
+        let mut left = length;
+        let mut buffer = vec![0; 64 * 1024];
+        while left > 0 {
+            let mut most = left.min(buffer.len() as u64);
+            if let Some(cut) = self.limits.cut {
+                most = most.min(cut.saturating_sub(self.body.len() as u64));
+            }
+            if let Some((piece, pause)) = self.limits.slow {
+                most = most.min(piece.max(1));
+                std::thread::sleep(pause);
+            }
+            if most == 0 || self.stopping.load(Ordering::SeqCst) {
+                return false;
+            }
+            let Some(got) = self.read(&mut buffer, most) else {
+                return false;
+            };
+            self.body.extend_from_slice(&buffer[..got]);
+            left -= got as u64;
+        }
+        true
+    }
+
+    /// Reads a body in chunks of HTTP/1.1.
+    fn take_chunks(&mut self) -> bool {
+        loop {
+            let Some(line) = self.line() else {
+                return false;
+            };
+            let size = line.split(';').next().unwrap_or_default().trim();
+            let Ok(size) = u64::from_str_radix(size, 16) else {
+                return false;
+            };
+            if !self.take(size) || self.line().is_none() {
+                return false;
+            }
+            if size == 0 {
+                return true;
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while line.last() != Some(&b'\n') {
+            self.read(&mut byte, 1)?;
+            line.push(byte[0]);
+        }
+        String::from_utf8(line).ok()
+    }
+
+    fn read(&mut self, buffer: &mut [u8], most: u64) -> Option<usize> {
+        let most = usize::try_from(most).unwrap_or(buffer.len());
+        let mut stream = self.stream;
+        loop {
+            match stream.read(&mut buffer[..most]) {
+                Ok(0) => return None,
+                Ok(got) => return Some(got),
+                Err(error) if is_timeout(&error) && !self.stopping.load(Ordering::SeqCst) => {}
+                Err(_) => return None,
+            }
+        }
+    }
 }
 
 fn parse_head(head: &str) -> Option<Received> {
@@ -241,6 +359,9 @@ impl Answer {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
         206 => "Partial Content",
         307 => "Temporary Redirect",
         400 => "Bad Request",

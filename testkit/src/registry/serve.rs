@@ -2,6 +2,7 @@
 
 use super::fault::{self, Action};
 use super::http::{self, Answer, Body, Incoming};
+use super::push::{self, Push, error};
 use super::{Received, Shared, State};
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -40,13 +41,26 @@ pub(super) fn connection(shared: &Arc<Shared>, stream: &TcpStream) {
 /// Answers one request; `false` ends the connection.
 fn one(shared: &Arc<Shared>, stream: &TcpStream, request: &Received, length: usize) -> bool {
     let head_only = request.method == "HEAD";
-    let answer = {
+    let actions = {
         let mut state = shared.state();
         state.log.push(request.clone());
         state.in_flight += 1;
         state.most_in_flight = state.most_in_flight.max(state.in_flight);
-        answer(&mut state, request, &shared.address.to_string())
+        let fault = state
+            .faults
+            .iter_mut()
+            .find_map(|fault| fault.take(request));
+        fault.unwrap_or_default()
     };
+    if http::has_body(request) {
+        return with_body(shared, stream, request, length, actions);
+    }
+    let answer = answer(
+        &mut shared.state(),
+        request,
+        &shared.address.to_string(),
+        actions,
+    );
     let mut counted = true;
     let mut ending = || {
         if std::mem::take(&mut counted) {
@@ -59,23 +73,94 @@ fn one(shared: &Arc<Shared>, stream: &TcpStream, request: &Received, length: usi
     goes_on
 }
 
-fn answer(state: &mut State, request: &Received, address: &str) -> Answer {
-    let actions = state
-        .faults
-        .iter_mut()
-        .find_map(|fault| fault.take(request))
-        .unwrap_or_default();
+/// Answers a request with a body, all of which is read first unless a fault says otherwise.
+fn with_body(
+    shared: &Arc<Shared>,
+    stream: &TcpStream,
+    request: &Received,
+    length: usize,
+    actions: Vec<Action>,
+) -> bool {
+    let mut limits = http::BodyLimits::default();
+    for action in &actions {
+        match action {
+            Action::CutUpload(at) => limits.cut = Some(*at),
+            Action::SlowUpload(piece, pause) => limits.slow = Some((*piece, *pause)),
+            Action::LoseUploads => shared.state().sessions.clear(),
+            _ => {}
+        }
+    }
+    let read = http::consume(stream, length)
+        .and_then(|()| http::read_body(stream, request, &limits, &shared.stopping));
+    let Ok((body, whole)) = read else {
+        shared.state().in_flight -= 1;
+        return false;
+    };
+    let answer = {
+        let mut state = shared.state();
+        state.in_flight -= 1;
+        state.uploaded += body.len() as u64;
+        let push = Push {
+            request,
+            body: &body,
+            whole,
+        };
+        let mut answer = route_push(&mut state, &push, &shared.address.to_string());
+        fault::apply(actions, request, &mut answer);
+        answer
+    };
+    whole && answer.send(stream, false, &mut || {}).unwrap_or(false)
+}
+
+fn answer(state: &mut State, request: &Received, address: &str, actions: Vec<Action>) -> Answer {
     let ranges = !actions
         .iter()
         .any(|action| matches!(action, Action::IgnoreRange));
+    if actions
+        .iter()
+        .any(|action| matches!(action, Action::LoseUploads))
+    {
+        state.sessions.clear();
+    }
     let mut answer = route(state, request, address, ranges);
     fault::apply(actions, request, &mut answer);
     answer
 }
 
+/// Requests that write, and those with bodies.
+fn route_push(state: &mut State, push: &Push<'_>, address: &str) -> Answer {
+    let request = push.request;
+    let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+    if let Some(refusal) = refuse(state, request, path, address) {
+        return refusal;
+    }
+    let rest = path.strip_prefix("/v2/").unwrap_or_default();
+    let method = request.method.as_str();
+    if let Some((repository, id)) = rest.split_once("/blobs/uploads/") {
+        return match (method, id) {
+            ("POST", "") => push::start(state, push, repository, query),
+            _ => push::session(state, push, id, query),
+        };
+    }
+    match (method, rest.rsplit_once("/manifests/")) {
+        ("PUT", Some((repository, selector))) => {
+            push::take_manifest(state, push, repository, selector)
+        }
+        ("DELETE", Some((repository, selector))) => {
+            push::delete_manifest(state, repository, selector)
+        }
+        _ => error(405, "UNSUPPORTED", "no such method"),
+    }
+}
+
 fn route(state: &mut State, request: &Received, address: &str, ranges: bool) -> Answer {
-    if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return error(405, "UNSUPPORTED", "only pulls are served");
+    if !matches!(request.method.as_str(), "GET" | "HEAD") || request.path.contains("/uploads/") {
+        let push = Push {
+            request,
+            body: &[],
+            whole: true,
+        };
+        return route_push(state, &push, address);
     }
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     if path == "/token" {
@@ -84,6 +169,9 @@ fn route(state: &mut State, request: &Received, address: &str, ranges: bool) -> 
     if let Some(refusal) = refuse(state, request, path, address) {
         return refusal;
     }
+    if path == "/v1/search" && !state.behaviour.search.is_empty() {
+        return push::search(state, query);
+    }
     let Some(rest) = path.strip_prefix("/v2/") else {
         return error(404, "NAME_UNKNOWN", "no such page");
     };
@@ -91,18 +179,22 @@ fn route(state: &mut State, request: &Received, address: &str, ranges: bool) -> 
         let body = Body::from(b"{}".to_vec());
         return Answer::new(200, body).header("Docker-Distribution-Api-Version", "registry/2.0");
     }
+    if rest == "_catalog" {
+        return push::catalog(state, path, query);
+    }
+    if let Some(repository) = rest.strip_suffix("/tags/list") {
+        return push::tags(state, repository, path, query);
+    }
+    if let Some((repository, digest)) = rest.rsplit_once("/referrers/") {
+        return push::referrers(state, repository, digest);
+    }
     if let Some((repository, selector)) = rest.rsplit_once("/manifests/") {
         return manifest(state, repository, selector);
     }
     match rest.rsplit_once("/blobs/") {
-        Some((_, digest)) => blob(state, request, digest, ranges),
+        Some((repository, digest)) => blob(state, request, (repository, digest), ranges),
         None => error(404, "NAME_UNKNOWN", "no such route"),
     }
-}
-
-fn error(status: u16, code: &str, message: &str) -> Answer {
-    let body = Body::from(fault::error_body(code, message));
-    Answer::new(status, body).header("Content-Type", "application/json")
 }
 
 fn manifest(state: &State, repository: &str, selector: &str) -> Answer {
@@ -117,8 +209,13 @@ fn manifest(state: &State, repository: &str, selector: &str) -> Answer {
     }
 }
 
-fn blob(state: &State, request: &Received, digest: &str, ranges: bool) -> Answer {
-    let Some(bytes) = state.blobs.get(digest) else {
+fn blob(
+    state: &State,
+    request: &Received,
+    (repository, digest): (&str, &str),
+    ranges: bool,
+) -> Answer {
+    let Some(bytes) = state.blob(repository, digest) else {
         return error(404, "BLOB_UNKNOWN", "blob unknown to registry");
     };
     let size = bytes.len();
@@ -144,11 +241,16 @@ fn token(state: &mut State, query: &str) -> Answer {
     let Some(rule) = &mut state.tokens else {
         return error(404, "UNSUPPORTED", "no tokens here");
     };
-    let scope = query
+    let scopes = query
         .split('&')
-        .find_map(|pair| pair.strip_prefix("scope="))
-        .map(|scope| scope.replace("%3A", ":").replace("%2F", "/"))
-        .unwrap_or_default();
+        .filter_map(|pair| pair.strip_prefix("scope="));
+    let scopes: Vec<String> = scopes
+        .map(|scope| {
+            let pair = format!("scope={scope}");
+            push::parameter(&pair, "scope").unwrap_or_default()
+        })
+        .collect();
+    let scope = scopes.join(" ").replace("%2C", ",");
     rule.issued += 1;
     let token = format!("secret-token-{}", rule.issued);
     rule.given.insert(token.clone(), scope);
@@ -164,17 +266,37 @@ fn refuse(state: &State, request: &Received, path: &str, address: &str) -> Optio
         .strip_prefix("/v2/")
         .and_then(|rest| {
             rest.rsplit_once("/manifests/")
-                .or(rest.rsplit_once("/blobs/"))
+                .or(rest.rsplit_once("/referrers/"))
+                .or(rest.split_once("/tags/"))
+                .or(rest.split_once("/blobs/"))
         })
         .map(|(repository, _)| repository);
     let given = request
         .header("authorization")
         .and_then(|value| value.strip_prefix("Bearer "))
         .and_then(|token| rule.given.get(token));
-    let wanted = repository.map(|repository| format!("repository:{repository}:pull"));
-    if given.is_some() && (wanted.is_none() || given == wanted.as_ref()) {
+    let action = match request.method.as_str() {
+        "GET" | "HEAD" => "pull",
+        "DELETE" if path.contains("/manifests/") => "delete",
+        _ => "push",
+    };
+    let allows = |scope: &str, repository: &str| {
+        let resource = format!("repository:{repository}:");
+        let actions = scope.strip_prefix(&resource);
+        actions.is_some_and(|actions| actions.split(',').any(|allowed| allowed == action))
+    };
+    let allowed = given.is_some_and(|given| {
+        repository.is_none_or(|repository| given.split(' ').any(|scope| allows(scope, repository)))
+    });
+    if allowed {
         return None;
     }
+    let actions = match action {
+        "pull" => "pull",
+        "delete" => "delete",
+        _ => "pull,push",
+    };
+    let wanted = repository.map(|repository| format!("repository:{repository}:{actions}"));
     let mut challenge = format!("Bearer realm=\"http://{address}/token\",service=\"fake\"");
     if let Some(wanted) = wanted {
         challenge.push_str(&format!(",scope=\"{wanted}\""));
