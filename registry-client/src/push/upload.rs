@@ -121,7 +121,12 @@ impl<'a> Upload<'a> {
             _ => return Ok(false),
         }
         let unused = self.session.take();
-        self.begin(&response)?;
+        if let Err(error) = self.begin(&response) {
+            tracing::debug!(
+                error = error.chain(),
+                "could not use the session of a mount"
+            );
+        }
         drop(response);
         if let Some(unused) = unused {
             let call = self.call(Method::DELETE, unused.url);

@@ -53,14 +53,17 @@ impl Body {
         match self {
             Self::Empty => None,
             Self::Bytes(bytes) => Some(bytes.clone().into()),
-            Self::Piece(piece) => Some(reqwest::Body::wrap_stream(Reader {
-                source: Arc::clone(&piece.source),
-                offset: piece.start,
-                left: piece.length,
-                reading: None,
-                sent: Arc::clone(&piece.sent),
-                progress: Arc::clone(progress),
-            })),
+            Self::Piece(piece) => {
+                progress.sending.store(true, Ordering::Relaxed);
+                Some(reqwest::Body::wrap_stream(Reader {
+                    source: Arc::clone(&piece.source),
+                    offset: piece.start,
+                    left: piece.length,
+                    reading: None,
+                    sent: Arc::clone(&piece.sent),
+                    progress: Arc::clone(progress),
+                }))
+            }
         }
     }
 }
@@ -132,7 +135,6 @@ impl Reader {
             self.progress.sending.store(false, Ordering::Relaxed);
             return;
         }
-        self.progress.sending.store(true, Ordering::Relaxed);
         let (source, offset) = (Arc::clone(&self.source), self.offset);
         self.reading = Some(tokio::task::spawn_blocking(move || {
             let mut buffer = vec![0; wanted];

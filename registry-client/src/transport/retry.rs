@@ -7,7 +7,8 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::time::{Duration, SystemTime};
 
-/// A host that cannot be reached at all gets fewer attempts, for it is most often a wrong name.
+/// A host that cannot be reached at all gets fewer attempts, for it is most often a wrong name. So does one that
+/// is too slow, for each attempt takes long.
 const UNREACHABLE_ATTEMPTS: u32 = 3;
 
 /// The attempts of one operation.
@@ -49,7 +50,8 @@ impl Backoff {
     }
 
     fn wait_for(&self, error: &Error) -> Option<Duration> {
-        let limit = match (error.is_unreachable(), self.impatient) {
+        let hopeless = error.is_unreachable() || matches!(error, Error::Stalled { .. });
+        let limit = match (hopeless, self.impatient) {
             (true, true) => 1,
             (true, false) => self.policy.attempts.min(UNREACHABLE_ATTEMPTS),
             (false, true) => self.policy.attempts.min(2),

@@ -9,6 +9,7 @@ mod manifests;
 mod mirrors;
 mod network;
 mod push;
+mod push_faults;
 mod references;
 mod registries_conf;
 mod support;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use testkit::registry::{Behaviour, FakeRegistry, sha256};
 use testkit::{DockerRegistry, RegistrySetup};
 
-const SIZE: usize = 3_000_000;
+pub(crate) const SIZE: usize = 3_000_000;
 
 /// A blob that is made while it is uploaded.
 #[derive(Default)]
@@ -104,7 +104,9 @@ async fn g04_blobs_reach_a_real_registry_in_every_form() {
 }
 
 /// A registry of a behaviour, and what is pushed to it.
-fn target(behaviour: Behaviour) -> (FakeRegistry, Reference, Vec<u8>, Arc<dyn BlobSource>) {
+pub(crate) fn target(
+    behaviour: Behaviour,
+) -> (FakeRegistry, Reference, Vec<u8>, Arc<dyn BlobSource>) {
     let registry = FakeRegistry::start();
     registry.behave(behaviour);
     let app = reference(&registry, "team/app:1");
@@ -114,7 +116,7 @@ fn target(behaviour: Behaviour) -> (FakeRegistry, Reference, Vec<u8>, Arc<dyn Bl
 }
 
 /// The requests for blobs, without the host and what the registry made up.
-fn uploads(registry: &FakeRegistry) -> Vec<String> {
+pub(crate) fn uploads(registry: &FakeRegistry) -> Vec<String> {
     let requests = registry.requests();
     let blobs = requests
         .iter()

@@ -42,6 +42,8 @@ pub enum Action {
     CutUpload(u64),
     /// The request's body is read in pieces of this many bytes, with a pause before each.
     SlowUpload(u64, Duration),
+    /// The request is done, but its answer never sent: the connection is reset instead.
+    NoAnswer,
     /// All upload sessions are lost before the request is looked at.
     LoseUploads,
 }
@@ -163,6 +165,7 @@ pub(super) fn apply(actions: Vec<Action>, request: &Received, answer: &mut Answe
             Action::IgnoreRange
             | Action::CutUpload(_)
             | Action::SlowUpload(..)
+            | Action::NoAnswer
             | Action::LoseUploads => {}
             Action::Header(name, value) => {
                 answer

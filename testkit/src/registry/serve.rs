@@ -90,6 +90,9 @@ fn with_body(
             _ => {}
         }
     }
+    let silent = actions
+        .iter()
+        .any(|action| matches!(action, Action::NoAnswer));
     let read = http::consume(stream, length)
         .and_then(|()| http::read_body(stream, request, &limits, &shared.stopping));
     let Ok((body, whole)) = read else {
@@ -105,11 +108,15 @@ fn with_body(
             body: &body,
             whole,
         };
-        let mut answer = route_push(&mut state, &push, &shared.address.to_string());
+        let mut answer = if replaced(&actions) {
+            Answer::new(200, Body::from(Vec::new()))
+        } else {
+            route_push(&mut state, &push, &shared.address.to_string())
+        };
         fault::apply(actions, request, &mut answer);
         answer
     };
-    whole && answer.send(stream, false, &mut || {}).unwrap_or(false)
+    whole && !silent && answer.send(stream, false, &mut || {}).unwrap_or(false)
 }
 
 fn answer(state: &mut State, request: &Received, address: &str, actions: Vec<Action>) -> Answer {
@@ -122,9 +129,20 @@ fn answer(state: &mut State, request: &Received, address: &str, actions: Vec<Act
     {
         state.sessions.clear();
     }
-    let mut answer = route(state, request, address, ranges);
+    let mut answer = if replaced(&actions) {
+        Answer::new(200, Body::from(Vec::new()))
+    } else {
+        route(state, request, address, ranges)
+    };
     fault::apply(actions, request, &mut answer);
     answer
+}
+
+/// Whether the request is answered by a fault alone, and so changes nothing.
+fn replaced(actions: &[Action]) -> bool {
+    actions
+        .iter()
+        .any(|action| matches!(action, Action::Answer { .. } | Action::Redirect(_)))
 }
 
 /// Requests that write, and those with bodies.
