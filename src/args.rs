@@ -3,11 +3,13 @@
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
 mod compat;
+mod manifest;
 mod pull;
 mod registry;
 mod run;
 
 pub use compat::CompatArgs;
+pub use manifest::*;
 pub use pull::PullArgs;
 pub use registry::RegistryArgs;
 
@@ -56,6 +58,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the history of an image
     History(HistoryArgs),
+    /// Work on manifest lists (images for several platforms under one name)
+    Manifest(Box<ManifestArgs>),
     /// Remove cached layers and files that nothing needs
     Prune(PruneArgs),
     /// Show the version

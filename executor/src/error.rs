@@ -55,6 +55,15 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// The registry did not take something.
+    #[error("could not push {reference}")]
+    Push {
+        /// Reference.
+        reference: String,
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
     /// A name that no image can have.
     #[error("invalid tag {name:?}")]
     Name {

@@ -17,6 +17,7 @@ pub mod snapshot;
 mod source;
 pub mod space;
 mod ssh;
+pub mod tools;
 pub mod tree;
 
 pub use error::Error;

@@ -129,7 +129,31 @@ impl Client {
         descriptor: &Descriptor,
         sink: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
     ) -> Result<(), Error> {
-        let mut transfer = Transfer::new(descriptor, sink)?;
+        let transfer = Transfer::new(descriptor, sink)?;
+        self.transferred(reference, transfer).await
+    }
+
+    /// The rest of a blob from an offset on, as [`Client::blob`] gives a whole one; that the digest is right is for the caller to
+    /// find out.
+    ///
+    /// # Errors
+    /// As [`Client::blob`], apart from the digest.
+    pub async fn blob_from(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        offset: u64,
+        sink: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
+    ) -> Result<(), Error> {
+        let transfer = Transfer::starting_at(descriptor, offset, sink);
+        self.transferred(reference, transfer).await
+    }
+
+    async fn transferred(
+        &self,
+        reference: &Reference,
+        mut transfer: Transfer<'_>,
+    ) -> Result<(), Error> {
         let mut route = self.inner.route(reference).await?;
         loop {
             let endpoint = route.next();

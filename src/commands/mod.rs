@@ -2,10 +2,12 @@
 
 mod build;
 mod call;
+mod connect;
 mod history;
 mod images;
 mod inspect;
 mod load;
+mod manifest;
 mod prune;
 mod pull;
 mod rmi;
@@ -34,6 +36,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, &open.space()?),
         Command::History(args) => history::run(&args, &open.space()?),
         Command::Pull(args) => pull::run(&args, &open, environment),
+        Command::Manifest(args) => manifest::run(&args, &open, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
         Command::Version(args) => {
             version::run(&args);

@@ -21,6 +21,7 @@ mod examples;
 mod guides;
 mod hostile;
 mod killed;
+mod manifest;
 mod mounts;
 mod output_files;
 mod outputs;

@@ -42,6 +42,9 @@ pub(crate) struct Desc {
     pub annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<DescPlatform>,
+    /// What else it says (`urls`, `data`, `artifactType`): handed on as it is.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 /// The `platform` of a descriptor in an index.
@@ -59,6 +62,9 @@ pub(crate) struct DescPlatform {
         skip_serializing_if = "Option::is_none"
     )]
     pub os_version: Option<String>,
+    /// `os.features`, `features`: handed on as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
 }
 
 impl DescPlatform {
@@ -68,6 +74,7 @@ impl DescPlatform {
             os: platform.os.clone(),
             variant: platform.variant.clone(),
             os_version: platform.os_version.clone(),
+            other: BTreeMap::new(),
         }
     }
 
@@ -99,6 +106,7 @@ impl Desc {
             urls: Vec::new(),
             annotations: BTreeMap::new(),
             platform: None,
+            other: BTreeMap::new(),
         }
     }
 
@@ -143,6 +151,10 @@ pub(crate) fn digest(text: &str) -> Result<Digest, Error> {
 
 /// A manifest or an index; which one is told by its content, because descriptors lie.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is looked at at a time, and few are kept"
+)]
 pub(crate) enum Document {
     Index(Index),
     Manifest(Manifest),

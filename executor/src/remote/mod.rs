@@ -3,6 +3,8 @@
 
 mod login;
 mod pull;
+mod stream;
+mod write;
 
 use crate::Error;
 use crate::build::manifest::{self, Desc};

@@ -1,0 +1,62 @@
+//! Writing to registries, and what only a registry itself can tell: blobs, manifests, lists.
+
+use super::{Remote, cancelled};
+use crate::Error;
+use oci_spec::image::Digest;
+use registry_client::{BlobSource, Client, PushedBlob, Reference};
+use std::future::Future;
+use std::sync::Arc;
+
+impl Remote {
+    fn write<T, F>(&self, reference: &Reference, call: impl FnOnce(Client) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, registry_client::Error>>,
+    {
+        let (runtime, client) = self.started()?;
+        let call = call(client.clone());
+        runtime.block_on(async {
+            tokio::select! {
+                ended = call => ended.map_err(|source| Error::Push {
+                    reference: reference.to_string(),
+                    source,
+                }),
+                () = cancelled(&self.cancel) => Err(Error::Cancelled),
+            }
+        })
+    }
+
+    /// Whether a tag, or without one a digest, is this manifest already: one HEAD.
+    pub(crate) fn has_manifest(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<bool, Error> {
+        self.write(reference, |client| async move {
+            client.has_manifest(reference, digest).await
+        })
+    }
+
+    /// Stores a manifest under the reference's tag, or by digest when it has none.
+    pub(crate) fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Digest, Error> {
+        self.write(reference, |client| async move {
+            client.put_manifest(reference, media_type, bytes).await
+        })
+    }
+
+    /// Brings a blob into a repository: it is there, is mounted, or is uploaded.
+    pub(crate) fn push_blob(
+        &self,
+        reference: &Reference,
+        source: &Arc<dyn BlobSource>,
+        mount_from: &[Reference],
+    ) -> Result<PushedBlob, Error> {
+        self.write(reference, |client| async move {
+            client.push_blob(reference, source, mount_from).await
+        })
+    }
+}

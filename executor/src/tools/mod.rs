@@ -1,0 +1,22 @@
+//! Work on images where they are: manifest lists, joining what several machines pushed, copying between registries, searching.
+//!
+//! It reads manifests and configs; layers only pass through, and only where one repository cannot mount them from another.
+
+mod document;
+mod entry;
+mod indented;
+mod inspect;
+mod list;
+mod parallel;
+mod place;
+mod push;
+mod source;
+mod stored;
+mod transfer;
+
+pub use entry::EntryOptions;
+pub use indented::{ordered, reindented};
+pub use list::{CreateOptions, Lists};
+pub use place::Place;
+pub use push::ListPush;
+pub use transfer::{Counts, Say};
