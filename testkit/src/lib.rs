@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod base;
+mod cutter;
 mod docker_registry;
 pub mod http;
 mod merge;
@@ -14,6 +15,7 @@ mod validate;
 mod web;
 
 pub use base::{BaseImage, Compression, Entry, archive, base_layout};
+pub use cutter::{Cutter, Way};
 pub use docker_registry::{DockerRegistry, RegistrySetup, TokenService};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};

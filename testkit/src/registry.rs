@@ -64,6 +64,8 @@ struct State {
     pushed: HashMap<(String, String), Arc<Vec<u8>>>,
     sessions: HashMap<String, push::Session>,
     sessions_made: u64,
+    /// Sessions with a request under way.
+    busy: HashSet<String>,
     /// Bytes of bodies that came.
     uploaded: u64,
     behaviour: Behaviour,

@@ -45,6 +45,8 @@ pub(super) struct Upload<'a> {
     confirmed: u64,
     /// Times the upload started over.
     restarts: u32,
+    /// Those of the last ones before which next to nothing went over.
+    futile: u32,
     /// Bytes sent, over all attempts.
     sent: Arc<AtomicU64>,
 }
@@ -87,6 +89,7 @@ impl<'a> Upload<'a> {
             asked: 0,
             confirmed: 0,
             restarts: 0,
+            futile: 0,
             sent: Arc::default(),
         }
     }
@@ -143,8 +146,8 @@ impl<'a> Upload<'a> {
                 Ok((digest, size)) => return Ok(self.pushed(digest, size)),
                 Err(error) => error,
             };
-            // A registry that says no after having got it all is no bad line.
-            let moved = !matches!(error, Error::Status { .. })
+            // A registry that says no after having got it all, or says nothing, is no bad line.
+            let moved = !matches!(error, Error::Status { .. } | Error::Stalled { .. })
                 && self.sent.load(Ordering::Relaxed) - sent >= PROGRESS;
             match self.cure(&error) {
                 Cure::None => return Err(error),
@@ -388,10 +391,10 @@ impl<'a> Upload<'a> {
 
     /// Starting over costs the whole blob, so it is not done for ever.
     fn count(&mut self, error: Error, moved: bool) -> Result<(), Error> {
-        self.restarts += 1;
         let attempts = self.registries.retry().attempts;
-        let limit = if moved { attempts * RESTARTS } else { attempts };
-        if self.restarts >= limit {
+        self.restarts += 1;
+        self.futile = if moved { 0 } else { self.futile + 1 };
+        if self.restarts >= attempts.saturating_mul(RESTARTS) || self.futile >= attempts {
             return Err(error);
         }
         Ok(())
@@ -417,7 +420,8 @@ impl<'a> Upload<'a> {
                         Ok(response) => response.into_error().await,
                         Err(error) => error,
                     };
-                    if error.is_retryable() {
+                    // A registry that is still busy with the broken request may take other sessions.
+                    if error.is_retryable() && !matches!(error, Error::Stalled { .. }) {
                         self.backoff.after(error).await?;
                         continue;
                     }

@@ -4,6 +4,7 @@
 
 mod auth;
 mod blobs;
+mod cuts;
 mod docker_registry;
 mod manifests;
 mod mirrors;

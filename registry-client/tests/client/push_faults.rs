@@ -161,6 +161,7 @@ async fn g04_growing_blobs_get_there_whatever_breaks() {
     }
 }
 
+#[allow(clippy::too_many_lines)] // A table.
 #[tokio::test]
 async fn g04_uploads_that_cannot_succeed_end_soon() {
     let on = |method: &str| Fault::on(method, UPLOADS);
@@ -259,7 +260,7 @@ async fn g04_uploads_that_cannot_succeed_end_soon() {
             start.elapsed()
         );
         assert!(
-            registry.requests().len() < 40,
+            registry.requests().len() < 100,
             "{shown}: {:?}",
             uploads(&registry)
         );

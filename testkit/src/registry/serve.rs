@@ -40,7 +40,6 @@ pub(super) fn connection(shared: &Arc<Shared>, stream: &TcpStream) {
 
 /// Answers one request; `false` ends the connection.
 fn one(shared: &Arc<Shared>, stream: &TcpStream, request: &Received, length: usize) -> bool {
-    let head_only = request.method == "HEAD";
     let actions = {
         let mut state = shared.state();
         state.log.push(request.clone());
@@ -52,6 +51,29 @@ fn one(shared: &Arc<Shared>, stream: &TcpStream, request: &Received, length: usi
             .find_map(|fault| fault.take(request));
         fault.unwrap_or_default()
     };
+    // A session answers one request after the other, also when the client has given one of them up.
+    let session = request.path.split_once("/uploads/").map(|(_, id)| id);
+    let session = session.map(|id| id.split('?').next().unwrap_or_default().to_owned());
+    let session = session.filter(|id| !id.is_empty());
+    if let Some(id) = &session {
+        while !shared.state().busy.insert(id.clone()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    let goes_on = answered(shared, stream, (request, length), actions);
+    if let Some(id) = &session {
+        shared.state().busy.remove(id);
+    }
+    goes_on
+}
+
+fn answered(
+    shared: &Arc<Shared>,
+    stream: &TcpStream,
+    (request, length): (&Received, usize),
+    actions: Vec<Action>,
+) -> bool {
+    let head_only = request.method == "HEAD";
     if http::has_body(request) {
         return with_body(shared, stream, request, length, actions);
     }
