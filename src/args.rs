@@ -5,12 +5,14 @@
 mod compat;
 mod manifest;
 mod pull;
+mod login;
 mod registry;
 mod run;
 
 pub use compat::CompatArgs;
 pub use manifest::*;
 pub use pull::PullArgs;
+pub use login::{LoginArgs, LogoutArgs};
 pub use registry::RegistryArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -60,6 +62,10 @@ pub enum Command {
     History(HistoryArgs),
     /// Work on manifest lists (images for several platforms under one name)
     Manifest(Box<ManifestArgs>),
+    /// Log in to a registry
+    Login(LoginArgs),
+    /// Log out of a registry
+    Logout(LogoutArgs),
     /// Remove cached layers and files that nothing needs
     Prune(PruneArgs),
     /// Show the version

@@ -9,6 +9,19 @@ use std::io::{BufRead as _, BufReader, Write as _};
 /// Longest answer read, in bytes.
 const ANSWER_LIMIT: u64 = 64 * 1024;
 
+/// There is a terminal to ask on.
+pub fn available() -> bool {
+    open().is_some()
+}
+
+/// Asks for a line; `None` without a terminal.
+pub fn line(question: &str) -> Result<Option<String>, Failure> {
+    let Some(mut terminal) = open() else {
+        return Ok(None);
+    };
+    ask(&mut terminal, question).map(Some)
+}
+
 /// Asks for a line that is not shown; `None` without a terminal.
 pub fn password(question: &str) -> Result<Option<Secret>, Failure> {
     let Some(mut terminal) = open() else {

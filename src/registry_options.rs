@@ -33,6 +33,7 @@ pub fn client_options(
         registries_conf: environment.registries_conf(),
         insecure: args.insecure_registries.clone(),
         insecure_all: args.insecure || args.tls_verify == Some(false),
+        verify_loopback: args.tls_verify == Some(true) && !args.insecure,
         credentials: credentials(args, environment)?,
         certificates: certificates(args, environment),
         prepare_program: Some(sandbox::end_with_caller),

@@ -3,6 +3,7 @@
 //! Does not decide how often something is tried again; only whether trying again can help.
 
 use crate::registry_message::RegistryMessage;
+use rustls::AlertDescription;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,22 @@ pub enum Error {
         path: PathBuf,
         /// Line, from 1.
         line: usize,
+        /// Why.
+        reason: String,
+    },
+    /// A certificate or key, or a folder of them, cannot be read.
+    #[error("could not read certificates from {}", path.display())]
+    CertificateRead {
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file is no certificate, or half of a pair.
+    #[error("could not use {}: {reason}", path.display())]
+    Certificate {
+        /// The file.
+        path: PathBuf,
         /// Why.
         reason: String,
     },
@@ -386,6 +403,13 @@ impl Error {
             Self::Setup { .. } => {
                 Some("install the ca-certificates package, or name a file in SSL_CERT_FILE")
             }
+            Self::Send { source, .. }
+                if transport_failure(source) == Failure::ClientCertificate =>
+            {
+                Some(
+                    "the registry wants a client certificate: put client.cert and client.key into certs.d/HOST, or name them with --cert-dir or --registry-client-cert",
+                )
+            }
             Self::Send { source, .. } if transport_failure(source) == Failure::Certificate => Some(
                 "put the registry's certificate authority into certs.d/HOST/ca.crt, or name it with --registry-certificate or SSL_CERT_FILE",
             ),
@@ -397,7 +421,10 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Send { source, .. } => transport_failure(source) != Failure::Certificate,
+            Self::Send { source, .. } => !matches!(
+                transport_failure(source),
+                Failure::Certificate | Failure::ClientCertificate
+            ),
             Self::Body { .. } | Self::Short { .. } | Self::Stalled { .. } => true,
             Self::Status { status, .. } | Self::DownloadStatus { status, .. } => {
                 matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
@@ -412,6 +439,18 @@ impl Error {
                 *retry_after
             }
             _ => None,
+        }
+    }
+
+    /// TLS failed for a lasting reason.
+    pub(crate) fn is_certificate(&self) -> bool {
+        match self {
+            Self::Send { source, .. } => matches!(
+                transport_failure(source),
+                Failure::Certificate | Failure::ClientCertificate
+            ),
+            Self::CertificateRead { .. } | Self::Certificate { .. } => true,
+            _ => false,
         }
     }
 
@@ -441,6 +480,8 @@ pub(crate) enum Failure {
     NotTls,
     /// The server's certificate was refused, or TLS failed for another lasting reason.
     Certificate,
+    /// The server refused our certificate, or that we have none.
+    ClientCertificate,
     /// The connection broke later.
     Broken,
 }
@@ -468,6 +509,13 @@ fn tls_failure(error: &(dyn std::error::Error + 'static)) -> Option<Failure> {
     }
     match error.downcast_ref::<rustls::Error>()? {
         rustls::Error::InvalidMessage(_) => Some(Failure::NotTls),
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired,
+        ) => Some(Failure::ClientCertificate),
         _ => Some(Failure::Certificate),
     }
 }

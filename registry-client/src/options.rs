@@ -16,6 +16,8 @@ pub struct ClientOptions {
     pub insecure: Vec<String>,
     /// All registries are as if named in `insecure` (`--tls-verify=false`).
     pub insecure_all: bool,
+    /// Loopback addresses are no exception from TLS (`--tls-verify=true`).
+    pub verify_loopback: bool,
     /// Where credentials are looked for; the first place that has some for a repository wins.
     pub credentials: Vec<CredentialSource>,
     /// Certificate authorities and client certificates beside the system's.
@@ -46,6 +48,7 @@ impl fmt::Debug for ClientOptions {
             .field("registries_conf", &self.registries_conf)
             .field("insecure", &self.insecure)
             .field("insecure_all", &self.insecure_all)
+            .field("verify_loopback", &self.verify_loopback)
             .field("credentials", &self.credentials)
             .field("certificates", &self.certificates)
             .field("user_agent", &self.user_agent)

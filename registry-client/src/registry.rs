@@ -278,6 +278,7 @@ impl Registries {
             }
         }
         match (doubtful, first_error) {
+            (Some(_), Some(error)) if error.is_certificate() => Err(error),
             (Some(contact), _) => Ok(contact),
             (None, Some(error)) => Err(error),
             (None, None) => unreachable!("BUG: a registry is always asked in some scheme"),

@@ -8,6 +8,7 @@ mod images;
 mod inspect;
 mod load;
 mod manifest;
+mod login;
 mod prune;
 mod pull;
 mod rmi;
@@ -37,6 +38,8 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::History(args) => history::run(&args, &open.space()?),
         Command::Pull(args) => pull::run(&args, &open, environment),
         Command::Manifest(args) => manifest::run(&args, &open, environment),
+        Command::Login(args) => login::run(&args, environment),
+        Command::Logout(args) => login::logout(&args, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
         Command::Version(args) => {
             version::run(&args);

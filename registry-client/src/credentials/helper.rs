@@ -3,7 +3,7 @@
 //! Specification: the protocol of docker-credential-helpers. A server name or a JSON object goes to standard
 //! input, so nothing secret is ever an argument.
 
-use super::Secret;
+use super::{Credential, Secret};
 use crate::Error;
 use serde_json::{Value, json};
 use std::io::{ErrorKind, Read, Write as _};
@@ -44,6 +44,15 @@ pub(super) struct Helper<'a> {
 pub(super) enum Kept {
     Password(String, Secret),
     Identity(Secret),
+}
+
+impl Kept {
+    pub(super) fn into_credential(self) -> Credential {
+        match self {
+            Self::Password(username, password) => Credential::Password { username, password },
+            Self::Identity(token) => Credential::Identity(token),
+        }
+    }
 }
 
 impl Helper<'_> {

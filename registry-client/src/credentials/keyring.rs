@@ -205,15 +205,9 @@ fn in_file(
                         kept
                     }
                 };
-                let credential = match kept {
-                    None => continue,
-                    Some(Kept::Password(username, password)) => {
-                        Credential::Password { username, password }
-                    }
-                    Some(Kept::Identity(token)) => Credential::Identity(token),
-                };
+                let Some(kept) = kept else { continue };
                 return Ok(Some(Found {
-                    credential,
+                    credential: kept.into_credential(),
                     origin: format!("docker-credential-{name}, which {} names", file.name),
                     stored: true,
                 }));

@@ -78,26 +78,23 @@ impl CredentialFile {
         self.file.servers(self.settings)
     }
 
-    /// The user name of a login; `None` where there is none, or it is a token alone.
+    /// What is kept for a registry.
     ///
     /// # Errors
     /// A helper's; a file with another form.
-    pub fn username(&self, registry: &str) -> Result<Option<String>, Error> {
+    pub fn credential(&self, registry: &str) -> Result<Option<Credential>, Error> {
         let (host, path) = registry.split_once('/').unwrap_or((registry, ""));
         for place in self.file.places(host, path)? {
-            match place {
-                Place::Entry { key, entry } => match self.file.credential(key, entry)? {
-                    Some(Credential::Password { username, .. }) => return Ok(Some(username)),
-                    Some(_) => return Ok(None),
-                    None => {}
-                },
-                Place::Helper { name, server } => {
-                    match self.file.runner(name, self.settings).get(&server)? {
-                        Some(helper::Kept::Password(username, _)) => return Ok(Some(username)),
-                        Some(helper::Kept::Identity(_)) => return Ok(None),
-                        None => {}
-                    }
-                }
+            let found = match place {
+                Place::Entry { key, entry } => self.file.credential(key, entry)?,
+                Place::Helper { name, server } => self
+                    .file
+                    .runner(name, self.settings)
+                    .get(&server)?
+                    .map(helper::Kept::into_credential),
+            };
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)

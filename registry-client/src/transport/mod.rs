@@ -3,6 +3,8 @@
 //! Knows nothing of repositories or tokens, and tries nothing twice: `retry` counts attempts, the operations loop.
 
 pub(crate) mod body;
+mod certificates;
+mod clients;
 pub(crate) mod hosts;
 pub(crate) mod redact;
 mod response;
@@ -14,13 +16,14 @@ pub(crate) use response::Response;
 use crate::error::{Failure, transport_failure};
 use crate::{ClientOptions, Error};
 use body::Progress;
+use clients::{Clients, Trust};
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION,
 };
-use reqwest::{Method, Proxy, Url};
+use reqwest::{Method, Url};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Redirects followed for one request.
 const REDIRECT_LIMIT: usize = 10;
@@ -28,8 +31,6 @@ const REDIRECT_LIMIT: usize = 10;
 const REQUESTS_PER_HOST: usize = 6;
 /// How many times longer than usual the answer to a PUT may take.
 const COMMIT_PATIENCE: u32 = 5;
-/// `User-Agent` when not set.
-const USER_AGENT: &str = concat!("kiln/", env!("CARGO_PKG_VERSION"));
 
 /// A request, which can be sent again: its body is made anew each time.
 pub(crate) struct Request {
@@ -60,31 +61,18 @@ impl Request {
     }
 }
 
-/// How far a server is to be believed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Trust {
-    /// No TLS, so no certificate authorities need to be read.
-    Plain,
-    Verified,
-    Unverified,
-}
-
-/// The HTTP clients, each made when first needed: reading the certificate authorities takes tens of milliseconds.
+/// Sends requests.
 pub(crate) struct Transport {
     options: Arc<ClientOptions>,
-    plain: OnceCell<reqwest::Client>,
-    verified: OnceCell<reqwest::Client>,
-    unverified: OnceCell<reqwest::Client>,
+    clients: Clients,
     permits: Mutex<HashMap<(String, bool), Arc<Semaphore>>>,
 }
 
 impl Transport {
     pub(crate) fn new(options: Arc<ClientOptions>) -> Self {
         Self {
+            clients: Clients::new(Arc::clone(&options)),
             options,
-            plain: OnceCell::new(),
-            verified: OnceCell::new(),
-            unverified: OnceCell::new(),
             permits: Mutex::new(HashMap::new()),
         }
     }
@@ -92,7 +80,7 @@ impl Transport {
     /// Whether the caller's settings allow this host to be spoken to without verified TLS.
     pub(crate) fn may_be_insecure(&self, host: &str, port: Option<u16>) -> bool {
         self.options.insecure_all
-            || hosts::is_loopback(host)
+            || (hosts::is_loopback(host) && !self.options.verify_loopback)
             || hosts::listed(&self.options.insecure, host, port)
     }
 
@@ -140,8 +128,7 @@ impl Transport {
     ) -> Result<Response, Error> {
         let method = method_name(&request.method);
         let permit = self.permit(url, request.body.is_upload()).await;
-        let trust = self.trust(request, url);
-        let client = self.client(trust).await?;
+        let (client, trust) = self.client(request, url).await?;
         let mut builder = client
             .request(request.method.clone(), url.clone())
             // Content is verified as stored; a proxy that compresses on the way would break that.
@@ -265,20 +252,31 @@ impl Transport {
         })
     }
 
-    fn trust(&self, request: &Request, url: &Url) -> Trust {
+    async fn client(
+        &self,
+        request: &Request,
+        url: &Url,
+    ) -> Result<(reqwest::Client, Trust), Error> {
         if url.scheme() == "http" {
-            return Trust::Plain;
+            return Ok((self.clients.common(Trust::Plain).await?, Trust::Plain));
         }
         if request.page {
-            return Trust::Verified;
+            let client = self.clients.common(Trust::Verified).await?;
+            return Ok((client, Trust::Verified));
         }
-        let same_host = request.unverified && url.origin() == request.url.origin();
         let host = url.host_str().unwrap_or_default();
-        if same_host || self.may_be_insecure(host, url.port_or_known_default()) {
+        let port = url.port_or_known_default();
+        let same_host = request.unverified && url.origin() == request.url.origin();
+        let trust = if same_host || self.may_be_insecure(host, port) {
             Trust::Unverified
         } else {
             Trust::Verified
-        }
+        };
+        // Loopback is believed for want of anything better to go by.
+        let named = self.options.insecure_all || hosts::listed(&self.options.insecure, host, port);
+        let only_loopback = hosts::is_loopback(host) && !named;
+        let authority = authority(url);
+        self.clients.of(&authority, trust, only_loopback).await
     }
 
     /// Uploads are counted apart: one that waits for a blob to grow must not keep back the download that the
@@ -298,22 +296,6 @@ impl Transport {
             .await
             .expect("BUG: the semaphore of a host is never closed")
     }
-
-    async fn client(&self, trust: Trust) -> Result<&reqwest::Client, Error> {
-        let cell = match trust {
-            Trust::Plain => &self.plain,
-            Trust::Verified => &self.verified,
-            Trust::Unverified => &self.unverified,
-        };
-        cell.get_or_try_init(|| async {
-            let options = Arc::clone(&self.options);
-            let building = tokio::task::spawn_blocking(move || build(&options, trust));
-            building
-                .await
-                .expect("BUG: building an HTTP client panicked")
-        })
-        .await
-    }
 }
 
 /// The URL a redirect leads to, unless that is less safe than where it comes from.
@@ -332,75 +314,6 @@ fn follow(
         "http" => Err("it leads from HTTPS to plain HTTP"),
         _ => Err("it is neither HTTP nor HTTPS"),
     }
-}
-
-fn build(options: &ClientOptions, trust: Trust) -> Result<reqwest::Client, Error> {
-    // Fails when a provider is installed already, which then serves as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let agent = match options.user_agent.as_str() {
-        "" => USER_AGENT,
-        agent => agent,
-    };
-    // `no_proxy` also keeps the library from reading proxies out of the environment.
-    let mut builder = reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .user_agent(agent)
-        .connect_timeout(options.timeouts.connect);
-    if let Some(proxy) = proxy(options)? {
-        builder = builder.proxy(proxy);
-    }
-    builder = match trust {
-        Trust::Plain => builder.tls_certs_only([]),
-        Trust::Unverified => builder.tls_danger_accept_invalid_certs(true),
-        Trust::Verified => builder,
-    };
-    builder.build().map_err(|error| Error::Setup {
-        source: error.without_url(),
-    })
-}
-
-fn proxy(options: &ClientOptions) -> Result<Option<Proxy>, Error> {
-    let http = proxy_url(options.http_proxy.as_deref())?;
-    let https = proxy_url(options.https_proxy.as_deref())?;
-    if http.is_none() && https.is_none() {
-        return Ok(None);
-    }
-    let direct = options.no_proxy.clone().unwrap_or_default();
-    Ok(Some(Proxy::custom(move |url| {
-        if hosts::bypasses_proxy(&direct, url) {
-            return None;
-        }
-        match url.scheme() {
-            "https" => https.clone(),
-            _ => http.clone(),
-        }
-    })))
-}
-
-/// `http://proxy:3128`, or without a scheme as many environments have it.
-fn proxy_url(text: Option<&str>) -> Result<Option<Url>, Error> {
-    let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let bad = |reason: &str| Error::Proxy {
-        url: redact::text(text),
-        reason: reason.to_owned(),
-    };
-    let full = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    let url = Url::parse(&full).map_err(|error| bad(&error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad("only http:// and https:// proxies are supported"));
-    }
-    if !url.has_host() {
-        return Err(bad("it names no host"));
-    }
-    Ok(Some(url))
 }
 
 fn authority(url: &Url) -> String {
