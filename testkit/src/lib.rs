@@ -5,21 +5,25 @@
 
 mod base;
 mod cutter;
+mod certificates;
 mod docker_registry;
 pub mod http;
 mod merge;
 pub mod registry;
 mod scratch;
 mod tarball;
+mod token_server;
 mod validate;
 mod web;
 
 pub use base::{BaseImage, Compression, Entry, archive, base_layout};
 pub use cutter::{Cutter, Way};
+pub use certificates::{Authority, Pair};
 pub use docker_registry::{DockerRegistry, RegistrySetup, TokenService};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};
 pub use tarball::{Kind, TarEntry, open_layer, read_entries, tar_entries};
+pub use token_server::{TokenServer, TokenSetup, pairs};
 pub use validate::{validate, validate_foreign};
 pub use web::{Answer, WebServer};
 
