@@ -3,16 +3,16 @@
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
 mod compat;
+mod login;
 mod manifest;
 mod pull;
-mod login;
 mod registry;
 mod run;
 
 pub use compat::CompatArgs;
+pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
-pub use login::{LoginArgs, LogoutArgs};
 pub use registry::RegistryArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

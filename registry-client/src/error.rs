@@ -442,12 +442,12 @@ impl Error {
         }
     }
 
-    /// TLS failed for a lasting reason.
-    pub(crate) fn is_certificate(&self) -> bool {
+    /// The server speaks TLS, which failed.
+    pub(crate) fn is_tls(&self) -> bool {
         match self {
-            Self::Send { source, .. } => matches!(
+            Self::Send { source, .. } => !matches!(
                 transport_failure(source),
-                Failure::Certificate | Failure::ClientCertificate
+                Failure::Connect | Failure::NotTls
             ),
             Self::CertificateRead { .. } | Self::Certificate { .. } => true,
             _ => false,

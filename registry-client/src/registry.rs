@@ -278,7 +278,8 @@ impl Registries {
             }
         }
         match (doubtful, first_error) {
-            (Some(_), Some(error)) if error.is_certificate() => Err(error),
+            // It does speak TLS, only not with us.
+            (Some(_), Some(error)) if error.is_tls() => Err(error),
             (Some(contact), _) => Ok(contact),
             (None, Some(error)) => Err(error),
             (None, None) => unreachable!("BUG: a registry is always asked in some scheme"),

@@ -4,8 +4,8 @@
 #![forbid(unsafe_code)]
 
 mod base;
-mod cutter;
 mod certificates;
+mod cutter;
 mod docker_registry;
 pub mod http;
 mod merge;
@@ -17,8 +17,8 @@ mod validate;
 mod web;
 
 pub use base::{BaseImage, Compression, Entry, archive, base_layout};
-pub use cutter::{Cutter, Way};
 pub use certificates::{Authority, Pair};
+pub use cutter::{Cutter, Way};
 pub use docker_registry::{DockerRegistry, RegistrySetup, TokenService};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};

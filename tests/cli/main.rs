@@ -21,6 +21,7 @@ mod examples;
 mod guides;
 mod hostile;
 mod killed;
+mod login;
 mod manifest;
 mod mounts;
 mod output_files;

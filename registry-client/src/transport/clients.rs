@@ -76,6 +76,23 @@ impl Clients {
         Ok((client.clone(), trust))
     }
 
+    /// A client for one request to a host: without HTTP/2, whose errors do not tell what TLS refused.
+    pub(super) async fn telling(
+        &self,
+        authority: &str,
+        trust: Trust,
+    ) -> Result<reqwest::Client, Error> {
+        let own = self.load(authority).await?;
+        let options = Arc::clone(&self.options);
+        let building = tokio::task::spawn_blocking(move || {
+            let builder = builder(&options, trust, own.as_deref())?;
+            made(builder.http1_only())
+        });
+        building
+            .await
+            .expect("BUG: building an HTTP client panicked")
+    }
+
     async fn load(&self, authority: &str) -> Result<Option<Arc<Material>>, Error> {
         let options = Arc::clone(&self.options);
         let authority = authority.to_owned();
@@ -91,7 +108,8 @@ impl Clients {
         own: Option<Arc<Material>>,
     ) -> Result<reqwest::Client, Error> {
         let options = Arc::clone(&self.options);
-        let building = tokio::task::spawn_blocking(move || build(&options, trust, own.as_deref()));
+        let building =
+            tokio::task::spawn_blocking(move || made(builder(&options, trust, own.as_deref())?));
         building
             .await
             .expect("BUG: building an HTTP client panicked")
@@ -103,11 +121,17 @@ fn cell<K: std::hash::Hash + Eq, V>(shared: &Shared<K, V>, key: K) -> Arc<OnceCe
     Arc::clone(cells.entry(key).or_default())
 }
 
-fn build(
+fn made(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, Error> {
+    builder.build().map_err(|error| Error::Setup {
+        source: error.without_url(),
+    })
+}
+
+fn builder(
     options: &ClientOptions,
     trust: Trust,
     own: Option<&Material>,
-) -> Result<reqwest::Client, Error> {
+) -> Result<reqwest::ClientBuilder, Error> {
     // Fails when a provider is installed already, which then serves as well.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let agent = match options.user_agent.as_str() {
@@ -137,9 +161,7 @@ fn build(
             builder = builder.identity(identity.clone());
         }
     }
-    builder.build().map_err(|error| Error::Setup {
-        source: error.without_url(),
-    })
+    Ok(builder)
 }
 
 fn proxy(options: &ClientOptions) -> Result<Option<Proxy>, Error> {

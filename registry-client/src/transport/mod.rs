@@ -27,6 +27,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Redirects followed for one request.
 const REDIRECT_LIMIT: usize = 10;
+/// What a registry is asked first.
+const PING: &str = "/v2/";
 /// Requests to one host at a time, when not set.
 const REQUESTS_PER_HOST: usize = 6;
 /// How many times longer than usual the answer to a PUT may take.
@@ -168,19 +170,10 @@ impl Transport {
                 window: idle,
             });
         };
-        let answer = sent.map_err(|error| {
-            let source = error.without_url();
-            if trust != Trust::Plain && transport_failure(&source) == Failure::NotTls {
-                return Error::PlainHttp {
-                    registry: authority(url),
-                };
-            }
-            Error::Send {
-                method,
-                url: redact::url(url),
-                source,
-            }
-        })?;
+        let answer = match sent {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.not_sent(method, url, trust, error).await),
+        };
         tracing::debug!(
             method,
             url = redact::url(url),
@@ -194,6 +187,47 @@ impl Transport {
             self.options.timeouts,
             permit,
         ))
+    }
+
+    async fn not_sent(
+        &self,
+        method: &'static str,
+        url: &Url,
+        trust: Trust,
+        error: reqwest::Error,
+    ) -> Error {
+        let mut source = error.without_url();
+        let mut failure = transport_failure(&source);
+        if trust != Trust::Plain
+            && failure == Failure::Broken
+            && url.path() == PING
+            && let Some(told) = self.tls_refusal(url, trust).await
+        {
+            source = told;
+            failure = transport_failure(&source);
+        }
+        if trust != Trust::Plain && failure == Failure::NotTls {
+            return Error::PlainHttp {
+                registry: authority(url),
+            };
+        }
+        Error::Send {
+            method,
+            url: redact::url(url),
+            source,
+        }
+    }
+
+    /// A server that wants a client certificate says so after the connection stands (TLS 1.3), which HTTP/2
+    /// tells as a connection that broke. Asked once more in HTTP/1.1, it shows.
+    async fn tls_refusal(&self, url: &Url, trust: Trust) -> Option<reqwest::Error> {
+        let client = self.clients.telling(&authority(url), trust).await.ok()?;
+        let sent = client
+            .get(url.clone())
+            .timeout(self.options.timeouts.connect)
+            .send();
+        let error = sent.await.err()?.without_url();
+        (transport_failure(&error) == Failure::ClientCertificate).then_some(error)
     }
 
     /// Where an answer redirects to, if it does and that is safe.
