@@ -20,6 +20,15 @@ pub enum Error {
     /// The store.
     #[error("store")]
     Store(#[from] store::Error),
+    /// An image could not be given to a daemon or program beside the store.
+    #[error("could not load the image into {receiver}")]
+    Load {
+        /// Who was to take it.
+        receiver: String,
+        /// Why not; the receiver's own words where it has some.
+        #[source]
+        source: std::io::Error,
+    },
     /// A file could not be downloaded.
     #[error("could not download {url}")]
     Download {

@@ -1,8 +1,10 @@
 //! What a build is asked to do: everything resolved, no raw flag left.
 
 mod annotation;
+mod load;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
+pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
 
 use crate::context::Unpacked;
 use planner::lower::Allowed;
@@ -215,6 +217,8 @@ pub struct OutputRequest {
     pub oci_mediatypes: bool,
     /// `tar=false`: a folder layout.
     pub tar: bool,
+    /// Who gets the image besides the store (`--load`, `type=docker` without `dest`).
+    pub load: Option<LoadTarget>,
     /// `platform-split`: a folder for every platform's files; when `None`, for several platforms.
     pub platform_split: Option<bool>,
     /// `mode=delete`: the destination holds what was built, and nothing else.
@@ -238,6 +242,7 @@ impl Default for OutputRequest {
             rewrite_timestamp: None,
             oci_mediatypes: true,
             tar: true,
+            load: None,
             platform_split: None,
             delete: None,
             annotations: Vec::new(),

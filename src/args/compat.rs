@@ -9,7 +9,7 @@ pub struct CompatArgs {
     /// Builder instance (accepted for scripts: there is one builder)
     #[arg(long, value_name = "NAME")]
     pub builder: Option<String>,
-    /// Put the image into the store, also when `--output` names other outputs
+    /// Load the image into the running Docker, and put it into the store, also when `--output` names other outputs
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub load: bool,
     /// Push the image (not supported yet)

@@ -8,6 +8,7 @@ mod compat;
 mod context;
 mod csv;
 mod epoch;
+mod load_target;
 mod named_context;
 mod output;
 mod platform;
@@ -15,6 +16,7 @@ mod run;
 mod secret;
 mod ssh;
 
+use self::load_target::LoadKeys;
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
 use crate::error::Failure;
@@ -66,7 +68,7 @@ fn request(
         .iter()
         .map(|text| secret::parse(text, environment))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    let outputs = outputs(args)?;
+    let outputs = outputs(args, environment)?;
     for name in args
         .tags
         .iter()
@@ -144,16 +146,22 @@ fn usage(message: impl Into<String>) -> Failure {
     Failure::Usage(message.into())
 }
 
-/// The outputs: `--output`, and the store for `--load`.
-fn outputs(args: &BuildArgs) -> Result<Vec<OutputRequest>, Failure> {
-    let mut outputs = args
-        .outputs
-        .iter()
-        .map(|text| output::parse(text))
-        .collect::<Result<Vec<_>, Failure>>()?;
-    let is_stored = |output: &OutputRequest| output.kind == OutputKind::Image;
-    if args.compat.load && !outputs.is_empty() && !outputs.iter().any(is_stored) {
-        outputs.push(OutputRequest::default());
+/// The outputs: `--output`, and what `--load` adds to them.
+fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<OutputRequest>, Failure> {
+    let mut outputs = Vec::new();
+    for text in &args.outputs {
+        let (mut output, load) = output::parse(text)?;
+        if let Some(keys) = load {
+            output.load = Some(load_target::resolve(&keys, environment)?);
+        }
+        outputs.push(output);
+    }
+    if args.compat.load && !outputs.iter().any(|output| output.load.is_some()) {
+        let load = load_target::resolve(&LoadKeys::default(), environment)?;
+        outputs.push(OutputRequest {
+            load: Some(load),
+            ..OutputRequest::default()
+        });
     }
     output::scope_deletes(&mut outputs, run::may_delete(&args.run.allow))?;
     output::check(&outputs)?;

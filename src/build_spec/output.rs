@@ -1,18 +1,19 @@
 //! `--output`: `type=...,key=value...`, a bare folder (files), or `-` (a tar on standard output).
 
+use super::load_target::LoadKeys;
 use super::{csv, usage};
 use crate::error::Failure;
 use executor::request::{DeleteScope, OutputDest, OutputKind, OutputRequest};
 use std::path::{Component, Path, PathBuf};
 
-/// Parses one `--output`.
-pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
+/// Parses one `--output`; with where it is to be loaded when that is what it asks for.
+pub fn parse(text: &str) -> Result<(OutputRequest, Option<LoadKeys>), Failure> {
     let invalid = |reason: &str| usage(format!("invalid value {text:?} for '--output': {reason}"));
     let fields = csv::fields(text).map_err(|reason| invalid(&reason))?;
     if let [only] = fields.as_slice()
         && !only.contains('=')
     {
-        return Ok(bare(only));
+        return Ok((bare(only), None));
     }
     let pairs = csv::pairs(text).map_err(|reason| invalid(&reason))?;
     let kind_name = pairs
@@ -24,11 +25,18 @@ pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
         kind: kind(kind_name).map_err(|reason| invalid(&reason))?,
         ..OutputRequest::default()
     };
+    let mut load = LoadKeys::default();
     for (key, value) in &pairs {
         let Some(value) = value else {
             return Err(invalid(&format!("field {key:?} must be key=value")));
         };
         applies(output.kind, key).map_err(|reason| invalid(&reason))?;
+        match key.as_str() {
+            "to" => load.to = Some(value.clone()),
+            "context" => load.context = Some(value.clone()),
+            "namespace" => load.namespace = Some(value.clone()),
+            _ => {}
+        }
         set(&mut output, key, value).map_err(|reason| invalid(&reason))?;
     }
     let needs_dest = output.kind == OutputKind::Local
@@ -45,10 +53,18 @@ pub fn parse(text: &str) -> Result<OutputRequest, Failure> {
         None if matches!(output.kind, OutputKind::Tar | OutputKind::Oci) => {
             output.dest = Some(OutputDest::Stdout);
         }
-        None if output.kind == OutputKind::Docker => output.kind = OutputKind::Image,
+        None if output.kind == OutputKind::Docker => {
+            output.kind = OutputKind::Image;
+            return Ok((output, Some(load)));
+        }
         _ => {}
     }
-    Ok(output)
+    if load != LoadKeys::default() {
+        return Err(invalid(
+            "dest cannot be given together with to, context or namespace",
+        ));
+    }
+    Ok((output, None))
 }
 
 /// Refuses combinations that cannot work together.
@@ -157,7 +173,7 @@ fn applies(kind: OutputKind, key: &str) -> Result<(), String> {
 
 fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String> {
     match key {
-        "type" => {}
+        "type" | "to" | "context" | "namespace" => {}
         "mode" => match value {
             "copy" => output.delete = None,
             "delete" => output.delete = Some(DeleteScope::Anywhere),
@@ -273,7 +289,7 @@ mod tests {
 
     fn ok(text: &str) -> OutputRequest {
         match parse(text) {
-            Ok(output) => output,
+            Ok((output, _)) => output,
             Err(_) => panic!("{text} was refused"),
         }
     }

@@ -33,6 +33,7 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     }
     let cancel = Cancel::default();
     let signals = watch_signals(&cancel)?;
+    settle_loads(&mut request, &progress, &cancel)?;
     let stdout = stdout_file(&request)?;
     let stdout_taken = stdout.is_some();
     let prepared = executor::build::prepare(&store, &mut request, stream, &progress, &cancel);
@@ -55,6 +56,29 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
         && let Some(id) = result.config_digest.as_ref().or(result.digest.as_ref())
     {
         print_line(id);
+    }
+    Ok(())
+}
+
+/// Finds out, before anything is built, whether those who are to take the image are there. Without a daemon that
+/// somebody named, the image stays in the store.
+fn settle_loads(
+    request: &mut BuildRequest,
+    progress: &Progress,
+    cancel: &Cancel,
+) -> Result<(), Failure> {
+    for output in &mut request.outputs {
+        let Some(target) = &output.load else { continue };
+        match executor::output::daemon::probe(target, &request.search_path, cancel) {
+            Ok(()) => {}
+            Err(error) if target.required => {
+                return Err(Failure::Other(crate::render::chain(&error)));
+            }
+            Err(_) => {
+                progress.warn("no Docker is running here: the image is in Kiln's own store only");
+                output.load = None;
+            }
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod base;
 mod certificates;
 mod cutter;
+mod docker_daemon;
 mod docker_registry;
 pub mod http;
 mod merge;
@@ -19,6 +20,7 @@ mod web;
 pub use base::{BaseImage, Compression, Entry, archive, base_layout};
 pub use certificates::{Authority, Pair};
 pub use cutter::{Cutter, Way};
+pub use docker_daemon::{FakeDocker, LoadedImage, Storage};
 pub use docker_registry::{DockerRegistry, RegistrySetup, TokenService};
 pub use merge::{MergedTree, layer_files, manifest_of, merged_tree};
 pub use scratch::{Scratch, busybox_layout, workspace_root};

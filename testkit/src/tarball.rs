@@ -111,7 +111,14 @@ fn plain(bytes: &[u8]) -> String {
 /// # Errors
 /// A failed read.
 pub fn open_layer(path: &Path) -> io::Result<Box<dyn Read>> {
-    let mut file = BufReader::with_capacity(1 << 16, File::open(path)?);
+    decoded(BufReader::with_capacity(1 << 16, File::open(path)?))
+}
+
+/// The same of a reader.
+///
+/// # Errors
+/// A failed read.
+pub(crate) fn decoded<'r>(mut file: impl BufRead + 'r) -> io::Result<Box<dyn Read + 'r>> {
     let start = file.fill_buf()?;
     if start.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(MultiGzDecoder::new(file)));

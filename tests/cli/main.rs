@@ -22,6 +22,7 @@ mod guides;
 mod hostile;
 mod killed;
 mod login;
+mod load;
 mod manifest;
 mod mounts;
 mod output_files;

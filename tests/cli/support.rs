@@ -13,7 +13,7 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 26] = [
+const VARIABLES: [&str; 31] = [
     "BUILDKIT_PROGRESS",
     "CI_DEPENDENCY_PROXY_SERVER",
     "CI_REGISTRY",
@@ -22,7 +22,12 @@ const VARIABLES: [&str; 26] = [
     "CLICOLOR_FORCE",
     "CONTAINERS_REGISTRIES_CONF",
     "DOCKER_AUTH_CONFIG",
+    "DOCKER_CERT_PATH",
     "DOCKER_CONFIG",
+    "DOCKER_CONTEXT",
+    "DOCKER_HOST",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
     "REGISTRY_AUTH_FILE",
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",

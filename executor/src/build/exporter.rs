@@ -43,11 +43,11 @@ pub(crate) struct Exporter<'a> {
 
 /// What one output gave.
 #[derive(Clone, Debug, Default)]
-struct Exported {
-    desc: Option<Desc>,
-    config: Option<Digest>,
+pub(super) struct Exported {
+    pub(super) desc: Option<Desc>,
+    pub(super) config: Option<Digest>,
     created: Option<String>,
-    names: Vec<String>,
+    pub(super) names: Vec<String>,
 }
 
 impl Exporter<'_> {
@@ -101,9 +101,8 @@ impl Exporter<'_> {
             return Err(Error::Request(format!("output type={kind} needs dest=")));
         }
         if output.kind == OutputKind::Docker && self.plan.targets.len() > 1 {
-            let message =
-                "output type=docker holds one platform only; use type=oci for several".to_owned();
-            return Err(Error::Request(message));
+            let message = "docker exporter does not support exporting manifest lists, use the oci exporter instead";
+            return Err(Error::Request(message.to_owned()));
         }
         let compression = compression(output)?;
         if !output.oci_mediatypes && matches!(compression, Compression::Zstd(_)) {
@@ -135,7 +134,14 @@ impl Exporter<'_> {
     fn one(&self, output: &OutputRequest) -> Result<Exported, Error> {
         match output.kind {
             OutputKind::CacheOnly => Ok(Exported::default()),
-            OutputKind::Image => self.task("exporting to image", |_| self.image(output)),
+            OutputKind::Image => {
+                let images = self.images(output)?;
+                let stored = self.task("exporting to image", |_| self.image(output, &images))?;
+                match &output.load {
+                    None => Ok(stored),
+                    Some(target) => self.load(output, target, &images, stored),
+                }
+            }
             OutputKind::Oci => self.task("exporting to oci image format", |task| {
                 self.archive(output, task)
             }),
@@ -147,7 +153,11 @@ impl Exporter<'_> {
         }
     }
 
-    fn task<T>(&self, name: &str, work: impl FnOnce(u64) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn task<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(u64) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
@@ -229,12 +239,11 @@ impl Exporter<'_> {
     }
 
     /// Into the store: base layers as the base has them, ours uncompressed, which needs no blob to be written.
-    fn image(&self, output: &OutputRequest) -> Result<Exported, Error> {
+    fn image(&self, output: &OutputRequest, images: &[Image]) -> Result<Exported, Error> {
         let (names, flavour) = (self.names(output)?, flavour(output));
         let store = self.space.store();
-        let images = self.images(output)?;
         let mut manifests = Vec::new();
-        for image in &images {
+        for image in images {
             let layers = self.stored_layers(image)?;
             let (desc, bytes) = image.manifest(layers, flavour);
             put(store, &image.config_digest, &image.config)?;
@@ -258,7 +267,7 @@ impl Exporter<'_> {
                 tagged: tagged.clone(),
             })?;
         }
-        Ok(exported(root, &images, names))
+        Ok(exported(root, images, names))
     }
 
     fn stored_layers(&self, image: &Image) -> Result<Vec<Desc>, Error> {
@@ -288,8 +297,6 @@ impl Exporter<'_> {
 
     /// As an OCI or Docker archive or folder.
     fn archive(&self, output: &OutputRequest, task: u64) -> Result<Exported, Error> {
-        let (names, flavour, compression) =
-            (self.names(output)?, flavour(output), compression(output)?);
         let store = self.space.store();
         // What cannot be written is told before anything is compressed.
         let out = if output.tar {
@@ -298,9 +305,44 @@ impl Exporter<'_> {
             None
         };
         let images = self.images(output)?;
+        let (contents, root) = self.layout(output, &images)?;
+        let exported = exported(root, &images, self.names(output)?);
+        let progress = |done: u64, total: u64| {
+            self.ui.task_progress(task, "writing", done, total);
+            if self.cancel.is_cancelled() {
+                Err(std::io::Error::other("cancelled"))
+            } else {
+                Ok(())
+            }
+        };
+        match (out, &output.dest) {
+            (Some(mut out), _) => {
+                contents.write_tar(store, &mut out, &progress)?;
+                out.commit()?;
+            }
+            (None, Some(OutputDest::Path(path))) => {
+                contents.write_folder(store, path, &progress)?;
+            }
+            (None, _) => {
+                return Err(Error::Request(
+                    "an image layout needs dest=FOLDER".to_owned(),
+                ));
+            }
+        }
+        Ok(exported)
+    }
+
+    /// All of an image layout, blobs made, and what stands on top of it.
+    pub(super) fn layout(
+        &self,
+        output: &OutputRequest,
+        images: &[Image],
+    ) -> Result<(Contents, Desc), Error> {
+        let (flavour, compression) = (flavour(output), compression(output)?);
+        let store = self.space.store();
         let mut contents = Contents::default();
         let (mut manifests, mut docker) = (Vec::new(), None);
-        for image in &images {
+        for image in images {
             let mut layers = Vec::with_capacity(image.layers.len());
             for position in 0..image.layers.len() {
                 if self.cancel.is_cancelled() {
@@ -327,40 +369,17 @@ impl Exporter<'_> {
         if let Some(bytes) = index {
             contents.document(&root.digest, bytes);
         }
-        let exported = exported(root.clone(), &images, names.clone());
         contents.entries.push(Entry {
-            desc: root,
-            names,
-            created: exported.created.clone(),
+            desc: root.clone(),
+            names: self.names(output)?,
+            created: images.first().and_then(|image| image.created.clone()),
             docker,
         });
-        let progress = |done: u64, total: u64| {
-            self.ui.task_progress(task, "writing", done, total);
-            if self.cancel.is_cancelled() {
-                Err(std::io::Error::other("cancelled"))
-            } else {
-                Ok(())
-            }
-        };
-        match (out, &output.dest) {
-            (Some(mut out), _) => {
-                contents.write_tar(store, &mut out, &progress)?;
-                out.commit()?;
-            }
-            (None, Some(OutputDest::Path(path))) => {
-                contents.write_folder(store, path, &progress)?;
-            }
-            (None, _) => {
-                return Err(Error::Request(
-                    "an image layout needs dest=FOLDER".to_owned(),
-                ));
-            }
-        }
-        Ok(exported)
+        Ok((contents, root))
     }
 
     /// A layer's blob. What a base image has compressed stays as it is unless all is to be made anew.
-    fn exported_layer(
+    pub(super) fn exported_layer(
         &self,
         image: &Image,
         position: usize,
@@ -445,7 +464,7 @@ impl Exporter<'_> {
     }
 }
 
-fn put(store: &store::Store, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn put(store: &store::Store, digest: &Digest, bytes: &[u8]) -> Result<(), Error> {
     if store.blob_size(digest).is_none() {
         store.put_blob(bytes)?;
     }
@@ -534,7 +553,7 @@ fn kind_name(kind: OutputKind) -> &'static str {
 }
 
 /// The compression of an output's layers; gzip unless it says otherwise.
-fn compression(output: &OutputRequest) -> Result<Compression, Error> {
+pub(super) fn compression(output: &OutputRequest) -> Result<Compression, Error> {
     let level = output.compression_level;
     let bad_level = |range: &str| {
         let level = level.unwrap_or_default();

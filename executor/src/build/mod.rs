@@ -12,6 +12,7 @@ mod foreign;
 mod front;
 pub(crate) mod image;
 pub(crate) mod layout;
+mod load;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
 mod preflight;

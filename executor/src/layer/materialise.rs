@@ -350,21 +350,7 @@ fn compressed(
     let store = space.store();
     let failed = |e| io_error("write the blob of layer", Path::new(diff_id.as_ref()), e);
     let mut sink = BlockCompressor::new(store.blob_writer()?, compression, None).map_err(failed)?;
-    if let Some(source) = source(store, diff_id)? {
-        copy_tar(&source, space, &mut sink, &failed)?;
-    } else if space.is_root() {
-        let files = files(store, diff_id).ok_or_else(|| missing(diff_id))?;
-        let (written, _) = rewrite(&files, None, &mut sink)?;
-        same_again(diff_id, &written)?;
-    } else {
-        let (_scratch, tar, _) = serialised(space, diff_id, None)?;
-        let source = Source {
-            path: tar,
-            digest: None,
-            diff_id: diff_id.clone(),
-        };
-        copy_tar(&source, space, &mut sink, &failed)?;
-    }
+    write_plain(space, diff_id, &mut sink)?;
     sink.finish().map_err(failed)
 }
 
@@ -437,6 +423,31 @@ fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
         )?;
         store.blob_size(diff_id).ok_or_else(|| missing(diff_id))
     })
+}
+
+/// See [`super::write_plain`].
+pub(crate) fn write_plain(
+    space: &Space,
+    diff_id: &Digest,
+    mut out: &mut dyn Write,
+) -> Result<(), Error> {
+    let store = space.store();
+    let failed = |e| io_error("write layer", Path::new(diff_id.as_ref()), e);
+    if let Some(source) = source(store, diff_id)? {
+        return copy_tar(&source, space, &mut out, &failed);
+    }
+    if space.is_root() {
+        let files = files(store, diff_id).ok_or_else(|| missing(diff_id))?;
+        let (written, _) = rewrite(&files, None, out)?;
+        return same_again(diff_id, &written);
+    }
+    let (_scratch, tar, _) = serialised(space, diff_id, None)?;
+    let source = Source {
+        path: tar,
+        digest: None,
+        diff_id: diff_id.clone(),
+    };
+    copy_tar(&source, space, &mut out, &failed)
 }
 
 /// Writes an unpacked layer's tar (and index) to a scratch folder.

@@ -105,6 +105,18 @@ pub fn blob(
     materialise::blob(space, diff_id, compression, force)
 }
 
+/// Writes a layer's plain tar, from whatever form of it the store has.
+///
+/// # Errors
+/// I/O, corrupt blobs, a tree that changed in the store.
+pub(crate) fn write_plain(
+    space: &Space,
+    diff_id: &Digest,
+    out: &mut dyn std::io::Write,
+) -> Result<(), Error> {
+    materialise::write_plain(space, diff_id, out)
+}
+
 /// The layer with every mtime above `epoch` (seconds) set to it, as another layer of the store (remembered). The same diff_id when nothing changes.
 ///
 /// # Errors

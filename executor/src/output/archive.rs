@@ -254,7 +254,7 @@ pub(crate) fn familiar(name: &str) -> &str {
     }
 }
 
-fn header(path: &str, size: u64, kind: tar::EntryType) -> tar::Header {
+pub(crate) fn header(path: &str, size: u64, kind: tar::EntryType) -> tar::Header {
     let mut header = tar::Header::new_ustar();
     header
         .set_path(path)
@@ -269,7 +269,7 @@ fn header(path: &str, size: u64, kind: tar::EntryType) -> tar::Header {
     header
 }
 
-fn append<W: Write>(
+pub(crate) fn append<W: Write>(
     archive: &mut tar::Builder<W>,
     path: &str,
     bytes: &[u8],

@@ -1,6 +1,7 @@
 //! Images as things: listing, removing, loading, saving, inspecting; and the writers of build outputs.
 
 pub(crate) mod archive;
+pub mod daemon;
 pub(crate) mod dest;
 pub(crate) mod files;
 pub(crate) mod folder;
