@@ -152,6 +152,36 @@ impl Environment {
             .chain([PathBuf::from("/etc/containers/registries.conf")])
             .find(|path| path.is_file())
     }
+
+    /// Folders of drop-ins for it: the system's, then the user's.
+    pub fn registries_conf_dirs(&self) -> Vec<PathBuf> {
+        let user = self
+            .config_home()
+            .map(|dir| dir.join("containers/registries.conf.d"));
+        let system = PathBuf::from("/etc/containers/registries.conf.d");
+        std::iter::once(system).chain(user).collect()
+    }
+
+    /// Where Podman records short names.
+    pub fn short_name_aliases(&self) -> Option<PathBuf> {
+        let cache = if rustix::process::geteuid().is_root() {
+            Some(PathBuf::from("/var/cache"))
+        } else {
+            let home = || Some(PathBuf::from(self.get("HOME")?).join(".cache"));
+            self.get("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)
+        };
+        cache.map(|cache| cache.join("containers/short-name-aliases.conf"))
+    }
+
+    /// containers policy.json: the user's, else the system's file.
+    pub fn policy(&self) -> Option<PathBuf> {
+        let user = self
+            .config_home()
+            .map(|dir| dir.join("containers/policy.json"));
+        user.into_iter()
+            .chain([PathBuf::from("/etc/containers/policy.json")])
+            .find(|path| path.is_file())
+    }
 }
 
 fn terminal_size() -> (usize, usize) {

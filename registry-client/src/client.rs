@@ -3,6 +3,7 @@
 //! What is done at one place is in `manifest` and `blob`.
 
 use crate::blob::Transfer;
+use crate::policy::Policy;
 use crate::registry::{Endpoint, Registries};
 use crate::{ClientOptions, Error, PullSource, Reference, RegistriesConf};
 use oci_spec::image::{Descriptor, Digest};
@@ -26,6 +27,7 @@ pub struct Client {
 pub(crate) struct Inner {
     pub(crate) registries: Registries,
     conf: OnceCell<RegistriesConf>,
+    policy: OnceCell<Policy>,
     /// Held while a list of referrers is changed.
     pub(crate) listing: tokio::sync::Mutex<()>,
     /// Mirrors to leave out, and until when.
@@ -57,6 +59,7 @@ impl Client {
             inner: Arc::new(Inner {
                 registries: Registries::new(Arc::new(options)),
                 conf: OnceCell::new(),
+                policy: OnceCell::new(),
                 listing: tokio::sync::Mutex::default(),
                 avoided: Mutex::default(),
             }),
@@ -188,6 +191,11 @@ pub(crate) fn pinned(reference: &Reference) -> Result<Option<Digest>, Error> {
 
 impl Inner {
     async fn route(&self, reference: &Reference) -> Result<Route<'_>, Error> {
+        let options = &self.registries.options;
+        if let Some(path) = &options.policy {
+            let policy = self.policy.get_or_try_init(|| async { Policy::load(path) });
+            policy.await?.check(reference)?;
+        }
         let conf = self.conf().await?;
         let sources = conf.sources(reference)?;
         let endpoint =
@@ -217,12 +225,7 @@ impl Inner {
 
     async fn conf(&self) -> Result<&RegistriesConf, Error> {
         self.conf
-            .get_or_try_init(|| async {
-                match &self.registries.options.registries_conf {
-                    Some(path) => RegistriesConf::load(path),
-                    None => Ok(RegistriesConf::default()),
-                }
-            })
+            .get_or_try_init(|| async { RegistriesConf::of(&self.registries.options) })
             .await
     }
 

@@ -107,6 +107,23 @@ pub enum Error {
         /// The prefix of the entry that blocks it.
         prefix: String,
     },
+    /// policy.json rejects this image; Podman's wording.
+    #[error("Source image rejected: running image docker://{reference} is rejected by policy")]
+    Rejected {
+        /// The reference.
+        reference: String,
+    },
+    /// A name without a registry could be at several, and nobody can be asked; Podman's wording.
+    #[error(
+        "short-name resolution of {name:?} enforced but cannot prompt without a TTY: it could be at {}",
+        registries.join(", ")
+    )]
+    ShortName {
+        /// As given.
+        name: String,
+        /// Where it could be.
+        registries: Vec<String>,
+    },
     /// A proxy setting cannot be used.
     #[error("could not use the proxy {url}: {reason}")]
     Proxy {

@@ -15,6 +15,7 @@ mod lists;
 mod login;
 mod manifest;
 mod options;
+mod policy;
 mod push;
 mod reference;
 mod registries_conf;

@@ -11,6 +11,12 @@ use std::time::Duration;
 pub struct ClientOptions {
     /// A containers registries.conf v2 file (mirrors, insecure, blocked, short names).
     pub registries_conf: Option<PathBuf>,
+    /// Folders of drop-in files for it (`registries.conf.d`), later ones winning; those that are missing say nothing.
+    pub registries_conf_dirs: Vec<PathBuf>,
+    /// Where Podman records which image a short name was taken for (`short-name-aliases.conf`); may be missing.
+    pub short_name_aliases: Option<PathBuf>,
+    /// A containers policy.json file; what it rejects is not pulled.
+    pub policy: Option<PathBuf>,
     /// Registries (`host[:port]`, or a CIDR block of addresses) to speak plain HTTP with, or TLS without
     /// verification; loopback addresses may fall back to HTTP by themselves.
     pub insecure: Vec<String>,
@@ -46,6 +52,9 @@ impl fmt::Debug for ClientOptions {
         let proxy = |url: &Option<String>| url.as_deref().map(crate::transport::redact::text);
         f.debug_struct("ClientOptions")
             .field("registries_conf", &self.registries_conf)
+            .field("registries_conf_dirs", &self.registries_conf_dirs)
+            .field("short_name_aliases", &self.short_name_aliases)
+            .field("policy", &self.policy)
             .field("insecure", &self.insecure)
             .field("insecure_all", &self.insecure_all)
             .field("verify_loopback", &self.verify_loopback)

@@ -159,7 +159,7 @@ fn parse(text: &str) -> Result<Reference, String> {
 
 /// The first component is a registry if it could not be a path component: it has a dot, a colon or
 /// upper case, or is `localhost`.
-fn split_registry(text: &str) -> (Option<&str>, &str) {
+pub(crate) fn split_registry(text: &str) -> (Option<&str>, &str) {
     let Some((first, rest)) = text.split_once('/') else {
         return (None, text);
     };

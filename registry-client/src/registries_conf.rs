@@ -1,9 +1,10 @@
-//! The containers `registries.conf` file, version 2: where a reference is really pulled from.
+//! The containers `registries.conf` file, version 2: what a name stands for and where it is really pulled from.
 //!
-//! Format: containers-registries.conf(5). Short-name aliases and search registries are read and
-//! checked, not applied: a Dockerfile's short names mean Docker's registry.
+//! Format: containers-registries.conf(5).
 
 mod file;
+mod load;
+mod short_names;
 
 use crate::{Error, Reference};
 use std::collections::BTreeMap;
@@ -89,11 +90,15 @@ impl RegistriesConf {
     /// # Errors
     /// It cannot be read, or as [`RegistriesConf::parse`].
     pub fn load(path: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::ConfigRead {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::parse(&text, path)
+        Ok(load::parse(path)?.conf)
+    }
+
+    /// Reads all files that the settings name: the main one, drop-ins, recorded aliases.
+    ///
+    /// # Errors
+    /// As [`RegistriesConf::load`].
+    pub fn of(options: &crate::ClientOptions) -> Result<Self, Error> {
+        load::load(options)
     }
 
     /// Parses a file's text; `path` is for messages.
@@ -101,11 +106,8 @@ impl RegistriesConf {
     /// # Errors
     /// Not TOML, the older version 1 format, or values without a meaning; with the line.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        file::parse(text).map_err(|problem| Error::Config {
-            path: path.to_owned(),
-            line: problem.line,
-            reason: problem.reason,
-        })
+        let parsed = file::parse(text).map_err(|problem| problem.at(path))?;
+        Ok(parsed.conf)
     }
 
     /// Where to pull a reference from: mirrors first, the registry itself last.

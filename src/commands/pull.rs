@@ -99,19 +99,22 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn one(&self, image: &str) -> Result<(), Failure> {
-        let reference = Reference::parse(image).map_err(|error| invalid(&error))?;
         let bare = image.rsplit('/').next().unwrap_or(image);
         if !bare.contains([':', '@']) {
             self.display.say("Using default tag: latest");
         }
-        let name = self.pull(&reference)?;
+        let candidates = executor::pull::candidates(self.remote, image)?;
+        let name = executor::pull::first_of(image, &candidates, |reference| self.pull(reference))?;
         print_line(&name);
         Ok(())
     }
 
     fn all_tags(&self, image: &str) -> Result<(), Failure> {
-        let reference = Reference::parse(image).map_err(|error| invalid(&error))?;
-        let tags = executor::pull::tags(self.remote, &reference)?;
+        let candidates = executor::pull::candidates(self.remote, image)?;
+        let (reference, tags) = executor::pull::first_of(image, &candidates, |reference| {
+            let tags = executor::pull::tags(self.remote, reference)?;
+            Ok((reference.clone(), tags))
+        })?;
         if tags.is_empty() {
             let message = format!("{} has no tags", reference.name());
             return Err(Failure::Other(message));
@@ -127,7 +130,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn pull(&self, reference: &Reference) -> Result<String, Failure> {
+    fn pull(&self, reference: &Reference) -> Result<String, executor::Error> {
         let selector = reference.digest.as_ref().or(reference.tag.as_ref());
         let selector = selector.map_or("latest", String::as_str);
         self.display

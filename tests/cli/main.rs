@@ -37,6 +37,7 @@ mod run_flags;
 mod run_mounts;
 mod run_ssh;
 mod secrets;
+mod short_names;
 mod store_commands;
 mod support;
 mod transcript;

@@ -253,13 +253,23 @@ impl<'a> Fetcher<'a> {
                 return layer::adopt(self.space, diff_id, &descriptor);
             }
             let to_read = form != Form::Blob || descriptor.digest() != diff_id;
-            if to_read && known.desc.size >= WORTH_A_THREAD {
-                return self.transfer_unpacking((diff_id, known), form, progress, cancel);
+            let bring = || {
+                if to_read && known.desc.size >= WORTH_A_THREAD {
+                    return self.transfer_unpacking((diff_id, known), form, progress, cancel);
+                }
+                let writer = self.transfer(known, None, progress, cancel)?;
+                let writer = writer.expect("BUG: without a reader none can give up");
+                writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
+                layer::adopt(self.space, diff_id, &descriptor)
+            };
+            match bring() {
+                // A mirror that gave wrong bytes is left out from now on.
+                Err(Error::Registry {
+                    source: registry_client::Error::DigestMismatch { .. },
+                    ..
+                }) => bring(),
+                brought => brought,
             }
-            let writer = self.transfer(known, None, progress, cancel)?;
-            let writer = writer.expect("BUG: without a reader none can give up");
-            writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
-            layer::adopt(self.space, diff_id, &descriptor)
         })
     }
 

@@ -7,6 +7,7 @@ use crate::build::fetch::{ImageSource, Origin};
 use crate::build::layout::Layout;
 use crate::build::manifest::{self, Config, Desc, Index};
 use crate::build::prepare::Pending;
+use crate::pull;
 use crate::pull::select::{Picked, choose, diff_ids_of, pick};
 use crate::remote::Remote;
 use crate::request::{BuildRequest, ContextSource};
@@ -87,13 +88,13 @@ impl Resolver<'_> {
                 let roots = layout.select(tag.as_deref(), digest.as_deref())?;
                 Some(self.image_of_layout(name, (&layout, dir), roots, &request.platform)?)
             }
-            Some(ContextSource::Image(text)) => self.in_store(&parse(text)?, &request.platform)?,
+            Some(ContextSource::Image(text)) => self.in_store(text, &request.platform)?,
             Some(source) if source.is_pending() => None,
             Some(_) => {
                 let message = format!("context {name:?} is no base");
                 return Err(Error::Request(message));
             }
-            None => self.in_store(&parse(name)?, &request.platform)?,
+            None => self.in_store(name, &request.platform)?,
         };
         Ok(image.map(|image| ResolvedBase::Image(Box::new(image))))
     }
@@ -127,18 +128,27 @@ impl Resolver<'_> {
         self.image(name, &picked, &config, Origin::Layout(dir.to_owned()))
     }
 
-    fn in_store(
-        &self,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<ResolvedImage>, Error> {
-        if self.request.pull && reference.digest.is_none() {
-            return Ok(None);
+    fn in_store(&self, text: &str, platform: &Platform) -> Result<Option<ResolvedImage>, Error> {
+        for reference in self.names(text)? {
+            if self.request.pull && reference.digest.is_none() {
+                continue;
+            }
+            if let Local::Found(image) = self.look_in_store(&reference, platform)? {
+                return Ok(Some(*image));
+            }
         }
-        match self.look_in_store(reference, platform)? {
-            Local::Found(image) => Ok(Some(*image)),
-            Local::Absent(_) => Ok(None),
+        Ok(None)
+    }
+
+    /// What a name may be in the store: what it means to builds, then what registries.conf makes of it.
+    fn names(&self, text: &str) -> Result<Vec<Reference>, Error> {
+        let plain = parse(text)?;
+        // What is wrong with the configuration matters only to those who ask a registry.
+        let mut names = self.remote.candidates(text).unwrap_or_default();
+        if !names.contains(&plain) {
+            names.insert(0, plain);
         }
+        Ok(names)
     }
 
     fn look_in_store(&self, reference: &Reference, platform: &Platform) -> Result<Local, Error> {
@@ -181,21 +191,30 @@ impl Resolver<'_> {
             Some(ContextSource::Image(text)) => text.as_str(),
             _ => request.name.as_str(),
         };
-        let reference = parse(text)?;
+        parse(text)?;
+        let candidates = self.remote.candidates(text)?;
+        pull::first_of(text, &candidates, |reference| {
+            self.from_registry(reference, &request.platform)
+        })
+    }
+
+    fn from_registry(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<ResolvedImage, Error> {
         let task = self.ui.task_started(&format!("resolve {reference}"));
-        let resolved = self.pull_manifests(&reference, &request.platform);
+        let resolved = self.pull_manifests(reference, platform);
         let error = resolved.as_ref().err().map(crate::error::chain);
         self.ui.task_finished(task, error.as_deref());
         match resolved {
-            Err(error @ Error::Registry { .. }) => {
-                match self.look_in_store(&reference, &request.platform)? {
-                    Local::Absent(Some(reason)) => Err(Error::Unavailable {
-                        reason,
-                        source: Box::new(error),
-                    }),
-                    _ => Err(error),
-                }
-            }
+            Err(error @ Error::Registry { .. }) => match self.look_in_store(reference, platform)? {
+                Local::Absent(Some(reason)) => Err(Error::Unavailable {
+                    reason,
+                    source: Box::new(error),
+                }),
+                _ => Err(error),
+            },
             resolved => resolved,
         }
     }

@@ -85,6 +85,43 @@ pub fn pull(
     puller.pull(watch, cancel)
 }
 
+/// What a name as somebody typed it may stand for, most likely first: short names are looked up in registries.conf.
+///
+/// # Errors
+/// Bad or ambiguous names; a configuration that cannot be read.
+pub fn candidates(remote: &Remote, text: &str) -> Result<Vec<Reference>, Error> {
+    remote.candidates(text)
+}
+
+/// Tries one candidate after the other until one can be had.
+///
+/// # Errors
+/// The one candidate's; of several, what was wrong with each.
+pub fn first_of<T>(
+    text: &str,
+    candidates: &[Reference],
+    mut attempt: impl FnMut(&Reference) -> Result<T, Error>,
+) -> Result<T, Error> {
+    if let [only] = candidates {
+        return attempt(only);
+    }
+    let mut failures = Vec::new();
+    for candidate in candidates {
+        match attempt(candidate) {
+            Ok(found) => return Ok(found),
+            Err(error @ (Error::Cancelled | Error::Store(_))) => return Err(error),
+            Err(error) => failures.push(crate::error::chain(&error)),
+        }
+    }
+    Err(Error::Image {
+        subject: text.to_owned(),
+        reason: format!(
+            "it could not be pulled from any of its registries: {}",
+            failures.join("; ")
+        ),
+    })
+}
+
 /// All tags of a repository.
 ///
 /// # Errors

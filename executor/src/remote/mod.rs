@@ -12,6 +12,7 @@ use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
 use registry_client::{
     Client, ClientOptions, Download, Downloaded, FetchedManifest, Receiver, Reference,
+    RegistriesConf,
 };
 use std::future::Future;
 use std::sync::OnceLock;
@@ -26,6 +27,8 @@ pub struct Remote {
     options: ClientOptions,
     cancel: Cancel,
     started: OnceLock<(Runtime, Client)>,
+    /// The same files as the client reads, for names alone.
+    conf: OnceLock<RegistriesConf>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -44,6 +47,7 @@ impl Remote {
             options: options.clone(),
             cancel: cancel.clone(),
             started: OnceLock::new(),
+            conf: OnceLock::new(),
         }
     }
 

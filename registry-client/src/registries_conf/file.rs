@@ -3,9 +3,11 @@
 //! Does no I/O and matches no references.
 
 use super::{MirrorRule, PullFromMirror, RegistriesConf, RegistryRule, ShortNameMode};
+use crate::Error;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use toml::Spanned;
 
 /// A complaint about the text.
@@ -14,11 +16,27 @@ pub(super) struct Problem {
     pub(super) reason: String,
 }
 
+impl Problem {
+    pub(super) fn at(self, path: &Path) -> Error {
+        Error::Config {
+            path: path.to_owned(),
+            line: self.line,
+            reason: self.reason,
+        }
+    }
+}
+
+/// A file, and which of its single settings it has: a later file changes only what it names.
+pub(super) struct Parsed {
+    pub(super) conf: RegistriesConf,
+    pub(super) has_search: bool,
+    pub(super) has_mode: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct File {
-    #[serde(default)]
-    unqualified_search_registries: Vec<Spanned<String>>,
+    unqualified_search_registries: Option<Vec<Spanned<String>>>,
     short_name_mode: Option<Spanned<String>>,
     #[serde(default)]
     registry: Vec<Spanned<Registry>>,
@@ -91,7 +109,7 @@ impl Lines<'_> {
     }
 }
 
-pub(super) fn parse(text: &str) -> Result<RegistriesConf, Problem> {
+pub(super) fn parse(text: &str) -> Result<Parsed, Problem> {
     let lines = Lines(text);
     let file: File = toml::from_str(text).map_err(|error| Problem {
         line: lines.at(error.span().map_or(0, |span| span.start)),
@@ -110,7 +128,7 @@ pub(super) fn parse(text: &str) -> Result<RegistriesConf, Problem> {
         short_name_mode: short_name_mode(&lines, file.short_name_mode.as_ref())?,
         ..RegistriesConf::default()
     };
-    for search in &file.unqualified_search_registries {
+    for search in file.unqualified_search_registries.iter().flatten() {
         conf.search.push(location(&lines, search)?);
     }
     for (short, full) in &file.aliases {
@@ -123,7 +141,11 @@ pub(super) fn parse(text: &str) -> Result<RegistriesConf, Problem> {
             .map_err(|reason| lines.problem(&registry.span(), reason))?;
         conf.registries.push(rule);
     }
-    Ok(conf)
+    Ok(Parsed {
+        conf,
+        has_search: file.unqualified_search_registries.is_some(),
+        has_mode: file.short_name_mode.is_some(),
+    })
 }
 
 fn rule(lines: &Lines<'_>, registry: &Spanned<Registry>) -> Result<RegistryRule, Problem> {
