@@ -69,6 +69,7 @@ fn main() {
         let options = store::PruneOptions {
             all: true,
             dry_run: true,
+            ..store::PruneOptions::default()
         };
         drop(store.prune(&options, &store::remove_tree).unwrap());
     });

@@ -301,6 +301,19 @@ impl Store {
         meta.is_file().then_some(meta.len())
     }
 
+    /// Removes a blob, whoever refers to it; `false` when it was not there.
+    ///
+    /// # Errors
+    /// A failed removal.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<bool, Error> {
+        let path = self.inner.layout.blob(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(true),
+            Err(e) if file::is_absent(&e) => Ok(false),
+            Err(e) => Err(Error::io("remove", &path, e)),
+        }
+    }
+
     /// Where a blob's file is or would be. Reading it there verifies nothing.
     #[must_use]
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {

@@ -12,7 +12,7 @@ use crate::stat_cache;
 use oci_spec::image::Digest;
 use rustix::fs::FlockOperation;
 use serde_json::Value;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,31 @@ pub struct PruneOptions {
     pub all: bool,
     /// Report only.
     pub dry_run: bool,
+    /// References that go too: names, or digests of untagged images.
+    pub references: Vec<String>,
+    /// Keeps cache records, cache mounts, stat caches and logs that changed after this time.
+    pub older_than: Option<SystemTime>,
+}
+
+/// What pruning removes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PrunedKind {
+    /// A name, or the record of an untagged image.
+    Reference,
+    /// A manifest, config or serialised layer.
+    Blob,
+    /// A layer's tree and index.
+    Layer,
+    /// A cache record, or which layer first had some content.
+    Record,
+    /// The stat cache of a context.
+    StatCache,
+    /// A cache mount.
+    Mount,
+    /// A build log.
+    Log,
+    /// What a dead process left.
+    Leftover,
 }
 
 /// What pruning did.
@@ -39,6 +64,8 @@ pub struct PruneReport {
     pub bytes: u64,
     /// Names of what went, for people (`layer sha256:...`, `record ...`).
     pub removed: Vec<String>,
+    /// Pieces and bytes (disk blocks) by kind.
+    pub kinds: BTreeMap<PrunedKind, (u64, u64)>,
     /// What could not be removed, with the reason. It is invisible to builds and stays in [`Store::leftovers`].
     pub failed: Vec<String>,
 }
@@ -152,15 +179,43 @@ impl<'a> Pruning<'a> {
 
     fn references(&mut self) -> Result<(), Error> {
         for image in self.store.references()? {
-            self.mark(image.descriptor.digest().clone())?;
+            let key = if image.name.is_empty() {
+                image.descriptor.digest().as_ref()
+            } else {
+                &image.name
+            };
+            if !self.options.references.iter().any(|name| name == key) {
+                self.mark(image.descriptor.digest().clone())?;
+                continue;
+            }
+            if !self.options.dry_run {
+                self.store.untag(key)?;
+            }
+            self.count(PrunedKind::Reference, 0, format!("reference {key}"));
         }
         for path in self.store.reference_files()? {
             if !refs::is_sound(&path) {
                 let name = format!("damaged reference {}", display_name(&path));
-                self.remove(&path, name);
+                self.remove(PrunedKind::Reference, &path, name);
             }
         }
         Ok(())
+    }
+
+    fn count(&mut self, kind: PrunedKind, bytes: u64, name: String) {
+        self.report.bytes += bytes;
+        self.report.removed.push(name);
+        let counted = self.report.kinds.entry(kind).or_default();
+        *counted = (counted.0 + 1, counted.1 + bytes);
+    }
+
+    /// Whether something is too new to go.
+    fn is_recent(&self, path: &Path) -> bool {
+        let Some(limit) = self.options.older_than else {
+            return false;
+        };
+        let modified = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+        modified.is_ok_and(|time| time > limit)
     }
 
     /// Marks a digest and all it reaches, be it a layer's diff_id or a blob's digest.
@@ -187,12 +242,12 @@ impl<'a> Pruning<'a> {
             let record = record::read(&path)?;
             let name = format!("record {}", fanned_name(&path));
             match record {
-                Some(record) if !self.options.all => {
+                Some(record) if !self.options.all || self.is_recent(&path) => {
                     for layer in record.layers {
                         self.mark(layer)?;
                     }
                 }
-                _ => self.remove(&path, name),
+                _ => self.remove(PrunedKind::Record, &path, name),
             }
         }
         Ok(())
@@ -201,7 +256,7 @@ impl<'a> Pruning<'a> {
     fn layers(&mut self) -> Result<(), Error> {
         for (digest, path) in self.by_digest("layers")? {
             if !self.live.contains(&digest) {
-                self.remove(&path, format!("layer {digest}"));
+                self.remove(PrunedKind::Layer, &path, format!("layer {digest}"));
             }
         }
         Ok(())
@@ -212,7 +267,8 @@ impl<'a> Pruning<'a> {
             let known =
                 layer::read_identity(&path)?.is_some_and(|layer| self.live.contains(&layer));
             if !known {
-                self.remove(&path, format!("identity {}", fanned_name(&path)));
+                let name = format!("identity {}", fanned_name(&path));
+                self.remove(PrunedKind::Record, &path, name);
             }
         }
         Ok(())
@@ -221,7 +277,7 @@ impl<'a> Pruning<'a> {
     fn blobs(&mut self) -> Result<(), Error> {
         for (digest, path) in self.by_digest("blobs")? {
             if !self.live.contains(&digest) {
-                self.remove(&path, format!("blob {digest}"));
+                self.remove(PrunedKind::Blob, &path, format!("blob {digest}"));
             }
         }
         Ok(())
@@ -229,8 +285,10 @@ impl<'a> Pruning<'a> {
 
     fn stat_caches(&mut self) -> Result<(), Error> {
         for path in self.entries("stat")? {
-            if self.options.all || stat_cache::live_context(&path).is_none() {
-                self.remove(&path, format!("stat cache {}", display_name(&path)));
+            let is_wanted = !self.options.all || self.is_recent(&path);
+            if !is_wanted || stat_cache::live_context(&path).is_none() {
+                let name = format!("stat cache {}", display_name(&path));
+                self.remove(PrunedKind::StatCache, &path, name);
             }
         }
         Ok(())
@@ -241,8 +299,10 @@ impl<'a> Pruning<'a> {
         for path in self.entries("logs")? {
             let modified = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
             let age = modified.map(|time| now.duration_since(time).unwrap_or_default());
-            if self.options.all || age.is_ok_and(|age| age > LOG_AGE) {
-                self.remove(&path, format!("log {}", display_name(&path)));
+            let is_wanted = !self.options.all || self.is_recent(&path);
+            if !is_wanted || age.is_ok_and(|age| age > LOG_AGE) {
+                let name = format!("log {}", display_name(&path));
+                self.remove(PrunedKind::Log, &path, name);
             }
         }
         Ok(())
@@ -253,9 +313,12 @@ impl<'a> Pruning<'a> {
             return Ok(());
         }
         for path in self.entries("mounts")? {
+            if self.is_recent(&path) {
+                continue;
+            }
             let id = fs::read(path.join("id")).unwrap_or_default();
             let id = String::from_utf8_lossy(&id).into_owned();
-            self.remove(&path, format!("cache mount {id}"));
+            self.remove(PrunedKind::Mount, &path, format!("cache mount {id}"));
         }
         Ok(())
     }
@@ -265,24 +328,22 @@ impl<'a> Pruning<'a> {
             let bytes = file::disk_bytes(&path);
             let name = format!("leftover {}", display_name(&path));
             if self.options.dry_run {
-                self.report.bytes += bytes;
-                self.report.removed.push(name);
+                self.count(PrunedKind::Leftover, bytes, name);
                 continue;
             }
-            self.delete(&path, name, bytes);
+            self.delete(PrunedKind::Leftover, &path, (name, bytes));
         }
     }
 
-    fn remove(&mut self, path: &Path, name: String) {
+    fn remove(&mut self, kind: PrunedKind, path: &Path, name: String) {
         let bytes = file::disk_bytes(path);
         if self.options.dry_run {
-            self.report.bytes += bytes;
-            self.report.removed.push(name);
+            self.count(kind, bytes, name);
             return;
         }
         let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
         if !is_dir {
-            self.delete(path, name, bytes);
+            self.delete(kind, path, (name, bytes));
             return;
         }
         // Out of sight at once, and swept if we are killed.
@@ -291,12 +352,12 @@ impl<'a> Pruning<'a> {
             Ok(grave)
         });
         match grave {
-            Ok(grave) => self.delete(&grave, name, bytes),
+            Ok(grave) => self.delete(kind, &grave, (name, bytes)),
             Err(error) => self.report.failed.push(format!("{name}: {error}")),
         }
     }
 
-    fn delete(&mut self, path: &Path, name: String, bytes: u64) {
+    fn delete(&mut self, kind: PrunedKind, path: &Path, (name, bytes): (String, u64)) {
         let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
         let result = if is_dir {
             (self.remove_tree)(path)
@@ -304,8 +365,7 @@ impl<'a> Pruning<'a> {
             fs::remove_file(path)
         };
         let Err(error) = result else {
-            self.report.bytes += bytes;
-            self.report.removed.push(name);
+            self.count(kind, bytes, name);
             return;
         };
         self.report.failed.push(format!("{name}: {error}"));

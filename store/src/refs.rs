@@ -7,6 +7,7 @@ use crate::file;
 use crate::layer::to_json;
 use oci_spec::image::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,8 @@ pub struct ImageRef {
 }
 
 impl Store {
-    /// Sets a reference (fsynced: it was promised). Replaces an older one of the same name.
+    /// Sets a reference (fsynced: it was promised). Replaces an older one of the same name; what loses its last name so
+    /// stays as an untagged image until it is removed or pruned.
     ///
     /// When the name already has this descriptor, nothing is written and the older time of tagging stays.
     ///
@@ -48,13 +50,39 @@ impl Store {
             });
         }
         let path = self.file_of(image);
-        if let Ok(Some(known)) = read(&path)
-            && known.name == image.name
+        let known = read(&path).ok().flatten();
+        let known = known.filter(|known| known.name == image.name);
+        if let Some(known) = &known
             && known.descriptor == image.descriptor
         {
             return Ok(());
         }
-        self.inner.replace(&path, &to_json(image), true)
+        if let Some(known) = known.filter(|known| known.descriptor.digest() != digest) {
+            // Before its name goes: if we are killed in between, the name still hides this.
+            self.keep_untagged(known)?;
+        }
+        self.inner.replace(&path, &to_json(image), true)?;
+        if !image.name.is_empty() {
+            self.untag(digest.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an image whose name goes to another one, unless it has other names.
+    fn keep_untagged(&self, image: ImageRef) -> Result<(), Error> {
+        let digest = image.descriptor.digest();
+        let is_named_otherwise = self.references()?.iter().any(|other| {
+            other.name != image.name && other.descriptor.digest() == digest
+        });
+        if image.name.is_empty() || is_named_otherwise || self.blob_size(digest).is_none() {
+            return Ok(());
+        }
+        let untagged = ImageRef {
+            name: String::new(),
+            ..image
+        };
+        let path = self.file_of(&untagged);
+        self.inner.replace(&path, &to_json(&untagged), true)
     }
 
     /// A reference by exact normalised name; an untagged image by its digest (`sha256:...`).
@@ -75,7 +103,8 @@ impl Store {
         })
     }
 
-    /// All references, by name and then digest. Damaged ones are reported to the log and left out.
+    /// All references, by name and then digest. Damaged ones are reported to the log and left out, and so are untagged
+    /// images that have a name by now.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -88,6 +117,12 @@ impl Store {
                 _ => tracing::warn!(path = %path.display(), "a damaged reference is ignored"),
             }
         }
+        let named: HashSet<Digest> = images
+            .iter()
+            .filter(|image| !image.name.is_empty())
+            .map(|image| image.descriptor.digest().clone())
+            .collect();
+        images.retain(|image| !image.name.is_empty() || !named.contains(image.descriptor.digest()));
         images.sort_by(|a, b| {
             let key = |image: &ImageRef| image.descriptor.digest().to_string();
             a.name.cmp(&b.name).then_with(|| key(a).cmp(&key(b)))

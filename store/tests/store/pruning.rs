@@ -13,6 +13,8 @@ use store::{Error, LayerMeta, MountSharing, PruneOptions, PruneReport, StagedLay
 const ALL: PruneOptions = PruneOptions {
     all: true,
     dry_run: false,
+    references: Vec::new(),
+    older_than: None,
 };
 
 fn prune(store: &Store, options: &PruneOptions) -> PruneReport {
@@ -91,8 +93,8 @@ fn what_a_reference_reaches_stays() {
     store.untag("gone").unwrap();
 
     let dry = PruneOptions {
-        all: false,
         dry_run: true,
+        ..PruneOptions::default()
     };
     let promised = prune(store, &dry);
     assert_eq!(present(store, &gone), [true; 5]);
@@ -192,8 +194,8 @@ fn another_user_of_the_store_refuses_pruning_but_not_a_dry_run() {
     let error = fixture.store.prune(&ALL, &store::remove_tree).unwrap_err();
     assert!(matches!(error, Error::Busy { .. }), "{error}");
     let dry = PruneOptions {
-        all: true,
         dry_run: true,
+        ..ALL
     };
     assert_eq!(prune(&fixture.store, &dry).removed.len(), 1);
     assert!(build.blob_size(&orphan).is_some());
@@ -237,4 +239,41 @@ fn usage_sums_up_by_kind() {
     assert!(usage.blobs - empty.blobs >= 1 << 20);
     assert_eq!(usage.layers, empty.layers);
     assert!(usage.total() >= usage.blobs);
+}
+
+#[test]
+fn references_go_on_request_and_what_changed_lately_stays() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let kept = put_image(store, "kept", 1);
+    let named = put_image(store, "named", 2);
+    let moved = store.reference("named").unwrap().unwrap();
+    put_image(store, "named", 3);
+    let untagged = moved.descriptor.digest().to_string();
+    assert!(store.reference(&untagged).unwrap().is_some());
+    store.put_record(&[1; 32], b"{}", &[]).unwrap();
+
+    let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    let options = PruneOptions {
+        references: vec!["named".to_owned(), untagged.clone()],
+        older_than: Some(hour_ago),
+        ..ALL
+    };
+    let dry = PruneOptions {
+        dry_run: true,
+        ..options.clone()
+    };
+    let promised = prune(store, &dry);
+    assert_eq!(present(store, &named), [true; 5]);
+    let report = prune(store, &options);
+    assert_eq!(promised.removed, report.removed);
+    assert_eq!(report.kinds[&store::PrunedKind::Reference].0, 2);
+    let bytes: u64 = report.kinds.values().map(|(_, bytes)| bytes).sum();
+    assert_eq!(bytes, report.bytes);
+    assert_eq!(present(store, &named), [false; 5]);
+    assert_eq!(present(store, &kept), [true; 5]);
+    assert!(store.reference(&untagged).unwrap().is_none());
+    assert!(store.record(&[1; 32]).unwrap().is_some());
+    prune(store, &ALL);
+    assert!(store.record(&[1; 32]).unwrap().is_none());
 }

@@ -89,7 +89,36 @@ fn references_are_listed_by_name_and_replaced() {
     assert!(store.untag(&a.name).unwrap());
     assert!(!store.untag(&a.name).unwrap());
     assert!(store.untag(&digest).unwrap());
+    assert!(store.untag(a.descriptor.digest().as_ref()).unwrap());
     assert_eq!(fixture.reopen().references().unwrap().len(), 2);
+}
+
+#[test]
+fn what_loses_its_last_name_stays_untagged() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let listed = || -> Vec<(String, String)> {
+        let references = store.references().unwrap().into_iter();
+        references
+            .map(|image| (image.name, image.descriptor.digest().to_string()))
+            .collect()
+    };
+    let (old, other) = (image(store, "a", b"{\"1\":1}"), image(store, "b", b"{\"1\":1}"));
+    let new = image(store, "a", b"{\"2\":2}");
+    let of = |image: &ImageRef| (image.name.clone(), image.descriptor.digest().to_string());
+    let nameless = (String::new(), old.descriptor.digest().to_string());
+    store.tag(&old).unwrap();
+    store.tag(&other).unwrap();
+    store.tag(&new).unwrap();
+    // It still has another name.
+    assert_eq!(listed(), [of(&new), of(&other)]);
+    store.tag(&image(store, "b", b"{\"2\":2}")).unwrap();
+    assert_eq!(listed().len(), 3);
+    assert_eq!(listed()[0], nameless);
+    // A name ends it, and the other image loses one of two.
+    store.tag(&old).unwrap();
+    assert_eq!(listed().len(), 2);
+    assert!(!store.untag(&nameless.1).unwrap());
 }
 
 #[test]
