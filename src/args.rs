@@ -2,14 +2,19 @@
 //!
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
+mod archive;
 mod compat;
+mod image;
 mod login;
 mod manifest;
 mod pull;
 mod registry;
 mod run;
+mod space;
 
+pub use archive::{LoadArgs, SaveArgs, SaveFormat};
 pub use compat::CompatArgs;
+pub use image::{HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs};
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
@@ -17,6 +22,7 @@ pub use registry::RegistryArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::{CgroupArgs, RunArgs};
+pub use space::{DuArgs, PruneArgs};
 use std::path::PathBuf;
 
 /// Builds OCI images from Dockerfiles: one static binary, no daemon, no root needed.
@@ -50,13 +56,17 @@ pub enum Command {
     Pull(Box<PullArgs>),
     /// List images in the store
     Images(ImagesArgs),
+    /// Commands on images, as `docker image` has them
+    Image(ImageArgs),
     /// Remove images from the store
     Rmi(RmiArgs),
+    /// Give an image more names
+    Tag(TagArgs),
     /// Load images from an OCI or docker archive
     Load(LoadArgs),
     /// Save images to an archive
     Save(SaveArgs),
-    /// Show an image's manifest and config as JSON
+    /// Show what there is to know of images, as JSON or by a template
     Inspect(InspectArgs),
     /// Show the history of an image
     History(HistoryArgs),
@@ -66,8 +76,10 @@ pub enum Command {
     Login(LoginArgs),
     /// Log out of a registry
     Logout(LogoutArgs),
-    /// Remove cached layers and files that nothing needs
+    /// Remove untagged images, and cached layers and files that nothing needs
     Prune(PruneArgs),
+    /// Show what takes room in the store
+    Du(DuArgs),
     /// Show the version
     Version(VersionArgs),
 }
@@ -190,121 +202,6 @@ pub enum NetworkMode {
     None,
     /// The host's network
     Host,
-}
-
-/// `kiln images`.
-#[derive(Args, Debug)]
-pub struct ImagesArgs {
-    /// Show images of this name only
-    #[arg(value_name = "NAME")]
-    pub name: Option<String>,
-    /// Print IDs only
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Show digests
-    #[arg(long)]
-    pub digests: bool,
-    /// Do not shorten IDs
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
-    pub format: ListFormat,
-}
-
-/// Formats of lists.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum ListFormat {
-    /// A table
-    Table,
-    /// JSON, one object a line
-    Json,
-}
-
-/// `kiln rmi`.
-#[derive(Args, Debug)]
-pub struct RmiArgs {
-    /// Names, digests or IDs
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// Do not fail when an image is not there
-    #[arg(short, long)]
-    pub force: bool,
-}
-
-/// `kiln load`.
-#[derive(Args, Debug)]
-pub struct LoadArgs {
-    /// Archive, or folder with an OCI layout [default: standard input]
-    #[arg(short, long, value_name = "FILE")]
-    pub input: Option<PathBuf>,
-    /// Print no names
-    #[arg(short, long)]
-    pub quiet: bool,
-}
-
-/// `kiln save`.
-#[derive(Args, Debug)]
-pub struct SaveArgs {
-    /// Names, digests or IDs
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// File [default: standard output]
-    #[arg(short, long, value_name = "FILE")]
-    pub output: Option<PathBuf>,
-    /// Archive format
-    #[arg(long, value_enum, default_value_t = SaveFormat::Docker)]
-    pub format: SaveFormat,
-}
-
-/// Archive formats.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum SaveFormat {
-    /// What `docker load` reads (an OCI layout too)
-    #[value(alias = "docker-archive")]
-    Docker,
-    /// OCI image layout
-    #[value(alias = "oci-archive")]
-    Oci,
-}
-
-/// `kiln inspect`.
-#[derive(Args, Debug)]
-pub struct InspectArgs {
-    /// Names, digests or IDs
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<String>,
-    /// Platform of an image with several
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub platform: Option<String>,
-}
-
-/// `kiln history`.
-#[derive(Args, Debug)]
-pub struct HistoryArgs {
-    /// Name, digest or ID
-    #[arg(value_name = "IMAGE")]
-    pub image: String,
-    /// Do not shorten texts
-    #[arg(long)]
-    pub no_trunc: bool,
-    /// `table` or `json` (one object a line)
-    #[arg(long, value_enum, default_value_t = ListFormat::Table)]
-    pub format: ListFormat,
-}
-
-/// `kiln prune`.
-#[derive(Args, Debug)]
-pub struct PruneArgs {
-    /// Also remove the cache of builds whose images are gone or untagged
-    #[arg(short, long)]
-    pub all: bool,
-    /// Do not ask (accepted for scripts; Kiln never asks)
-    #[arg(short, long)]
-    pub force: bool,
-    /// Show what would go
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 /// `kiln version`.

@@ -116,6 +116,12 @@ impl From<registry_client::Error> for Failure {
     }
 }
 
+impl From<crate::template::Error> for Failure {
+    fn from(error: crate::template::Error) -> Self {
+        Self::from_error(&error)
+    }
+}
+
 impl From<store::Error> for Failure {
     fn from(error: store::Error) -> Self {
         Self::from_error(&error)

@@ -18,7 +18,6 @@ mod prompt;
 mod registry_options;
 mod render;
 mod table;
-#[allow(dead_code, reason = "the commands that use it follow")]
 mod template;
 
 use clap::Parser;

@@ -138,6 +138,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// An image that is not in the store; Docker's wording.
+    #[error("No such image: {0}")]
+    NoSuchImage(String),
+    /// The beginning of several images' IDs; Docker's wording.
+    #[error("multiple IDs found with provided prefix: {0}")]
+    AmbiguousId(String),
     /// A base that could not be resolved; BuildKit's wording.
     #[error("failed to resolve source metadata for {name}")]
     Base {

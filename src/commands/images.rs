@@ -1,89 +1,158 @@
 //! `kiln images`.
 
-use super::print_line;
-use crate::args::{ImagesArgs, ListFormat};
+use super::{print, print_line, short_id};
+use crate::args::ImagesArgs;
 use crate::error::Failure;
 use crate::table::{self, Table};
-use executor::output::ImageSummary;
+use crate::template::{Columns, List};
+use executor::output::{ImageFilters, ImageSummary, LIST_FILTERS, split_tag};
 use executor::space::Space;
+use serde_json::{Value, json};
+use std::time::SystemTime;
+
+const HEADINGS: &[(&str, &str)] = &[
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("Tag", "TAG"),
+    ("Digest", "DIGEST"),
+    ("CreatedSince", "CREATED"),
+    ("CreatedAt", "CREATED AT"),
+    ("Size", "SIZE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+    ("Containers", "CONTAINERS"),
+    ("Platforms", "PLATFORMS"),
+    ("Name", "NAME"),
+];
 
 /// Lists the store's images.
 pub fn run(args: &ImagesArgs, space: &Space) -> Result<(), Failure> {
-    let mut images = executor::output::images(space)?;
+    let now = SystemTime::now();
+    let mut filters = ImageFilters::parse(&args.filters, LIST_FILTERS, now)
+        .map_err(|error| Failure::Other(error.to_string()))?;
     if let Some(name) = &args.name {
-        images.retain(|image| is_named(image, name));
+        filters.reference(name)?;
     }
-    if args.quiet {
+    let has_format = args.format.is_some();
+    let mut images = executor::output::images(space)?;
+    filters.apply(space, &mut images)?;
+    if args.tree {
+        print(&tree(&images, args.no_trunc));
+        return Ok(());
+    }
+    if args.quiet && !has_format {
         for image in &images {
-            print_line(&shown_id(&image.id, args.no_trunc));
+            print_line(&short_id(shown_id(image), args.no_trunc));
         }
         return Ok(());
     }
-    if args.format == ListFormat::Json {
-        for image in &images {
-            let line = serde_json::to_string(image).map_err(|error| Failure::from_error(&error))?;
-            print_line(&line);
-        }
-        return Ok(());
-    }
-    let mut headings = vec!["REPOSITORY", "TAG"];
+    let several = images.iter().any(|image| image.platforms.len() > 1);
+    let mut columns = "{{.Repository}}\t{{.Tag}}".to_owned();
     if args.digests {
-        headings.push("DIGEST");
+        columns.push_str("\t{{.Digest}}");
     }
-    headings.extend(["IMAGE ID", "CREATED", "SIZE", "PLATFORMS"]);
-    let mut table = Table::new(&headings);
-    for image in &images {
-        table.row(row(image, args));
+    columns
+        .push_str("\t{{.ID}}\t{{if .CreatedSince}}{{.CreatedSince}}{{else}}N/A{{end}}\t{{.Size}}");
+    if several {
+        columns.push_str("\t{{.Platforms}}");
     }
-    print_line(table.render().trim_end());
+    let format = args.format.as_deref();
+    let list = List::new(
+        format,
+        Columns {
+            type_name: "*formatter.imageContext",
+            default: &columns,
+            headings: HEADINGS,
+        },
+    )?;
+    let rows: Vec<Value> = images
+        .iter()
+        .map(|image| row(image, args.no_trunc))
+        .collect();
+    print(&list.render(&rows)?);
     Ok(())
 }
 
-fn row(image: &ImageSummary, args: &ImagesArgs) -> Vec<String> {
-    let familiar = familiar(&image.name);
-    let (repository, tag) = match familiar.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository.to_owned(), tag.to_owned()),
-        _ if familiar.is_empty() => ("<none>".to_owned(), "<none>".to_owned()),
-        _ => (familiar.clone(), "<none>".to_owned()),
-    };
-    let mut row = vec![repository, tag];
-    if args.digests {
-        row.push(image.digest.clone());
+/// The config's digest; of an image of which the store has no platform's, its own.
+fn shown_id(image: &ImageSummary) -> &str {
+    if image.id.is_empty() {
+        &image.digest
+    } else {
+        &image.id
     }
-    row.push(shown_id(&image.id, args.no_trunc));
-    row.push(
-        image
-            .created
-            .as_deref()
-            .map_or_else(|| "-".to_owned(), table::age),
-    );
-    row.push(table::size(image.size));
-    row.push(image.platforms.join(","));
-    row
+}
+
+/// Repository and tag as Docker shows them.
+fn names(image: &ImageSummary) -> (&str, &str) {
+    if image.name.is_empty() {
+        return ("<none>", "<none>");
+    }
+    match split_tag(familiar(&image.name)) {
+        (repository, "") => (repository, "<none>"),
+        both => both,
+    }
+}
+
+/// With Docker's names of the fields.
+fn row(image: &ImageSummary, whole: bool) -> Value {
+    let (repository, tag) = names(image);
+    let created = image.created.as_deref();
+    let size = table::size(image.size);
+    json!({
+        "Repository": repository,
+        "Tag": tag,
+        "ID": short_id(shown_id(image), whole),
+        "Digest": image.digest,
+        "CreatedSince": created.map(table::age).unwrap_or_default(),
+        "CreatedAt": created.map(table::moment).unwrap_or_default(),
+        "Size": size,
+        "VirtualSize": size,
+        "SharedSize": "N/A",
+        "UniqueSize": "N/A",
+        "Containers": "N/A",
+        "Platforms": image.platforms.join(","),
+        "Name": image.name,
+    })
 }
 
 /// Docker's short form of a normalised name.
-pub fn familiar(name: &str) -> String {
-    let rest = name.strip_prefix("docker.io/").unwrap_or(name);
-    rest.strip_prefix("library/").unwrap_or(rest).to_owned()
-}
-
-fn is_named(image: &ImageSummary, name: &str) -> bool {
-    let familiar = familiar(&image.name);
-    let repository = familiar
-        .rsplit_once(':')
-        .map_or(familiar.as_str(), |(repository, _)| repository);
-    image.name == name || familiar == name || repository == name
-}
-
-/// The first 12 hex digits, as Docker shows IDs.
-fn shown_id(id: &str, whole: bool) -> String {
-    if whole {
-        return id.to_owned();
+pub fn familiar(name: &str) -> &str {
+    let Some(rest) = name.strip_prefix("docker.io/") else {
+        return name;
+    };
+    match rest.strip_prefix("library/") {
+        Some(official) if !official.contains('/') => official,
+        _ => rest,
     }
-    id.split_once(':')
-        .map_or(id, |(_, hex)| hex)
-        .chars()
-        .take(12)
-        .collect()
+}
+
+fn tree(images: &[ImageSummary], whole: bool) -> String {
+    let mut table = Table::new(&["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE"]);
+    for image in images {
+        let name = match names(image) {
+            ("<none>", _) => "<untagged>".to_owned(),
+            (repository, tag) => format!("{repository}:{tag}"),
+        };
+        let sum = |of: fn(&executor::output::MemberSummary) -> u64| -> u64 {
+            image.members.iter().map(of).sum()
+        };
+        table.row(vec![
+            name,
+            short_id(&image.digest, whole),
+            table::size(sum(|member| member.size)),
+            table::size(sum(|member| member.content)),
+        ]);
+        for (position, member) in image.members.iter().enumerate() {
+            let is_last = position + 1 == image.members.len();
+            let branch = if is_last { "└─" } else { "├─" };
+            table.row(vec![
+                format!("{branch} {}", member.platform),
+                short_id(&member.digest, whole),
+                table::size(member.size),
+                table::size(member.content),
+            ]);
+        }
+    }
+    table.render()
 }

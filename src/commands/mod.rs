@@ -15,7 +15,7 @@ mod rmi;
 mod save;
 mod version;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, ImageCommand};
 use crate::environment::Environment;
 use crate::error::Failure;
 use executor::space::Space;
@@ -31,7 +31,9 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     match cli.command {
         Command::Build(args) => build::run(&args, &open, environment),
         Command::Images(args) => images::run(&args, &open.space()?),
+        Command::Image(args) => image(args.command, &open),
         Command::Rmi(args) => rmi::run(&args, &open.space()?),
+        Command::Tag(args) => rmi::tag(&args, &open.space()?),
         Command::Load(args) => load::run(&args, &open.space()?),
         Command::Save(args) => save::run(&args, &open.space()?),
         Command::Inspect(args) => inspect::run(&args, &open.space()?),
@@ -41,10 +43,25 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Login(args) => login::run(&args, environment),
         Command::Logout(args) => login::logout(&args, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
+        Command::Du(args) => prune::du(&args, &open.space()?),
         Command::Version(args) => {
             version::run(&args);
             Ok(())
         }
+    }
+}
+
+/// `kiln image`: the same commands by Docker's other names.
+fn image(command: ImageCommand, open: &Opener<'_>) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Ls(args) => images::run(&args, &open.space()?),
+        ImageCommand::Rm(args) => rmi::run(&args, &open.space()?),
+        ImageCommand::Tag(args) => rmi::tag(&args, &open.space()?),
+        ImageCommand::Load(args) => load::run(&args, &open.space()?),
+        ImageCommand::Save(args) => save::run(&args, &open.space()?),
+        ImageCommand::Inspect(args) => inspect::run(&args, &open.space()?),
+        ImageCommand::History(args) => history::run(&args, &open.space()?),
+        ImageCommand::Prune(args) => prune::run(&args, &open.space()?),
     }
 }
 
@@ -72,6 +89,31 @@ impl Opener<'_> {
 fn print_line(line: &str) {
     use std::io::Write as _;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Prints text as it is; a closed pipe is no error of ours.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// The first 12 hex digits, as Docker shows IDs; all of it when asked for.
+fn short_id(id: &str, whole: bool) -> String {
+    if whole {
+        return id.to_owned();
+    }
+    let hex = id.split_once(':').map_or(id, |(_, hex)| hex);
+    hex.chars().take(12).collect()
+}
+
+/// Reads a platform flag that may be given several times.
+fn platforms(texts: &[String]) -> Result<Vec<planner::platform::Platform>, Failure> {
+    let parsed = texts.iter().map(|text| platform(Some(text)));
+    Ok(parsed
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .collect())
 }
 
 /// Reads a platform flag.

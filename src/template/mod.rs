@@ -14,9 +14,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "the commands that use it follow")]
 pub use list::{Columns, List};
-#[allow(unused_imports, reason = "the commands that use it follow")]
 pub use value::{FieldKind, Schema};
 
 use serde_json::Value;

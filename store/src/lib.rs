@@ -24,7 +24,7 @@ pub use error::Error;
 pub use file::remove_tree;
 pub use layer::{LayerBlob, LayerMeta, StagedLayer};
 pub use mounts::{CacheMount, MountSharing};
-pub use prune::{PruneOptions, PruneReport, PrunedKind, Usage};
+pub use prune::{Counts, PruneOptions, PruneReport, PrunedKind, Usage};
 pub use refs::ImageRef;
 pub use scratch::Scratch;
 pub use stat_cache::{StatCache, StatKey};

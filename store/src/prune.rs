@@ -77,8 +77,10 @@ pub struct Usage {
     pub blobs: u64,
     /// Layers: trees and indexes.
     pub layers: u64,
-    /// Cache records, identities and stat caches.
+    /// Cache records and identities.
     pub records: u64,
+    /// Stat caches of contexts.
+    pub stat_caches: u64,
     /// Cache mounts.
     pub mounts: u64,
     /// Build logs.
@@ -91,8 +93,35 @@ impl Usage {
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.blobs + self.layers + self.records + self.mounts + self.logs + self.scratch
+        self.blobs
+            + self.layers
+            + self.records
+            + self.stat_caches
+            + self.mounts
+            + self.logs
+            + self.scratch
     }
+}
+
+/// Pieces that a store holds, by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Names and untagged images.
+    pub references: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Layers.
+    pub layers: u64,
+    /// Cache records and identities.
+    pub records: u64,
+    /// Stat caches.
+    pub stat_caches: u64,
+    /// Cache mounts.
+    pub mounts: u64,
+    /// Build logs.
+    pub logs: u64,
+    /// Scratch folders.
+    pub scratch: u64,
 }
 
 impl Store {
@@ -132,11 +161,41 @@ impl Store {
         Usage {
             blobs: of("blobs"),
             layers: of("layers"),
-            records: of("records") + of("identities") + of("stat"),
+            records: of("records") + of("identities"),
+            stat_caches: of("stat"),
             mounts: of("mounts"),
             logs: of("logs"),
             scratch: file::disk_bytes(&self.inner.layout.scratch()),
         }
+    }
+}
+
+impl Store {
+    /// Pieces by kind.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub fn count(&self) -> Result<Counts, Error> {
+        let layout = &self.inner.layout;
+        let flat =
+            |name| -> Result<u64, Error> { Ok(sorted_entries(&layout.folder(name))?.len() as u64) };
+        let fanned = |name| -> Result<u64, Error> {
+            let mut count = 0;
+            for part in sorted_entries(&layout.folder(name))? {
+                count += sorted_entries(&part)?.len() as u64;
+            }
+            Ok(count)
+        };
+        Ok(Counts {
+            references: self.references()?.len() as u64,
+            blobs: fanned("blobs")?,
+            layers: fanned("layers")?,
+            records: fanned("records")? + fanned("identities")?,
+            stat_caches: flat("stat")?,
+            mounts: flat("mounts")?,
+            logs: flat("logs")?,
+            scratch: sorted_entries(&layout.scratch())?.len() as u64,
+        })
     }
 }
 

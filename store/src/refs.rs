@@ -34,6 +34,18 @@ impl Store {
     /// [`Error::NotFound`] or [`Error::WrongSize`] when the store does not hold the blob that the descriptor names;
     /// a failed write.
     pub fn tag(&self, image: &ImageRef) -> Result<(), Error> {
+        self.set(image, true)
+    }
+
+    /// As [`Store::tag`], but what loses its name is not kept: the new image is the old one, edited.
+    ///
+    /// # Errors
+    /// Those of [`Store::tag`].
+    pub fn tag_edited(&self, image: &ImageRef) -> Result<(), Error> {
+        self.set(image, false)
+    }
+
+    fn set(&self, image: &ImageRef, keep_old: bool) -> Result<(), Error> {
         let digest = image.descriptor.digest();
         let Some(actual) = self.blob_size(digest) else {
             return Err(Error::NotFound {
@@ -57,7 +69,8 @@ impl Store {
         {
             return Ok(());
         }
-        if let Some(known) = known.filter(|known| known.descriptor.digest() != digest) {
+        let moved = known.filter(|known| keep_old && known.descriptor.digest() != digest);
+        if let Some(known) = moved {
             // Before its name goes: if we are killed in between, the name still hides this.
             self.keep_untagged(known)?;
         }
@@ -71,9 +84,10 @@ impl Store {
     /// Keeps an image whose name goes to another one, unless it has other names.
     fn keep_untagged(&self, image: ImageRef) -> Result<(), Error> {
         let digest = image.descriptor.digest();
-        let is_named_otherwise = self.references()?.iter().any(|other| {
-            other.name != image.name && other.descriptor.digest() == digest
-        });
+        let is_named_otherwise = self
+            .references()?
+            .iter()
+            .any(|other| other.name != image.name && other.descriptor.digest() == digest);
         if image.name.is_empty() || is_named_otherwise || self.blob_size(digest).is_none() {
             return Ok(());
         }

@@ -144,7 +144,7 @@ fn ids_and_metadata() {
     let digest = &metadata["containerimage.digest"];
     assert_eq!(&metadata["containerimage.descriptor"]["digest"], digest);
     let inspected: Value =
-        serde_json::from_slice(&project.kiln(&["inspect", "x:1"]).ok().stdout).unwrap();
+        serde_json::from_slice(&project.kiln(&["inspect", "--raw", "x:1"]).ok().stdout).unwrap();
     assert_eq!(inspected[0]["id"], id);
     assert_eq!(&inspected[0]["digest"], digest);
 

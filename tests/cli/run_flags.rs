@@ -403,7 +403,7 @@ fn ru20_proxies() {
         .ok();
     assert_eq!(again.step("RUN echo"), "CACHED");
     let history = project.kiln(&["history", "--no-trunc", "x"]).ok();
-    let config = project.kiln(&["inspect", "x"]).ok();
+    let config = project.kiln(&["inspect", "--raw", "x"]).ok();
     for text in [history.text(), config.text()] {
         assert!(
             !text.contains("http://one") && !text.contains("http://two"),

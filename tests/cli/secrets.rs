@@ -224,7 +224,13 @@ fn secrets_leave_no_trace_anywhere() {
             .text()
             .to_owned(),
     );
-    said.push(project.kiln(&["inspect", "x"]).ok().text().to_owned());
+    said.push(
+        project
+            .kiln(&["inspect", "--raw", "x"])
+            .ok()
+            .text()
+            .to_owned(),
+    );
 
     // A build that fails leaves a log and a report.
     let failing = "FROM busybox\n\

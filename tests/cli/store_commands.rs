@@ -31,8 +31,8 @@ fn images_are_listed() {
     );
     let one = project.kiln(&["images", "-q", "--no-trunc", "one:1"]).ok();
     let inspected = json(&project.kiln(&["inspect", "one:1"]).ok().stdout);
-    assert_eq!(inspected[0]["id"], one.text());
-    assert_eq!(inspected[0]["config"]["config"]["Labels"]["k"], "v");
+    assert_eq!(inspected[0]["Id"], one.text());
+    assert_eq!(inspected[0]["Config"]["Labels"]["k"], "v");
     assert_eq!(
         project
             .kiln(&["images", "nothing"])
@@ -56,12 +56,13 @@ fn history_tells_how_an_image_was_made() {
         .collect();
     let made: Vec<&str> = lines
         .iter()
-        .map(|line| line["created_by"].as_str().unwrap())
+        .map(|line| line["CreatedBy"].as_str().unwrap())
         .collect();
     assert!(made[0].contains("CMD [\"x\"]"), "{made:?}");
+    assert!(lines[0]["ID"] != "<missing>" && lines[1]["ID"] == "<missing>");
     assert!(made[1].contains("echo made > /made"), "{made:?}");
     assert!(made[2].contains("COPY f /f"), "{made:?}");
-    assert!(lines[1]["size"].as_u64().unwrap() > 0 && lines[0]["size"] == 0);
+    assert!(lines[1]["Size"] != "0B" && lines[0]["Size"] == "0B");
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn images_that_are_not_there() {
         &["inspect", "nothing"],
         &["history", "nothing"],
     ] {
-        project.kiln(args).fails(1, &["nothing", "no such image"]);
+        project.kiln(args).fails(1, &["No such image: nothing"]);
     }
     let save = ["save", "one:1", "nothing", "-o", "out.tar"];
     project.kiln(&save).fails(1, &["nothing"]);
@@ -148,11 +149,7 @@ fn pruning_gives_space_back_and_keeps_what_is_named() {
     assert_eq!(files_below(&project.store()).len(), before);
 
     let removed = project.kiln(&["rmi", "one:1"]).ok();
-    assert!(
-        removed.text().contains("Untagged: docker.io/library/one:1"),
-        "{}",
-        removed.text()
-    );
+    assert!(removed.text() == "Untagged: one:1", "{}", removed.text());
     project.kiln(&["prune", "-a", "-f"]).ok();
     let mut images = project.images();
     images.sort();

@@ -215,7 +215,7 @@ impl Project {
         let listed = self.kiln(&["images", "--format", "json"]).ok();
         let names = listed.text().lines().map(|line| {
             let image: serde_json::Value = serde_json::from_str(line).unwrap();
-            image["name"].as_str().unwrap_or_default().to_owned()
+            image["Name"].as_str().unwrap_or_default().to_owned()
         });
         names.collect()
     }

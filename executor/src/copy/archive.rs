@@ -132,6 +132,15 @@ pub(crate) fn newest_file(content: impl Read, scratch: PathBuf) -> Result<Option
     Ok(newest)
 }
 
+/// The stream without its compression (gzip, bzip2, zstd, xz); `None` when it begins like a compressed one and is not.
+/// `scratch` is where a file may be made.
+pub(crate) fn plain<'r>(
+    content: impl Read + 'r,
+    scratch: PathBuf,
+) -> Result<Option<Box<dyn Read + 'r>>, Error> {
+    decompress(content, &Spool::new(scratch))
+}
+
 /// The stream without its compression; `None` when it begins like a compressed one and is not.
 fn decompress<'r>(
     content: impl Read + 'r,

@@ -4,7 +4,7 @@
 //! the layer. Keys come from the selection alone (`digest`). What steps mean and when they run is the planner's.
 
 mod apply;
-mod archive;
+pub(crate) mod archive;
 mod chmod;
 mod digest;
 mod job;

@@ -5,11 +5,13 @@ use crate::build::manifest::{
     self, CONFIG_LIMIT, Config, Desc, Document, MANIFEST_LIMIT, Manifest,
 };
 use crate::build::normalised;
-use crate::output::ImageSummary;
+use crate::output::archive::familiar;
+use crate::output::{ImageSummary, Inspected, MemberSummary, split_tag};
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
-use serde_json::{Value, json};
+use serde_json::Value;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use store::{ImageRef, Store};
 
@@ -32,48 +34,70 @@ impl Member {
     }
 }
 
+/// Newest first, then by name.
 pub(crate) fn images(space: &Space) -> Result<Vec<ImageSummary>, Error> {
     let store = space.store();
-    store
+    let mut images: Vec<ImageSummary> = store
         .references()?
         .iter()
         .map(|reference| summary(store, reference))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let time = |image: &ImageSummary| {
+        let time = image.created.as_deref().and_then(|time| time.parse().ok());
+        Reverse(time.unwrap_or(jiff::Timestamp::MIN))
+    };
+    images.sort_by(|a, b| time(a).cmp(&time(b)).then_with(|| a.name.cmp(&b.name)));
+    Ok(images)
 }
 
-fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummary, Error> {
+pub(crate) fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummary, Error> {
     let members = members(store, reference.descriptor.digest())?;
     let platforms: Vec<Platform> = members.iter().map(Member::platform).collect();
     let shown = Platform::host()
         .best_match(&platforms)
         .or(if members.is_empty() { None } else { Some(0) });
-    let shown = shown.map(|position| &members[position]);
-    let size = match shown {
-        None => 0,
-        Some(member) => size(store, member)?,
-    };
+    let parts = members
+        .iter()
+        .map(|member| {
+            Ok(MemberSummary {
+                platform: member.platform().to_string(),
+                digest: member.desc.digest.clone(),
+                id: member.manifest.config.digest.clone(),
+                size: layer_sizes(store, member)?.iter().sum(),
+                content: content_size(member),
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let member = shown.map(|position| &members[position]);
+    let labels = member.and_then(|member| member.config.config.config.labels.clone());
     Ok(ImageSummary {
         name: reference.name.clone(),
         digest: reference.descriptor.digest().to_string(),
-        id: shown
-            .map(|member| member.manifest.config.digest.clone())
-            .unwrap_or_default(),
-        created: shown.and_then(|member| member.config.created.clone()),
-        size,
+        id: shown.map(|at| parts[at].id.clone()).unwrap_or_default(),
+        created: member.and_then(|member| member.config.created.clone()),
+        size: shown.map_or(0, |at| parts[at].size),
         platforms: platforms.iter().map(ToString::to_string).collect(),
+        labels: labels.unwrap_or_default(),
+        members: parts,
     })
 }
 
-/// Uncompressed bytes of an image's layers; the compressed ones of those that were never unpacked.
-fn size(store: &Store, member: &Member) -> Result<u64, Error> {
-    let mut bytes = 0;
+/// Bytes of a manifest and all that it names, as they are transferred.
+fn content_size(member: &Member) -> u64 {
+    let layers: u64 = member.manifest.layers.iter().map(|layer| layer.size).sum();
+    member.desc.size + member.manifest.config.size + layers
+}
+
+/// Uncompressed bytes of each layer; the compressed ones of those that were never unpacked.
+fn layer_sizes(store: &Store, member: &Member) -> Result<Vec<u64>, Error> {
+    let mut sizes = Vec::new();
     for (diff_id, layer) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let known = store
             .layer(&manifest::digest(diff_id)?)?
             .and_then(|meta| meta.size);
-        bytes += known.unwrap_or(layer.size);
+        sizes.push(known.unwrap_or(layer.size));
     }
-    Ok(bytes)
+    Ok(sizes)
 }
 
 /// The images that a manifest or index leads to and that the store holds.
@@ -156,35 +180,31 @@ pub(crate) fn find(space: &Space, name: &str) -> Result<ImageRef, Error> {
     {
         return Ok(found);
     }
+    let mut found = all_with_id(space, name)?;
+    Ok(found.swap_remove(0))
+}
+
+/// All references of the one image that has this ID or digest.
+pub(crate) fn all_with_id(space: &Space, name: &str) -> Result<Vec<ImageRef>, Error> {
+    let store = space.store();
     let mut found: Vec<ImageRef> = Vec::new();
+    let mut ids = Vec::new();
     if let Some(prefix) = id_prefix(name) {
         for reference in store.references()? {
             if has_id(store, &reference, &prefix)? {
+                ids.push(summary(store, &reference)?.id);
                 found.push(reference);
             }
         }
     }
-    let Some(first) = found.first() else {
-        return Err(Error::Image {
-            subject: name.to_owned(),
-            reason: "no such image".to_owned(),
-        });
-    };
-    // Several names of one image are one image.
-    if found
-        .iter()
-        .any(|other| other.descriptor.digest() != first.descriptor.digest())
-    {
-        let reason = format!(
-            "ambiguous: {} images have an id that begins so",
-            found.len()
-        );
-        return Err(Error::Image {
-            subject: name.to_owned(),
-            reason,
-        });
+    if found.is_empty() {
+        return Err(Error::NoSuchImage(name.to_owned()));
     }
-    Ok(found.swap_remove(0))
+    // Several names of one image are one image.
+    if ids.iter().any(|id| *id != ids[0]) {
+        return Err(Error::AmbiguousId(name.to_owned()));
+    }
+    Ok(found)
 }
 
 /// `sha256:HEX`, `name@sha256:HEX`, or the first digits of an id.
@@ -210,15 +230,13 @@ fn has_id(store: &Store, reference: &ImageRef, prefix: &str) -> Result<bool, Err
     }))
 }
 
-pub(crate) fn inspect(
-    space: &Space,
+/// The image for a platform: the one asked for, else the only one, else the machine's.
+pub(crate) fn select<'m>(
     name: &str,
+    members: &'m [Member],
     platform: Option<&Platform>,
-) -> Result<Value, Error> {
-    let image = find(space, name)?;
-    let store = space.store();
+) -> Result<&'m Member, Error> {
     let wanted = platform.cloned().unwrap_or_else(Platform::host);
-    let members = members(store, image.descriptor.digest())?;
     let position = match (members.len(), platform) {
         // Whatever it is for, it is the one there is.
         (1, None) => Some(0),
@@ -238,15 +256,59 @@ pub(crate) fn inspect(
             reason,
         });
     };
-    let member = &members[position];
+    Ok(&members[position])
+}
+
+pub(crate) fn inspect(
+    space: &Space,
+    name: &str,
+    platform: Option<&Platform>,
+) -> Result<Inspected, Error> {
+    let image = find(space, name)?;
+    let store = space.store();
+    let digest = image.descriptor.digest();
+    let members = members(store, digest)?;
+    let member = select(name, &members, platform)?;
     let parse = |bytes: &[u8]| -> Value { serde_json::from_slice(bytes).unwrap_or(Value::Null) };
-    Ok(json!({
-        "name": image.name,
-        "digest": image.descriptor.digest().to_string(),
-        "tagged": image.tagged,
-        "manifest_digest": member.desc.digest,
-        "id": member.manifest.config.digest,
-        "manifest": parse(&member.bytes),
-        "config": parse(&member.config_bytes),
-    }))
+    let names: Vec<String> = store
+        .references()?
+        .into_iter()
+        .filter(|other| other.descriptor.digest() == digest && !other.name.is_empty())
+        .map(|other| other.name)
+        .collect();
+    Ok(Inspected {
+        name: image.name.clone(),
+        repo_digests: repo_digests(&names, digest, &members),
+        names,
+        digest: digest.to_string(),
+        media_type: image.descriptor.media_type().to_string(),
+        document_size: image.descriptor.size(),
+        tagged: image.tagged,
+        manifest_digest: member.desc.digest.clone(),
+        id: member.manifest.config.digest.clone(),
+        manifest: parse(&member.bytes),
+        config: parse(&member.config_bytes),
+        layer_sizes: layer_sizes(store, member)?,
+        platforms: members
+            .iter()
+            .map(|member| member.platform().to_string())
+            .collect(),
+    })
+}
+
+/// `repository@digest`. What the store keeps uncompressed was made here, and registries know it by another digest.
+fn repo_digests(names: &[String], digest: &Digest, members: &[Member]) -> Vec<String> {
+    let is_own = members.iter().any(|member| {
+        let mut layers = member.manifest.layers.iter();
+        layers.any(|layer| layer.media_type == manifest::OCI_LAYER)
+    });
+    if is_own {
+        return Vec::new();
+    }
+    let mut digests: Vec<String> = names
+        .iter()
+        .map(|name| format!("{}@{digest}", familiar(split_tag(name).0)))
+        .collect();
+    digests.dedup();
+    digests
 }

@@ -1,5 +1,5 @@
-//! Takes archives into the store: OCI layouts and what `docker save` writes, old and new, plain or compressed, as a
-//! stream; and OCI layouts in folders.
+//! Takes archives into the store: OCI layouts and what `docker save` writes, old and new, plain or compressed (gzip,
+//! bzip2, xz, zstd), as a stream; and OCI layouts in folders.
 //!
 //! An archive is not trusted: names are only keys, never paths; documents are limited in size, blobs are checked
 //! against their digests, layers are read through once before anything gets a name.
@@ -9,10 +9,13 @@ use crate::build::image::{self, Flavour, Image};
 use crate::build::layout::{IMAGE_NAME, Layout, REF_NAME};
 use crate::build::manifest::{self, CONFIG_LIMIT, Config, Desc, Document, MANIFEST_LIMIT};
 use crate::build::normalised;
+use crate::copy::archive;
 use crate::layer;
-use crate::output::images;
+use crate::output::Loaded;
+use crate::output::images::{self, Member};
 use crate::space::Space;
 use oci_spec::image::Digest;
+use planner::platform::Platform;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -37,7 +40,11 @@ struct Found {
     names: Vec<String>,
 }
 
-pub(crate) fn load(space: &Space, archive: &mut dyn Read) -> Result<Vec<String>, Error> {
+pub(crate) fn load(
+    space: &Space,
+    archive: &mut dyn Read,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, Error> {
     let store = space.store();
     let unpacked = unpack(store, archive)?;
     let found = if unpacked.files.contains_key("index.json") {
@@ -49,11 +56,15 @@ pub(crate) fn load(space: &Space, archive: &mut dyn Read) -> Result<Vec<String>,
             "it holds neither index.json nor manifest.json: not an image archive",
         ));
     };
-    finish(space, &found)
+    finish(space, found, platform)
 }
 
 /// An OCI layout in a folder.
-pub(crate) fn load_folder(space: &Space, dir: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn load_folder(
+    space: &Space,
+    dir: &Path,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, Error> {
     let layout = Layout::open(dir)?;
     let mut found = Vec::new();
     for entry in layout.index()?.manifests {
@@ -66,7 +77,7 @@ pub(crate) fn load_folder(space: &Space, dir: &Path) -> Result<Vec<String>, Erro
             },
         });
     }
-    finish(space, &merged(found))
+    finish(space, merged(found), platform)
 }
 
 fn bad(reason: &str) -> Error {
@@ -84,13 +95,12 @@ fn unpack(store: &Store, archive: &mut dyn Read) -> Result<Unpacked, Error> {
         source,
     };
     let mut input = BufReader::with_capacity(256 << 10, archive);
-    let start = input.fill_buf().map_err(fail)?;
-    let plain: Box<dyn Read + '_> = match start {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Box::new(zstd::Decoder::with_buffer(input).map_err(fail)?),
-        [] => return Err(bad("it is empty")),
-        _ => Box::new(input),
-    };
+    if input.fill_buf().map_err(fail)?.is_empty() {
+        return Err(bad("it is empty"));
+    }
+    let scratch = store.scratch()?;
+    let plain = archive::plain(input, scratch.path().join("archive"))?;
+    let plain = plain.ok_or_else(|| bad("its compression cannot be understood"))?;
     let mut unpacked = Unpacked::default();
     let mut tar = tar::Archive::new(plain);
     for (count, entry) in tar.entries().map_err(fail)?.enumerate() {
@@ -337,13 +347,36 @@ fn take(store: &Store, layout: &Layout, entry: &Desc, depth: usize) -> Result<()
     Ok(())
 }
 
+/// Puts the image of one platform in the place of one with several.
+fn choose(store: &Store, image: &mut Found, platform: &Platform) -> Result<(), Error> {
+    let members = images::members(store, &image.desc.digest()?)?;
+    let platforms: Vec<Platform> = members.iter().map(Member::platform).collect();
+    let Some(position) = platform.best_match(&platforms) else {
+        let name = image.names.first().unwrap_or(&image.desc.digest);
+        return Err(Error::Request(format!(
+            "image with reference {name} was found but does not provide the specified platform ({platform})"
+        )));
+    };
+    image.desc = members[position].desc.clone();
+    Ok(())
+}
+
 /// Checks every layer of every image, then sets all names.
-fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
+fn finish(
+    space: &Space,
+    mut found: Vec<Found>,
+    platform: Option<&Platform>,
+) -> Result<Vec<Loaded>, Error> {
     let store = space.store();
     if found.is_empty() {
         return Err(bad("it holds no image"));
     }
-    for image in found {
+    if let Some(platform) = platform {
+        for image in &mut found {
+            choose(store, image, platform)?;
+        }
+    }
+    for image in &found {
         let members = images::members(store, &image.desc.digest()?)?;
         if members.is_empty() {
             return Err(bad(&format!(
@@ -360,7 +393,7 @@ fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
         .unwrap_or_default();
     let tagged = image::rfc3339(i64::try_from(now.as_secs()).unwrap_or_default());
     let mut set = Vec::new();
-    for image in found {
+    for image in &found {
         let digest = image.desc.digest()?;
         let size = store.blob_size(&digest).unwrap_or(image.desc.size);
         let descriptor = Desc {
@@ -369,21 +402,23 @@ fn finish(space: &Space, found: &[Found]) -> Result<Vec<String>, Error> {
             ..image.desc.clone()
         }
         .to_oci()?;
-        if image.names.is_empty() {
-            store.tag(&ImageRef {
-                name: String::new(),
-                descriptor: descriptor.clone(),
-                tagged: tagged.clone(),
-            })?;
-            set.push(image.desc.digest.clone());
-        }
-        for name in &image.names {
-            store.tag(&ImageRef {
+        let nameless = [String::new()];
+        let names = if image.names.is_empty() {
+            &nameless[..]
+        } else {
+            &image.names
+        };
+        for name in names {
+            let reference = ImageRef {
                 name: name.clone(),
                 descriptor: descriptor.clone(),
                 tagged: tagged.clone(),
-            })?;
-            set.push(name.clone());
+            };
+            store.tag(&reference)?;
+            set.push(Loaded {
+                name: name.clone(),
+                id: images::summary(store, &reference)?.id,
+            });
         }
     }
     Ok(set)

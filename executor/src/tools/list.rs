@@ -295,7 +295,7 @@ impl<'a> Lists<'a> {
             .map(|((kind, digest), origin)| (format!("{kind}{digest}"), origin.clone()))
             .collect();
         descriptor.set_annotations((!origins.is_empty()).then_some(origins));
-        self.space.store().tag(&ImageRef {
+        self.space.store().tag_edited(&ImageRef {
             name: list.name.clone(),
             descriptor,
             tagged: rfc3339(self.now),

@@ -100,14 +100,15 @@ impl<'a> Source<'a> {
             path: path.to_owned(),
             source,
         })?;
-        let loaded = output::load(space, &mut file)?;
+        let loaded = output::load(space, &mut file, None)?;
         let wanted = match name {
             Some(name) => crate::build::normalised(name)?,
-            None if loaded.len() == 1 => loaded[0].clone(),
+            None if loaded.len() == 1 => loaded[0].shown().to_owned(),
             None => {
+                let names: Vec<&str> = loaded.iter().map(output::Loaded::shown).collect();
                 return Err(Error::Image {
                     subject: path.display().to_string(),
-                    reason: format!("it holds several images: say which ({})", loaded.join(", ")),
+                    reason: format!("it holds several images: say which ({})", names.join(", ")),
                 });
             }
         };

@@ -103,7 +103,10 @@ fn what_loses_its_last_name_stays_untagged() {
             .map(|image| (image.name, image.descriptor.digest().to_string()))
             .collect()
     };
-    let (old, other) = (image(store, "a", b"{\"1\":1}"), image(store, "b", b"{\"1\":1}"));
+    let (old, other) = (
+        image(store, "a", b"{\"1\":1}"),
+        image(store, "b", b"{\"1\":1}"),
+    );
     let new = image(store, "a", b"{\"2\":2}");
     let of = |image: &ImageRef| (image.name.clone(), image.descriptor.digest().to_string());
     let nameless = (String::new(), old.descriptor.digest().to_string());

@@ -1,0 +1,175 @@
+//! Taking names from images, and images from the store, by the rules of `docker rmi`; giving names.
+
+use crate::Error;
+use crate::build::{image, normalised};
+use crate::output::archive::familiar;
+use crate::output::images::{self, Member};
+use crate::space::Space;
+use planner::platform::Platform;
+use registry_client::Reference;
+use store::{ImageRef, PruneOptions};
+
+/// How to remove an image.
+#[derive(Clone, Debug, Default)]
+pub struct RemoveOptions {
+    /// Also when several names would go.
+    pub force: bool,
+    /// Leave the content for a later pruning.
+    pub keep_content: bool,
+    /// Remove the content of these platforms only, and no name.
+    pub platforms: Vec<Platform>,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default)]
+pub struct Removed {
+    /// Familiar names.
+    pub untagged: Vec<String>,
+    /// Image IDs, and diff_ids of layers.
+    pub deleted: Vec<String>,
+}
+
+/// Gives an image one more name.
+///
+/// # Errors
+/// No such image; a name that no image can have.
+pub fn tag(space: &Space, source: &str, target: &str, now: i64) -> Result<(), Error> {
+    let name = normalised(target).map_err(|_| {
+        Error::Request(format!(
+            "Error parsing reference: {target:?} is not a valid repository/tag: invalid reference format"
+        ))
+    })?;
+    let image = images::find(space, source)?;
+    space.store().tag(&ImageRef {
+        name,
+        tagged: image::rfc3339(now),
+        ..image
+    })?;
+    Ok(())
+}
+
+/// Removes a name, or by an ID an image with all its names; the content goes when nothing else needs it.
+///
+/// # Errors
+/// No such image; several names without `force`.
+pub fn remove(space: &Space, name: &str, options: &RemoveOptions) -> Result<Removed, Error> {
+    if !options.platforms.is_empty() {
+        return remove_platforms(space, name, options);
+    }
+    let store = space.store();
+    let going = going(space, name, options.force)?;
+    let mut removed = Removed::default();
+    for image in &going {
+        let digest = image.descriptor.digest();
+        let id = images::summary(store, image).map(|image| image.id)?;
+        if !image.name.is_empty() {
+            store.untag(&image.name)?;
+            removed.untagged.push(familiar(&image.name).to_owned());
+        }
+        let left = store.references()?;
+        let is_named =
+            |other: &ImageRef| !other.name.is_empty() && other.descriptor.digest() == digest;
+        if !left.iter().any(is_named) {
+            store.untag(digest.as_ref())?;
+            let id = if id.is_empty() {
+                digest.to_string()
+            } else {
+                id
+            };
+            if !removed.deleted.contains(&id) {
+                removed.deleted.push(id);
+            }
+        }
+    }
+    if !removed.deleted.is_empty() && !options.keep_content {
+        removed.deleted.extend(free(space));
+    }
+    Ok(removed)
+}
+
+/// The references that go: one by name; by an ID all of the image, by `name@digest` those of the repository.
+fn going(space: &Space, name: &str, force: bool) -> Result<Vec<ImageRef>, Error> {
+    let store = space.store();
+    if let Ok(full) = normalised(name)
+        && let Some(found) = store.reference(&full)?
+    {
+        return Ok(vec![found]);
+    }
+    let mut found = images::all_with_id(space, name)?;
+    if let Ok(reference) = Reference::parse(name)
+        && reference.digest.is_some()
+    {
+        let repository = reference.name();
+        found.retain(|image| super::split_tag(&image.name).0 == repository);
+        if found.is_empty() {
+            return Err(Error::NoSuchImage(name.to_owned()));
+        }
+        return Ok(found);
+    }
+    let names = found.iter().filter(|image| !image.name.is_empty()).count();
+    if names > 1 && !force {
+        return Err(Error::Request(format!(
+            "conflict: unable to delete {name} (must be forced) - image is referenced in multiple repositories"
+        )));
+    }
+    Ok(found)
+}
+
+/// Frees what no image and no cache record needs. Another process that uses the store puts that off to the next time.
+fn free(space: &Space) -> Vec<String> {
+    let options = PruneOptions::default();
+    match space
+        .store()
+        .prune(&options, &|path| space.remove_tree(path))
+    {
+        Ok(report) => report
+            .removed
+            .iter()
+            .filter_map(|name| name.strip_prefix("layer ").map(str::to_owned))
+            .collect(),
+        Err(error) => {
+            tracing::debug!(%error, "nothing was freed");
+            Vec::new()
+        }
+    }
+}
+
+fn remove_platforms(space: &Space, name: &str, options: &RemoveOptions) -> Result<Removed, Error> {
+    let store = space.store();
+    let image = images::find(space, name)?;
+    let members = images::members(store, image.descriptor.digest())?;
+    let mut removed = Removed::default();
+    for platform in &options.platforms {
+        let going = images::select(name, &members, Some(platform))?;
+        let shared = store.references()?.into_iter().any(|other| {
+            other.descriptor.digest() != image.descriptor.digest()
+                && images::members(store, other.descriptor.digest()).is_ok_and(|others| {
+                    others
+                        .iter()
+                        .any(|member| member.desc.digest == going.desc.digest)
+                })
+        });
+        if shared {
+            let message =
+                format!("conflict: unable to delete {name} for {platform} - another image has it");
+            return Err(Error::Request(message));
+        }
+        if members.len() == 1 || image.descriptor.digest().as_ref() == going.desc.digest {
+            let message = format!(
+                "conflict: unable to delete {name} for {platform} - it is the only platform of the image"
+            );
+            return Err(Error::Request(message));
+        }
+        let gone = |member: &Member| {
+            store
+                .remove_blob(&member.desc.digest()?)
+                .map_err(Error::from)
+        };
+        gone(going)?;
+        removed.deleted.push(going.desc.digest.clone());
+    }
+    if !options.keep_content {
+        free(space);
+    }
+    Ok(removed)
+}
