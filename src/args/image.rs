@@ -1,6 +1,6 @@
 //! Arguments of the commands on images of the store, and `kiln image`, which has them all by Docker's names.
 
-use super::{LoadArgs, PruneArgs, SaveArgs};
+use super::{LoadArgs, PruneArgs, PullArgs, SaveArgs};
 use clap::{Args, Subcommand};
 
 /// `kiln image`.
@@ -30,6 +30,8 @@ pub enum ImageCommand {
     Inspect(InspectArgs),
     /// Show the history of an image
     History(HistoryArgs),
+    /// Pull images from a registry into the store
+    Pull(Box<PullArgs>),
     /// Remove untagged images, and cached layers and files that nothing needs
     Prune(PruneArgs),
 }

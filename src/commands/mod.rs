@@ -31,7 +31,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     match cli.command {
         Command::Build(args) => build::run(&args, &open, environment),
         Command::Images(args) => images::run(&args, &open.space()?),
-        Command::Image(args) => image(args.command, &open),
+        Command::Image(args) => image(args.command, &open, environment),
         Command::Rmi(args) => rmi::run(&args, &open.space()?),
         Command::Tag(args) => rmi::tag(&args, &open.space()?),
         Command::Load(args) => load::run(&args, &open.space()?),
@@ -52,7 +52,11 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
 }
 
 /// `kiln image`: the same commands by Docker's other names.
-fn image(command: ImageCommand, open: &Opener<'_>) -> Result<(), Failure> {
+fn image(
+    command: ImageCommand,
+    open: &Opener<'_>,
+    environment: &Environment,
+) -> Result<(), Failure> {
     match command {
         ImageCommand::Ls(args) => images::run(&args, &open.space()?),
         ImageCommand::Rm(args) => rmi::run(&args, &open.space()?),
@@ -61,6 +65,7 @@ fn image(command: ImageCommand, open: &Opener<'_>) -> Result<(), Failure> {
         ImageCommand::Save(args) => save::run(&args, &open.space()?),
         ImageCommand::Inspect(args) => inspect::run(&args, &open.space()?),
         ImageCommand::History(args) => history::run(&args, &open.space()?),
+        ImageCommand::Pull(args) => pull::run(&args, open, environment),
         ImageCommand::Prune(args) => prune::run(&args, &open.space()?),
     }
 }
