@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|bench|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|interop|bench|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -16,6 +16,8 @@ mod demo;
 mod depgraph;
 mod differential;
 mod features;
+mod interop;
+mod peers;
 mod shell;
 mod test;
 mod tidy;
@@ -30,6 +32,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
+  interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
   bench [WORKLOAD..]   measure the release binary
   static               build the static release binary";
 
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
         Some("differential") => differential::run(rest),
+        Some("interop") => interop::run(rest),
         Some("bench") => bench::run(rest),
         Some("static") => shell::build_static().map(|path| println!("{}", path.display())),
         _ => {

@@ -1,8 +1,9 @@
-//! `cargo xtask bench [cached|run|copy]`: whole-process times of the static release binary, each beside the limit
+//! `cargo xtask bench [cached|run|copy]` (and `registry`, which is apart): whole-process times of the static release binary, each beside the limit
 //! that the machine sets. Medians; compare within one run only.
 
 mod limit;
 mod measure;
+mod registry;
 
 use crate::shell;
 use measure::{Sample, median, time};
@@ -16,6 +17,9 @@ const RUN_STEPS: usize = 30;
 
 /// Runs the benchmarks named, or all.
 pub fn run(args: &[String]) -> Result<(), String> {
+    if args.first().is_some_and(|name| name == "registry") {
+        return registry::run(&args[1..]);
+    }
     let bench = Bench::new()?;
     let wanted = |name: &str| args.is_empty() || args.iter().any(|arg| arg == name);
     println!(
