@@ -256,6 +256,15 @@ impl FakeRegistry {
         self.put_manifest(repository, Some(tag), OCI_INDEX, index.to_string())
     }
 
+    /// Puts a manifest into an index, that into another and so on, and a tag on the last; returns its digest.
+    pub fn put_nested(&self, repository: &str, tag: &str, image: &str, depth: usize) -> String {
+        let mut digest = image.to_owned();
+        for _ in 0..depth {
+            digest = self.put_index(repository, tag, &[(&digest, "amd64")]);
+        }
+        digest
+    }
+
     /// From now on the registry is like this.
     pub fn behave(&self, behaviour: Behaviour) {
         self.shared.state().behaviour = behaviour;

@@ -6,6 +6,7 @@ mod auth;
 mod blobs;
 mod cuts;
 mod docker_registry;
+mod faults;
 mod lists;
 mod manifests;
 mod mirrors;

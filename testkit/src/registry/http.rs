@@ -299,7 +299,13 @@ impl Answer {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let length = self.body.len();
-        if self.chunked {
+        let stated = self
+            .headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+        if stated {
+            // A fault's, which need not be true.
+        } else if self.chunked {
             head.push_str("Transfer-Encoding: chunked\r\n");
         } else if self.no_length {
             head.push_str("Connection: close\r\n");
