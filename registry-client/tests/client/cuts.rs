@@ -52,7 +52,7 @@ impl Made {
             noise: crate::support::noise(usize::try_from(BLOCK).unwrap()),
             digest: crate::support::digest(&sha256(b"")),
         };
-        let mut buffer = vec![0; 1 << 20];
+        let mut buffer = vec![0; 64 * 1024];
         let mut offset = 0;
         let mut hasher = <sha2::Sha256 as sha2::Digest>::new();
         loop {

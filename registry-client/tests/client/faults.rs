@@ -29,6 +29,7 @@ fn header(name: &str, value: &str) -> Action {
 }
 
 /// What goes wrong, how often, and how a manifest and a blob end then.
+#[allow(clippy::too_many_lines)] // A table.
 fn faults() -> Vec<(&'static str, Vec<Action>, u32, Ends, Ends)> {
     use Ends::{Badly, Well};
     let challenge = |value: &str| vec![answer(401, "WWW-Authenticate", value)];

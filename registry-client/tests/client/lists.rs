@@ -88,7 +88,15 @@ async fn g05_manifests_are_pushed_by_tag_and_digest() {
             .unwrap()
     );
     assert_eq!(registry.requests().len(), before + 2);
+}
 
+#[tokio::test]
+async fn g05_manifests_are_what_they_are_said_to_be() {
+    let registry = FakeRegistry::start();
+    let client = client();
+    let tagged = reference(&registry, "team/app:1");
+    let bytes = manifest(b"{}", b"layer", None);
+    let pushed = put(&client, &tagged, b"{}", None).await;
     // By digest, and by both.
     let untagged = Reference {
         tag: None,

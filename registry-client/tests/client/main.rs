@@ -11,6 +11,7 @@ mod lists;
 mod manifests;
 mod mirrors;
 mod network;
+mod parallel;
 mod push;
 mod push_faults;
 mod references;
