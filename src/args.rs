@@ -4,6 +4,7 @@
 
 mod archive;
 mod compat;
+mod copy;
 mod image;
 mod login;
 mod manifest;
@@ -14,6 +15,7 @@ mod space;
 
 pub use archive::{LoadArgs, SaveArgs, SaveFormat};
 pub use compat::CompatArgs;
+pub use copy::CopyArgs;
 pub use image::{HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs};
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
@@ -70,6 +72,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the history of an image
     History(HistoryArgs),
+    /// Copy an image between registries, with all of its platforms
+    Copy(Box<CopyArgs>),
     /// Work on manifest lists (images for several platforms under one name)
     Manifest(Box<ManifestArgs>),
     /// Log in to a registry

@@ -1,7 +1,7 @@
 //! `kiln manifest`.
 
 use super::connect::{Connection, connect};
-use super::{Opener, print_line};
+use super::{Opener, now, print_line};
 use crate::args::{
     EntryArgs, ManifestAddArgs, ManifestAnnotateArgs, ManifestArgs, ManifestCommand,
     ManifestCreateArgs, ManifestFormat, ManifestInspectArgs, ManifestPushArgs, ManifestRemoveArgs,
@@ -65,12 +65,6 @@ impl Session {
     fn done<T>(&self, ended: Result<T, executor::Error>) -> Result<T, Failure> {
         ended.map_err(|error| self.connection.failed(error))
     }
-}
-
-/// Seconds since the epoch.
-fn now() -> i64 {
-    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
-    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn create(args: &ManifestCreateArgs, session: &Session) -> Result<(), Failure> {

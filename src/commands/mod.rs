@@ -3,6 +3,7 @@
 mod build;
 mod call;
 mod connect;
+mod copy;
 mod history;
 mod images;
 mod inspect;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Inspect(args) => inspect::run(&args, &open.space()?),
         Command::History(args) => history::run(&args, &open.space()?),
         Command::Pull(args) => pull::run(&args, &open, environment),
+        Command::Copy(args) => copy::run(&args, &open, environment),
         Command::Manifest(args) => manifest::run(&args, &open, environment),
         Command::Login(args) => login::run(&args, environment),
         Command::Logout(args) => login::logout(&args, environment),
@@ -119,6 +121,12 @@ fn platforms(texts: &[String]) -> Result<Vec<planner::platform::Platform>, Failu
         .into_iter()
         .flatten()
         .collect())
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
+    now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX))
 }
 
 /// Reads a platform flag.

@@ -14,6 +14,7 @@ mod bad_input;
 mod cache;
 mod checks;
 mod contexts;
+mod copy;
 mod copying;
 mod epoch;
 mod errors;

@@ -23,7 +23,7 @@ fn registry() -> FakeRegistry {
     registry
 }
 
-fn platforms(index: &Value) -> Vec<String> {
+pub fn platforms(index: &Value) -> Vec<String> {
     let entries = index["manifests"].as_array().unwrap().iter();
     entries
         .map(|entry| {
@@ -36,7 +36,7 @@ fn platforms(index: &Value) -> Vec<String> {
 }
 
 /// What another tool prints; nothing where it is not installed.
-fn said(program: &str, args: &[&str]) -> Option<Value> {
+pub fn said(program: &str, args: &[&str]) -> Option<Value> {
     let mut command = Command::new(program);
     command.args(args);
     said_by(command)

@@ -42,7 +42,7 @@ pub(crate) struct Desc {
     pub annotations: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<DescPlatform>,
-    /// What else it says (`urls`, `data`, `artifactType`): handed on as it is.
+    /// What else it says (`data`, `artifactType`): handed on as it is.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }

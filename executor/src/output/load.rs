@@ -431,6 +431,12 @@ fn document_type(store: &Store, digest: &Digest) -> Result<String, Error> {
         .to_owned())
 }
 
+/// Checks the layers of an image that is in the store already.
+pub(crate) fn check_image(space: &Space, root: &Digest) -> Result<(), Error> {
+    let members = images::members(space.store(), root)?;
+    members.iter().try_for_each(|member| check(space, member))
+}
+
 fn check(space: &Space, member: &images::Member) -> Result<(), Error> {
     let (layers, diff_ids) = (&member.manifest.layers, &member.config.diff_ids);
     if layers.len() != diff_ids.len() {

@@ -7,7 +7,7 @@ pub(crate) mod files;
 mod filter;
 pub(crate) mod folder;
 mod images;
-mod load;
+pub(crate) mod load;
 pub(crate) mod platforms;
 mod prune;
 mod remove;

@@ -2,7 +2,7 @@
 
 use super::{Remote, cancelled};
 use crate::Error;
-use oci_spec::image::Digest;
+use oci_spec::image::{Descriptor, Digest};
 use registry_client::{BlobSource, Client, PushedBlob, Reference};
 use std::future::Future;
 use std::sync::Arc;
@@ -57,6 +57,17 @@ impl Remote {
     ) -> Result<PushedBlob, Error> {
         self.write(reference, |client| async move {
             client.push_blob(reference, source, mount_from).await
+        })
+    }
+
+    /// The descriptors of what refers to a manifest.
+    pub(crate) fn referrers(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Vec<Descriptor>, Error> {
+        self.run(reference, |client| async move {
+            client.referrers(reference, digest).await
         })
     }
 }

@@ -106,6 +106,7 @@ fn instance(source: &Source<'_>, document: &Doc, entry: Option<&Desc>) -> Result
     if let Some(entry) = entry {
         desc.annotations.clone_from(&entry.annotations);
         desc.other.clone_from(&entry.other);
+        desc.urls.clone_from(&entry.urls);
         if entry.platform.is_some() {
             desc.platform.clone_from(&entry.platform);
         }
@@ -126,7 +127,7 @@ fn instance(source: &Source<'_>, document: &Doc, entry: Option<&Desc>) -> Result
     })
 }
 
-fn best<'i>(index: &'i Index, platform: &Platform) -> Option<&'i Desc> {
+pub(super) fn best<'i>(index: &'i Index, platform: &Platform) -> Option<&'i Desc> {
     let candidates: Vec<(&Desc, Platform)> = index
         .manifests
         .iter()

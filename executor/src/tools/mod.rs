@@ -2,18 +2,22 @@
 //!
 //! It reads manifests and configs; layers only pass through, and only where one repository cannot mount them from another.
 
+mod copy;
 mod document;
 mod entry;
+mod files;
 mod indented;
 mod inspect;
 mod list;
 mod parallel;
+mod parts;
 mod place;
 mod push;
 mod source;
 mod stored;
 mod transfer;
 
+pub use copy::{Copied, CopyOptions, copy};
 pub use entry::EntryOptions;
 pub use indented::{ordered, reindented};
 pub use list::{CreateOptions, Lists};

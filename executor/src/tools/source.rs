@@ -15,6 +15,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use store::ImageRef;
 
 /// What places are opened with. Commands that need no store give none.
 #[derive(Clone, Copy)]
@@ -92,7 +93,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// An archive is taken into the store, and read there.
+    /// An archive is taken into the store, and read there; names of the store stay as they were.
     fn archive(access: Access<'a>, path: &Path, name: Option<&str>) -> Result<Self, Error> {
         let space = access.space()?;
         let mut file = std::fs::File::open(path).map_err(|source| Error::Io {
@@ -100,7 +101,38 @@ impl<'a> Source<'a> {
             path: path.to_owned(),
             source,
         })?;
+        let store = space.store();
+        let before = store.references()?;
         let loaded = output::load(space, &mut file, None)?;
+        let stored = Self::loaded(access, path, name, &loaded);
+        for name in loaded.iter().map(output::Loaded::shown) {
+            let made = output::find(space, name)?;
+            let digest = made.descriptor.digest().to_string();
+            let is_it = |image: &&ImageRef| {
+                image.name == made.name
+                    && (!made.name.is_empty()
+                        || image.descriptor.digest() == made.descriptor.digest())
+            };
+            let key = if made.name.is_empty() {
+                &digest
+            } else {
+                &made.name
+            };
+            match before.iter().find(is_it) {
+                Some(image) => store.tag(image)?,
+                None => drop(store.untag(key)?),
+            }
+        }
+        Ok(Self::Store(Box::new(stored?)))
+    }
+
+    fn loaded(
+        access: Access<'a>,
+        path: &Path,
+        name: Option<&str>,
+        loaded: &[output::Loaded],
+    ) -> Result<Stored<'a>, Error> {
+        let space = access.space()?;
         let wanted = match name {
             Some(name) => crate::build::normalised(name)?,
             None if loaded.len() == 1 => loaded[0].shown().to_owned(),
@@ -112,8 +144,7 @@ impl<'a> Source<'a> {
                 });
             }
         };
-        let stored = Stored::of(space, access.remote, &output::find(space, &wanted)?)?;
-        Ok(Self::Store(Box::new(stored)))
+        Stored::of(space, access.remote, &output::find(space, &wanted)?)
     }
 
     /// The manifest or index itself.

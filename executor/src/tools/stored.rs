@@ -222,7 +222,8 @@ impl<'a> Stored<'a> {
         Ok(changed.then(|| Doc::of_manifest(&manifest, &media_type)))
     }
 
-    /// The layers, those of builds compressed.
+    /// The layers; what lacks a blob, and what goes with it uncompressed, gets compressed. An image that is whole, as those are
+    /// which were pulled or loaded, stays.
     fn layers(&self, desc: &Desc, manifest: &Manifest) -> Result<Vec<Desc>, Error> {
         let store = self.space.store();
         let has = |layer: &Desc| Ok::<_, Error>(store.blob_size(&layer.digest()?).is_some());
@@ -230,7 +231,7 @@ impl<'a> Stored<'a> {
             |layer: &Desc| layer.media_type.ends_with("gzip") || layer.media_type.ends_with("zstd");
         let mut whole = true;
         for layer in &manifest.layers {
-            whole &= is_compressed(layer) && has(layer)?;
+            whole &= is_foreign(layer) || has(layer)?;
         }
         if whole {
             return Ok(manifest.layers.clone());
@@ -292,11 +293,6 @@ fn convert(manifest: &mut Manifest, flavour: Flavour) {
 
 /// A layer that registries need not have: its URLs say where it is.
 pub(super) fn is_foreign(layer: &Desc) -> bool {
-    let has_urls = layer
-        .other
-        .get("urls")
-        .and_then(serde_json::Value::as_array)
-        .is_some_and(|urls| !urls.is_empty());
-    has_urls
+    !layer.urls.is_empty()
         && (layer.media_type.contains(".foreign.") || layer.media_type.contains("nondistributable"))
 }

@@ -4,19 +4,14 @@
 
 use super::document::Doc;
 use super::parallel::each;
+use super::parts::Parts;
 use super::source::Source;
-use super::stored::is_foreign;
 use crate::Error;
-use crate::build::manifest::{self, Desc, Document};
+use crate::build::manifest::Desc;
 use crate::remote::Remote;
 use registry_client::{PushedHow, Reference};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
-
-/// Indexes inside indexes that are copied.
-const MAX_DEPTH: usize = 16;
-/// Manifests that one image may consist of.
-const MAX_DOCUMENTS: usize = 10_000;
 
 /// What a transfer did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,14 +39,6 @@ pub(super) struct Transfer<'a> {
     pub target: &'a Reference,
     pub say: Say<'a>,
     pub counts: Mutex<Counts>,
-}
-
-/// What has to be brought, without repetition.
-#[derive(Default)]
-struct Parts {
-    documents: HashMap<String, (Doc, Vec<Desc>)>,
-    /// With the digest of a manifest that each belongs to.
-    blobs: BTreeMap<String, (Desc, String)>,
 }
 
 impl<'a> Transfer<'a> {
@@ -84,6 +71,12 @@ impl<'a> Transfer<'a> {
         self.below(root)?;
         self.put(root, self.target)?;
         Ok(self.counts())
+    }
+
+    /// Brings a document with all that it needs, by digest.
+    pub(super) fn by_digest_of(&self, root: &Doc) -> Result<(), Error> {
+        self.below(root)?;
+        self.put(root, &self.by_digest(&root.desc.digest))
     }
 
     pub(super) fn counts(&self) -> Counts {
@@ -135,89 +128,12 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Finds out what the repository lacks, a level of indexes at a time.
+    /// What the repository lacks.
     fn parts(&self, root: &Doc) -> Result<Parts, Error> {
-        let mut parts = Parts::default();
-        let mut level = vec![root.clone()];
-        for _ in 0..MAX_DEPTH {
-            let mut wanted: Vec<Desc> = Vec::new();
-            for doc in level {
-                let children = self.read(&doc, &mut parts)?;
-                wanted.extend(children.iter().cloned());
-                parts
-                    .documents
-                    .insert(doc.desc.digest.clone(), (doc, children));
-            }
-            wanted.sort_by(|a, b| a.digest.cmp(&b.digest));
-            wanted.dedup_by(|a, b| a.digest == b.digest);
-            wanted.retain(|desc| !parts.documents.contains_key(&desc.digest));
-            if wanted.is_empty() {
-                return Ok(parts);
-            }
-            if parts.documents.len() + wanted.len() > MAX_DOCUMENTS {
-                return Err(self.bad(format!(
-                    "it consists of more than {MAX_DOCUMENTS} manifests"
-                )));
-            }
-            level = each(&wanted, |desc| self.missing(desc))?
-                .into_iter()
-                .flatten()
-                .collect();
-        }
-        Err(self.bad(format!("its indexes are nested more than {MAX_DEPTH} deep")))
-    }
-
-    fn bad(&self, reason: String) -> Error {
-        Error::Image {
-            subject: self.target.to_string(),
-            reason,
-        }
-    }
-
-    /// The documents below one; its blobs are noted.
-    fn read(&self, doc: &Doc, parts: &mut Parts) -> Result<Vec<Desc>, Error> {
-        let manifest = match doc.parse()? {
-            Document::Manifest(manifest) => manifest,
-            Document::Index(index) => {
-                let (documents, blobs): (Vec<Desc>, Vec<Desc>) =
-                    index.manifests.into_iter().partition(is_document);
-                for desc in blobs {
-                    let owner = doc.desc.digest.clone();
-                    parts.blobs.insert(desc.digest.clone(), (desc, owner));
-                }
-                return Ok(documents);
-            }
-        };
-        for desc in manifest.layers.into_iter().chain([manifest.config]) {
-            if is_foreign(&desc) {
-                continue;
-            }
-            let owner = doc.desc.digest.clone();
-            parts.blobs.insert(desc.digest.clone(), (desc, owner));
-        }
-        Ok(Vec::new())
-    }
-
-    /// A document that the repository does not have.
-    fn missing(&self, desc: &Desc) -> Result<Option<Doc>, Error> {
-        let target = self.by_digest(&desc.digest);
-        if self.remote.has_manifest(&target, &desc.digest()?)? {
-            return Ok(None);
-        }
-        let doc = self.source.document(desc)?;
-        // Sparse descriptors of old tools leave the type out.
-        let media_type = if desc.media_type.is_empty() {
-            doc.desc.media_type
-        } else {
-            desc.media_type.clone()
-        };
-        Ok(Some(Doc {
-            desc: Desc {
-                media_type,
-                ..doc.desc
-            },
-            bytes: doc.bytes,
-        }))
+        Parts::collect(self.source, root, &|desc| {
+            let target = self.by_digest(&desc.digest);
+            self.remote.has_manifest(&target, &desc.digest()?)
+        })
     }
 
     fn blob(&self, desc: &Desc, manifest: &str) -> Result<(), Error> {
@@ -244,7 +160,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    fn put(&self, doc: &Doc, reference: &Reference) -> Result<(), Error> {
+    pub(super) fn put(&self, doc: &Doc, reference: &Reference) -> Result<(), Error> {
         self.remote
             .put_manifest(reference, &doc.desc.media_type, &doc.bytes)?;
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -257,18 +173,4 @@ impl<'a> Transfer<'a> {
         }
         Ok(())
     }
-}
-
-/// Build caches list layers among the manifests of an index.
-fn is_document(desc: &Desc) -> bool {
-    let kind = desc.media_type.as_str();
-    kind.is_empty()
-        || [
-            manifest::OCI_INDEX,
-            manifest::OCI_MANIFEST,
-            manifest::DOCKER_LIST,
-            manifest::DOCKER_MANIFEST,
-        ]
-        .contains(&kind)
-        || kind.contains("manifest")
 }
