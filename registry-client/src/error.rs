@@ -82,20 +82,18 @@ pub enum Error {
     },
     /// A credential helper failed.
     #[error(
-        "could not {action} credentials{} with {helper}, which {configured_in} names: {reason}",
+        "could not {action} credentials{} with {helper} names: {reason}",
         about(registry)
     )]
     Helper {
-        /// The program.
-        helper: String,
-        /// The file that names it.
-        configured_in: String,
+        /// The program and where it is configured: `docker-credential-pass, which FILE`.
+        helper: Box<str>,
         /// `get`, `store`, `erase`, `list`.
         action: &'static str,
         /// The registry it was asked for.
-        registry: String,
+        registry: Box<str>,
         /// Why.
-        reason: String,
+        reason: Box<str>,
         /// The cause, where the program could not be run.
         source: Option<std::io::Error>,
     },
@@ -194,15 +192,15 @@ pub enum Error {
         /// `GET`, `HEAD`.
         method: &'static str,
         /// The URL.
-        url: String,
+        url: Box<str>,
         /// The HTTP status.
         status: u16,
         /// The registry's own words.
-        messages: Vec<RegistryMessage>,
+        messages: Box<[RegistryMessage]>,
         /// What `Retry-After` asked for.
         retry_after: Option<Duration>,
         /// Whose credentials it was asked with: `with the credentials from FILE`.
-        login: Option<String>,
+        login: Option<Box<str>>,
     },
     /// A download was answered with something else than the file; BuildKit's wording.
     #[error("invalid response status {status}")]
@@ -248,13 +246,13 @@ pub enum Error {
     #[error("could not get a token for {scope} from {realm}{}", login.as_deref().map(|login| format!(" {login}")).unwrap_or_default())]
     Token {
         /// The registry.
-        registry: String,
+        registry: Box<str>,
         /// The token service.
-        realm: String,
+        realm: Box<str>,
         /// What the token was to allow.
         scope: String,
         /// Whose credentials were shown: `with the credentials from FILE`.
-        login: Option<String>,
+        login: Option<Box<str>>,
         /// The cause.
         source: Box<Error>,
     },
@@ -390,7 +388,7 @@ impl Error {
                 login,
                 ..
             } => {
-                let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+                let host = url.split_once("://").map_or(&**url, |(_, rest)| rest);
                 Some(login_hint(
                     host.split('/').next().unwrap_or(host),
                     login.is_some(),
@@ -487,6 +485,9 @@ impl Error {
         text
     }
 }
+
+// It is part of other crates' errors, which are returned from nearly everywhere.
+const _: () = assert!(size_of::<Error>() <= 96);
 
 /// Why a request got no answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

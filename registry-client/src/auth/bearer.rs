@@ -54,8 +54,8 @@ impl TokenRequest {
         }
         let realm = challenge.param("realm").unwrap_or_default();
         let refuse = |reason: &str| Error::Token {
-            registry: access.registry.to_owned(),
-            realm: redact::text(realm),
+            registry: access.registry.into(),
+            realm: redact::text(realm).into(),
             scope: scope_text(&scopes),
             login: None,
             source: Box::new(Error::Protocol {
@@ -118,10 +118,10 @@ impl TokenRequest {
         let mut realm = self.realm.clone();
         realm.set_query(None);
         Error::Token {
-            registry: self.registry.clone(),
-            realm: redact::url(&realm),
+            registry: self.registry.as_str().into(),
+            realm: redact::url(&realm).into(),
             scope: scope_text(&self.scopes),
-            login: self.with(),
+            login: self.with().map(String::into_boxed_str),
             source: Box::new(source),
         }
     }

@@ -122,11 +122,10 @@ impl Helper<'_> {
 
     fn failed(&self, action: &'static str, server: &str, reason: &str) -> Error {
         Error::Helper {
-            helper: self.program(),
-            configured_in: self.configured_in.to_owned(),
+            helper: format!("{}, which {}", self.program(), self.configured_in).into(),
             action,
-            registry: server.to_owned(),
-            reason: reason.to_owned(),
+            registry: server.into(),
+            reason: reason.into(),
             source: None,
         }
     }
@@ -137,11 +136,10 @@ impl Helper<'_> {
             _ => "it could not be run",
         };
         Error::Helper {
-            helper: self.program(),
-            configured_in: self.configured_in.to_owned(),
+            helper: format!("{}, which {}", self.program(), self.configured_in).into(),
             action,
-            registry: server.to_owned(),
-            reason: reason.to_owned(),
+            registry: server.into(),
+            reason: reason.into(),
             source: Some(error),
         }
     }
@@ -227,7 +225,8 @@ fn reader(child: &mut Child) -> mpsc::Receiver<Vec<u8>> {
 fn complaint(status: ExitStatus, output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty());
-    match line {
+    // An answer all the same, which has a secret in it.
+    match line.filter(|line| !line.starts_with('{')) {
         Some(line) => crate::registry_message::clean(line),
         None => status.to_string(),
     }

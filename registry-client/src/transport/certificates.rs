@@ -33,10 +33,10 @@ impl Material {
         authority: &str,
     ) -> Result<Option<Self>, Error> {
         let mut files = Files::default();
-        if let Some(folder) = &options.folder {
-            if !files.add_folder(folder, authority)? {
-                return Err(unreadable(folder, ErrorKind::NotFound.into()));
-            }
+        if let Some(folder) = &options.folder
+            && !files.add_folder(folder, authority)?
+        {
+            return Err(unreadable(folder, ErrorKind::NotFound.into()));
         }
         for root in &options.certs_d {
             let mut found = false;

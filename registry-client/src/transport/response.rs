@@ -167,11 +167,11 @@ impl Response {
         }
         Error::Status {
             method: self.method,
-            url: redact::url(&self.url),
+            url: redact::url(&self.url).into(),
             status: self.answer.status().as_u16(),
-            messages: registry_message::parse(&body),
+            messages: registry_message::parse(&body).into(),
             retry_after,
-            login: self.login,
+            login: self.login.map(String::into_boxed_str),
         }
     }
 

@@ -4,10 +4,12 @@
 
 mod auth;
 mod blobs;
+mod credentials;
 mod cuts;
 mod docker_registry;
 mod faults;
 mod lists;
+mod logins;
 mod manifests;
 mod mirrors;
 mod network;
