@@ -7,13 +7,11 @@ use crate::environment::Environment;
 use crate::error::Failure;
 use crate::progress::Progress;
 use crate::render::failure::BuildReport;
-use executor::build::{BuildFailure, BuildResult};
+use executor::build::BuildFailure;
 use executor::request::{BuildRequest, OutputDest};
 use planner::scheduler::Cancel;
-use serde_json::json;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 /// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
 pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
@@ -49,11 +47,16 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
         .get("BUILDX_METADATA_WARNINGS")
         .is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
         .then(|| progress.solve_warnings());
-    write_results(args, &result, warnings)?;
+    super::metadata::write(
+        args.iidfile.as_deref(),
+        args.metadata_file.as_deref(),
+        &result,
+        warnings,
+    )?;
     let quiet = args.quiet || mode == ProgressMode::Quiet;
     if quiet
         && !stdout_taken
-        && let Some(id) = result.config_digest.as_ref().or(result.digest.as_ref())
+        && let Some(id) = &result.image_id
     {
         print_line(id);
     }
@@ -166,60 +169,4 @@ pub(super) fn failed(request: BuildRequest, failure: BuildFailure, cancel: &Canc
             },
         })),
     }
-}
-
-fn write_results(
-    args: &BuildArgs,
-    result: &BuildResult,
-    warnings: Option<Vec<serde_json::Value>>,
-) -> Result<(), Failure> {
-    if let (Some(path), Some(id)) = (
-        &args.iidfile,
-        result.config_digest.as_ref().or(result.digest.as_ref()),
-    ) {
-        write_file(path, id.as_bytes())?;
-    }
-    if let Some(path) = &args.metadata_file {
-        let mut metadata = metadata(result);
-        // Where the environment asks for it, as buildx does.
-        if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
-            metadata["buildx.build.warnings"] = json!(warnings);
-        }
-        let text = serde_json::to_vec_pretty(&metadata)
-            .map_err(|error| Failure::Other(format!("could not write metadata: {error}")))?;
-        write_file(path, &text)?;
-    }
-    Ok(())
-}
-
-/// The keys that CI actions read.
-fn metadata(result: &BuildResult) -> serde_json::Value {
-    let mut metadata = serde_json::Map::new();
-    if let Some(digest) = &result.config_digest {
-        metadata.insert("containerimage.config.digest".to_owned(), json!(digest));
-    }
-    if let Some(descriptor) = &result.descriptor {
-        metadata.insert("containerimage.descriptor".to_owned(), descriptor.clone());
-    }
-    if let Some(digest) = &result.digest {
-        metadata.insert("containerimage.digest".to_owned(), json!(digest));
-    }
-    if !result.names.is_empty() {
-        metadata.insert("image.name".to_owned(), json!(result.names.join(",")));
-    }
-    serde_json::Value::Object(metadata)
-}
-
-/// Writes a temporary file and renames it, so that no reader sees half of it.
-fn write_file(path: &Path, data: &[u8]) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::Other(format!("could not write {}: {error}", path.display()))
-    };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    std::fs::write(&temporary, data).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(|error| {
-        let _ = std::fs::remove_file(&temporary);
-        failed(error)
-    })
 }

@@ -10,6 +10,7 @@ mod inspect;
 mod load;
 mod login;
 mod manifest;
+mod metadata;
 mod prune;
 mod pull;
 mod rmi;

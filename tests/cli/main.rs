@@ -27,6 +27,7 @@ mod login;
 mod manifest;
 mod mounts;
 mod output_files;
+mod output_images;
 mod outputs;
 mod platforms;
 mod pull;

@@ -41,16 +41,22 @@ const TWO: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];
 fn o01_local_keeps_modes_times_links_and_attributes() {
     let project = Project::new(
         "FROM busybox AS made\n\
-         RUN mkdir -p /out/d/empty && echo a > /out/d/a && chmod 4751 /out/d/a && chown 5:6 /out/d/a \
-         && ln /out/d/a /out/hard && ln -s d/a /out/sym && mkfifo /out/fifo && mkdir -m 1777 /out/sticky \
+         RUN mkdir -p /out/d/empty && echo a > /out/d/a && chown 5:6 /out/d/a && chmod 4751 /out/d/a \
+         && ln /out/d/a /out/hard && ln -s d/a /out/sym && mkfifo /out/fifo && touch /out/root && chmod 6755 /out/root && mkdir -m 1777 /out/sticky \
          && chmod 500 /out/d/empty && touch -d '2020-01-02 03:04:05' /out/d/a /out/d\n\
          FROM scratch\nCOPY --from=made /out /\n",
     );
     project.build(&["-o", "out"]).ok();
     let meta = |path: &str| fs::symlink_metadata(project.path("out").join(path)).unwrap();
-    assert_eq!(tree(&project.path("out")), names(["d/a", "hard"]));
-    // It belongs to whoever ran the build, and so a set-user-id bit would mean somebody else.
+    assert_eq!(tree(&project.path("out")), names(["d/a", "hard", "root"]));
+    // It belongs to whoever ran the build, and so a set-user-id bit could mean somebody else.
     assert_eq!(meta("d/a").mode() & 0o7777, 0o751);
+    let bits = if crate::support::is_root() {
+        0o6755
+    } else {
+        0o755
+    };
+    assert_eq!(meta("root").mode() & 0o7777, bits);
     assert_eq!(meta("d/a").uid(), rustix::process::geteuid().as_raw());
     assert_eq!(
         (meta("d/a").mtime(), meta("d").mtime()),
@@ -68,7 +74,7 @@ fn o01_local_keeps_modes_times_links_and_attributes() {
     project
         .build(&["-o", "type=local,dest=out,mode=delete"])
         .ok();
-    assert_eq!(tree(&project.path("out")), names(["d/a", "hard"]));
+    assert_eq!(tree(&project.path("out")), names(["d/a", "hard", "root"]));
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Exporter<'a> {
 pub(super) struct Exported {
     pub(super) desc: Option<Desc>,
     pub(super) config: Option<Digest>,
+    /// Known by its manifest, not its config.
+    pub(super) by_manifest: bool,
     created: Option<String>,
     pub(super) names: Vec<String>,
 }
@@ -480,6 +482,7 @@ fn exported(root: Desc, images: &[Image], names: Vec<String>) -> Exported {
     Exported {
         desc: Some(root),
         config: only.map(|image| image.config_digest.clone()),
+        by_manifest: false,
         created: images.first().and_then(|image| image.created.clone()),
         names,
     }
@@ -506,9 +509,13 @@ fn result(exported: Vec<Exported>) -> BuildResult {
         }
         serde_json::to_value(desc).expect("BUG: a descriptor has string keys only")
     });
+    let config = first.config.map(|digest| digest.to_string());
+    let digest = first.desc.map(|desc| desc.digest);
+    let by_config = config.clone().filter(|_| !first.by_manifest);
     BuildResult {
-        digest: first.desc.map(|desc| desc.digest),
-        config_digest: first.config.map(|digest| digest.to_string()),
+        image_id: by_config.or_else(|| digest.clone()),
+        digest,
+        config_digest: config,
         descriptor,
         names,
         ..BuildResult::default()

@@ -63,7 +63,7 @@ impl Exporter<'_> {
             let mut loaded = stored.clone();
             if let Some(root) = root {
                 loaded.desc = Some(root);
-                loaded.config = None;
+                loaded.by_manifest = true;
             }
             Ok(loaded)
         })

@@ -76,6 +76,9 @@ pub struct BuildResult {
     pub digest: Option<String>,
     /// Config digest (`containerimage.config.digest`), for one platform.
     pub config_digest: Option<String>,
+    /// What the image is called where it went: its config digest, and where there is none or images are known by
+    /// their manifests, its digest.
+    pub image_id: Option<String>,
     /// Its descriptor as JSON (`containerimage.descriptor`).
     pub descriptor: Option<serde_json::Value>,
     /// Normalised names (`image.name`).

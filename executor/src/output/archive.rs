@@ -189,7 +189,12 @@ impl Contents {
 
     /// The index of a folder with our entries in place of those of the same name, or of the same image when ours has no name.
     fn merged_index(&self, path: &Path) -> Result<Index, Error> {
-        let ours = self.index();
+        let mut ours = self.index();
+        // A layout's reader asks for a name; without one it asks for this.
+        for entry in &mut ours.manifests {
+            let name = entry.annotations.entry(REF_NAME.to_owned());
+            name.or_insert_with(|| "latest".to_owned());
+        }
         let bytes = match std::fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ours),

@@ -9,6 +9,7 @@ use rustix::fs::{
     futimens, linkat, mkdirat, mkfifoat, openat, renameat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,9 +18,18 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// Bits of a mode that a file of the user's gets: a program that becomes its owner when it runs would become the
-/// user, not the owner that the image says.
-const MODE_BITS: u32 = 0o1777;
+/// The mode that an entry gets. A program that becomes its owner when it runs keeps that only where its owner stays
+/// the same: with another one it would become somebody whom the image does not name.
+fn mode_of(entry: &Entry) -> u32 {
+    let mut mode = entry.mode & 0o7777;
+    if entry.uid != geteuid().as_raw() {
+        mode &= !0o4000;
+    }
+    if entry.gid != getegid().as_raw() {
+        mode &= !0o2000;
+    }
+    mode
+}
 
 /// Writes entries into a folder, owned by the user. No link in the folder is ever followed.
 pub(crate) struct FolderSink {
@@ -90,7 +100,7 @@ impl FolderSink {
     }
 
     fn leave(&self, folder: &OpenFolder) -> Result<(), Error> {
-        let mode = Mode::from_raw_mode(folder.mode & MODE_BITS);
+        let mode = Mode::from_raw_mode(folder.mode);
         remove_others(folder.fd.as_fd(), folder.kept.as_ref())
             .and_then(|()| fchmod(&folder.fd, mode))
             .and_then(|()| futimens(&folder.fd, &times(folder.mtime)))
@@ -146,7 +156,7 @@ impl FolderSink {
         self.open.push(OpenFolder {
             name: name.to_owned(),
             fd,
-            mode: entry.mode,
+            mode: mode_of(entry),
             mtime,
             kept: self.kept.is_some().then(HashSet::new),
         });
@@ -166,7 +176,7 @@ impl FolderSink {
         )?);
         let written = std::io::copy(data, &mut file).and_then(|_| {
             set_xattrs(&file, entry);
-            fchmod(&file, Mode::from_raw_mode(entry.mode & MODE_BITS))?;
+            fchmod(&file, Mode::from_raw_mode(mode_of(entry)))?;
             futimens(&file, &times(self.epoch.unwrap_or(entry.mtime)))?;
             Ok(self.put(&temporary, name)?)
         });
