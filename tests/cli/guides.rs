@@ -5,7 +5,7 @@ use crate::transcript::{self, Captures, Item, matches};
 use std::fs;
 
 /// Guides with transcripts.
-const REPLAYED: &[&str] = &["images"];
+const REPLAYED: &[&str] = &["images", "outputs"];
 
 fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
@@ -30,6 +30,11 @@ fn replay(name: &str) {
 #[test]
 fn guide_images() {
     replay("images");
+}
+
+#[test]
+fn guide_outputs() {
+    replay("outputs");
 }
 
 #[test]

@@ -303,7 +303,7 @@ impl Stage {
     fn base(&mut self, name: &str) {
         let layout = testkit::busybox_layout();
         let command = format!(
-            "echo FROM base | kiln build -q -t {name} --platform linux/amd64,linux/arm64 --build-context base=oci-layout://{} -f - .",
+            "kiln tag $(kiln load -q -i {} && kiln images -q) {name}",
             layout.display()
         );
         let (status, output) = self.run(&command);
