@@ -120,10 +120,8 @@ impl Work<'_> {
             return Err(Failure::Other(message));
         }
         for tag in tags {
-            let tagged = Reference {
-                tag: Some(tag),
-                ..reference.clone()
-            };
+            let tagged = format!("{}:{tag}", reference.name());
+            let tagged = Reference::parse(&tagged).map_err(|error| invalid(&error))?;
             self.pull(&tagged)?;
         }
         print_line(&reference.name());

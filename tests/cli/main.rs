@@ -21,6 +21,7 @@ mod errors;
 mod examples;
 mod guides;
 mod hostile;
+mod hostile_registry;
 mod killed;
 mod load;
 mod login;
