@@ -184,14 +184,35 @@ pub(crate) fn extract_options(space: &Space) -> Result<ExtractOptions, Error> {
 /// cannot be used, and is not followed until the disk is full.
 pub(crate) fn bounded(space: &Space, blob: u64, writes: bool) -> Limits {
     let limits = space.limits();
-    let mut tar = limits.tar.min(SMALL.max(blob.saturating_mul(GROWTH)));
-    if let Some(free) = free_space(space.store().root()).filter(|_| writes) {
-        tar = tar.min(free.saturating_sub(RESERVE).max(RESERVE));
-    }
+    let free = free_space(space.store().root()).filter(|_| writes);
+    let tar = limits.tar.min(most(blob, free));
     Limits { tar, ..limits }
+}
+
+fn most(blob: u64, free: Option<u64>) -> u64 {
+    let grown = SMALL.max(blob.saturating_mul(GROWTH));
+    match free {
+        Some(free) => grown.min(free.saturating_sub(RESERVE).max(RESERVE)),
+        None => grown,
+    }
 }
 
 fn free_space(folder: &Path) -> Option<u64> {
     let found = rustix::fs::statvfs(folder).ok()?;
     Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bombs_are_bounded_and_honest_layers_are_not() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(most(1000, None), 8 * GIB);
+        assert!(most(100 << 20, None) >= 100 * GIB);
+        assert_eq!(most(u64::MAX, None), u64::MAX);
+        assert_eq!(most(1000, Some(GIB)), GIB - RESERVE);
+        assert_eq!(most(1000, Some(0)), RESERVE, "a small layer may still fit");
+    }
 }

@@ -12,7 +12,7 @@ use oci_spec::image::Digest;
 use planner::platform::Platform;
 use serde_json::Value;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use store::{ImageRef, Store};
 
 /// Indexes inside indexes that are followed.
@@ -84,8 +84,10 @@ pub(crate) fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummar
 
 /// Bytes of a manifest and all that it names, as they are transferred.
 fn content_size(member: &Member) -> u64 {
-    let layers: u64 = member.manifest.layers.iter().map(|layer| layer.size).sum();
-    member.desc.size + member.manifest.config.size + layers
+    let layers = member.manifest.layers.iter().map(|layer| layer.size);
+    layers
+        .fold(member.desc.size, u64::saturating_add)
+        .saturating_add(member.manifest.config.size)
 }
 
 /// Uncompressed bytes of each layer; the compressed ones of those that were never unpacked.
@@ -100,35 +102,40 @@ fn layer_sizes(store: &Store, member: &Member) -> Result<Vec<u64>, Error> {
     Ok(sizes)
 }
 
-/// The images that a manifest or index leads to and that the store holds.
+/// The images that a manifest or index leads to and that the store holds, each once. Whoever made an index chose what
+/// it points to, so what is none of its entries' business (a layer, a document that nobody understands) is passed over.
 pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error> {
     let mut members = Vec::new();
     let mut waiting = vec![(root.clone(), 0)];
     let mut annotations = HashMap::new();
+    let mut seen = HashSet::from([root.clone()]);
     while let Some((digest, depth)) = waiting.pop() {
-        let Some(bytes) = present(store.read_blob(&digest, MANIFEST_LIMIT))? else {
+        let document = match document(store, &digest) {
+            Ok(found) => found,
+            Err(Error::Image { .. } | Error::Store(store::Error::TooLarge { .. })) if depth > 0 => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let Some((bytes, document, config)) = document else {
             continue;
         };
-        match Document::parse(digest.as_ref(), &bytes)? {
-            Document::Index(index) if depth < MAX_NESTING => {
+        match (document, config) {
+            (Document::Index(index), _) if depth < MAX_NESTING => {
                 for entry in index.manifests.iter().rev() {
-                    if !entry
-                        .platform
-                        .as_ref()
-                        .is_some_and(manifest::DescPlatform::is_unknown)
+                    let platform = entry.platform.as_ref();
+                    let Ok(child) = entry.digest() else { continue };
+                    if platform.is_some_and(manifest::DescPlatform::is_unknown)
+                        || !seen.insert(child.clone())
                     {
-                        annotations.insert(entry.digest()?, entry.annotations.clone());
-                        waiting.push((entry.digest()?, depth + 1));
+                        continue;
                     }
+                    annotations.insert(child.clone(), entry.annotations.clone());
+                    waiting.push((child, depth + 1));
                 }
             }
-            Document::Index(_) => {}
-            Document::Manifest(manifest) => {
-                let config = manifest.config.digest()?;
-                let Some(config_bytes) = present(store.read_blob(&config, CONFIG_LIMIT))? else {
-                    continue;
-                };
-                let config = Config::parse(config.as_ref(), &config_bytes)?;
+            (Document::Index(_), _) | (Document::Manifest(_), None) => {}
+            (Document::Manifest(manifest), Some((config_bytes, config))) => {
                 let mut desc = Desc::new(manifest_type(&manifest), &digest, bytes.len() as u64);
                 if let Some(known) = annotations.remove(&digest) {
                     desc.annotations = known;
@@ -144,6 +151,28 @@ pub(crate) fn members(store: &Store, root: &Digest) -> Result<Vec<Member>, Error
         }
     }
     Ok(members)
+}
+
+/// A document with the bytes it is made of, and a manifest's config; `None` when the store does not hold it.
+type Read = Option<(Vec<u8>, Document, Option<(Vec<u8>, Config)>)>;
+
+fn document(store: &Store, digest: &Digest) -> Result<Read, Error> {
+    let Some(bytes) = present(store.read_blob(digest, MANIFEST_LIMIT))? else {
+        return Ok(None);
+    };
+    let document = Document::parse(digest.as_ref(), &bytes)?;
+    let Document::Manifest(manifest) = &document else {
+        return Ok(Some((bytes, document, None)));
+    };
+    let digest = manifest.config.digest()?;
+    let config = match present(store.read_blob(&digest, CONFIG_LIMIT))? {
+        None => None,
+        Some(bytes) => {
+            let config = Config::parse(digest.as_ref(), &bytes)?;
+            Some((bytes, config))
+        }
+    };
+    Ok(Some((bytes, document, config)))
 }
 
 /// The index that an image is; `None` for a single manifest.

@@ -10,7 +10,7 @@ use crate::output::{ArchiveFormat, SaveOptions, SaveTarget, find};
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use store::ImageRef;
 
 /// Indexes inside indexes that are followed.
@@ -187,7 +187,11 @@ fn whole_index(
     let root = Desc::of(&image.descriptor);
     let (mut documents, mut blobs) = (Vec::new(), Vec::new());
     let mut waiting = vec![(root.digest()?, 0)];
+    let mut seen = HashSet::new();
     while let Some((digest, depth)) = waiting.pop() {
+        if !seen.insert(digest.clone()) {
+            continue;
+        }
         if depth > MAX_NESTING || store.blob_size(&digest).is_none() {
             return Ok(None);
         }

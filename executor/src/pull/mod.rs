@@ -311,6 +311,9 @@ impl Puller<'_> {
                 }
             }
         }
+        if images.is_empty() {
+            return Err(self.bad("its index has no image".to_owned()));
+        }
         Ok((images, others))
     }
 

@@ -142,8 +142,13 @@ pub(crate) fn diff_ids_of(
             layers.len()
         )));
     }
+    let mut size = 0_i64;
     for layer in layers {
         layer.digest()?;
+        let more = i64::try_from(layer.size).ok();
+        size = more
+            .and_then(|more| size.checked_add(more))
+            .ok_or_else(|| bad("its layers have an impossible size".to_owned()))?;
     }
     config
         .diff_ids

@@ -5,6 +5,7 @@
 pub(crate) mod body;
 mod certificates;
 mod clients;
+mod echo;
 pub(crate) mod hosts;
 pub(crate) mod redact;
 mod response;
@@ -17,6 +18,7 @@ use crate::error::{Failure, transport_failure};
 use crate::{ClientOptions, Error};
 use body::Progress;
 use clients::{Clients, Trust};
+use echo::Secrets;
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, LOCATION,
 };
@@ -185,7 +187,7 @@ impl Transport {
             url.clone(),
             answer,
             self.options.timeouts,
-            permit,
+            (Secrets::of(authorization, &request.body), permit),
         ))
     }
 

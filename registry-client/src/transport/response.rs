@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of what the body means.
 
+use super::echo::Secrets;
 use super::{redact, retry};
 use crate::{Error, Timeouts, registry_message};
 use bytes::Bytes;
@@ -64,6 +65,7 @@ pub(crate) struct Response {
     pace: Pace,
     /// With whose credentials it was asked for, for messages.
     pub(crate) login: Option<String>,
+    secrets: Secrets,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -73,7 +75,7 @@ impl Response {
         url: Url,
         answer: reqwest::Response,
         timeouts: Timeouts,
-        permit: OwnedSemaphorePermit,
+        (secrets, permit): (Secrets, OwnedSemaphorePermit),
     ) -> Self {
         Self {
             method,
@@ -82,6 +84,7 @@ impl Response {
             received: 0,
             pace: Pace::new(timeouts),
             login: None,
+            secrets,
             _permit: permit,
         }
     }
@@ -169,7 +172,7 @@ impl Response {
             method: self.method,
             url: redact::url(&self.url).into(),
             status: self.answer.status().as_u16(),
-            messages: registry_message::parse(&body).into(),
+            messages: registry_message::parse(&self.secrets.removed_from(body)).into(),
             retry_after,
             login: self.login.map(String::into_boxed_str),
         }
