@@ -141,7 +141,7 @@ impl<'a> Transfer<'a> {
 }
 
 /// The start in `bytes 5-9/10` (RFC 9110 section 14.4).
-fn range_start(value: &str) -> Option<u64> {
+pub(crate) fn range_start(value: &str) -> Option<u64> {
     let range = value.trim().strip_prefix("bytes")?.trim_start();
     range.split_once('-')?.0.trim().parse().ok()
 }

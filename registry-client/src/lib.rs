@@ -23,6 +23,8 @@ mod registry;
 mod registry_message;
 mod transport;
 mod verify;
+#[doc(hidden)]
+pub mod wire;
 
 pub use client::{Client, FetchedManifest};
 pub use credentials::{

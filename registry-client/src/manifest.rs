@@ -164,6 +164,12 @@ fn verify(
     Ok(hasher.finish())
 }
 
+/// Digest and media type of bytes that nothing is known of.
+pub(crate) fn read_any(bytes: &[u8]) -> Option<(Digest, MediaType)> {
+    let digest = verify("any", bytes, None, None).ok()?;
+    Some((digest, media_type("any", bytes, None).ok()?))
+}
+
 fn mismatch(name: String, expected: &Digest, actual: &Digest) -> Error {
     Error::DigestMismatch {
         name,

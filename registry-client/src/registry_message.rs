@@ -151,11 +151,17 @@ fn plain_text(body: &[u8]) -> Vec<RegistryMessage> {
         .unwrap_or_default()
 }
 
+/// Control characters, and those that turn the direction of text.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A registry's text must not be able to steer a terminal or flood a log.
 pub(crate) fn clean(text: &str) -> String {
     text.chars()
         .take(TEXT_LIMIT)
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if steers(c) { ' ' } else { c })
         .collect()
 }
 

@@ -11,6 +11,12 @@ pub(crate) struct Challenge {
 }
 
 impl Challenge {
+    /// The schemes that a header offers.
+    pub(crate) fn schemes(header: &str) -> Vec<String> {
+        let challenges = parse(header).into_iter();
+        challenges.map(|challenge| challenge.scheme).collect()
+    }
+
     /// A parameter; names know no case.
     pub(crate) fn param(&self, name: &str) -> Option<&str> {
         let found = self

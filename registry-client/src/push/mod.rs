@@ -16,6 +16,7 @@ use reqwest::{Method, StatusCode};
 use std::io;
 use std::sync::Arc;
 use upload::Upload;
+pub(crate) use upload::received;
 
 /// Most repositories that a blob is tried to be mounted from.
 const MOUNTS: usize = 3;

@@ -477,7 +477,7 @@ async fn unexpected(response: Response) -> Error {
 }
 
 /// How many bytes `0-99` says there are; `bytes=0-99` is read too.
-fn received(range: &str) -> Option<u64> {
+pub(crate) fn received(range: &str) -> Option<u64> {
     let range = range.trim();
     let range = range.strip_prefix("bytes=").unwrap_or(range);
     let (start, end) = range.split_once('-')?;

@@ -335,7 +335,7 @@ impl Transport {
 }
 
 /// The URL a redirect leads to, unless that is less safe than where it comes from.
-fn follow(
+pub(crate) fn follow(
     from: &Url,
     location: &str,
     may_be_insecure: impl Fn(&str, Option<u16>) -> bool,

@@ -19,3 +19,4 @@ mod push_faults;
 mod references;
 mod registries_conf;
 mod support;
+mod wire;
