@@ -4,6 +4,7 @@
 
 mod auth;
 mod blobs;
+mod certificates;
 mod credentials;
 mod cuts;
 mod docker_registry;
