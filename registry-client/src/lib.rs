@@ -11,6 +11,7 @@ mod client;
 mod credentials;
 mod download;
 mod error;
+mod failure;
 mod lists;
 mod login;
 mod manifest;

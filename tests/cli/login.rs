@@ -1,12 +1,13 @@
 //! Logins, and builds from registries that want one: Debian's docker-registry over HTTPS with a private authority, with
 //! client certificates, with passwords, and with a token service.
 
-use crate::support::{Project, Run};
+use crate::support::{Project, Run, able};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use testkit::{Authority, DockerRegistry, RegistrySetup, TokenServer, TokenSetup};
 
 const USER: &str = "ann";
@@ -42,6 +43,17 @@ impl Home {
 
     fn kiln(&self, args: &[&str]) -> Run {
         self.project.run(self.command(args))
+    }
+
+    /// Runs it without the terminal that the tests may have.
+    fn away(&self, args: &[&str]) -> Run {
+        let command = self.command(args);
+        let mut away = Command::new("setsid");
+        away.arg("-w").arg(command.get_program());
+        away.args(command.get_args());
+        away.current_dir(self.project.path("."));
+        self.settle(&mut away);
+        self.project.run(away)
     }
 
     /// `kiln login` with the password on standard input.
@@ -550,16 +562,87 @@ fn g01_login_arguments() {
     }
     let run = home.login(&["127.0.0.1:1"], "");
     run.fails(2, &["password is empty"]);
-    // `setsid` leaves the terminal that the tests may have.
-    let mut command = Command::new("setsid");
-    command.arg("-w").arg(home.command(&[]).get_program());
-    command.args(["login", "127.0.0.1:1"]);
-    home.settle(&mut command);
-    let run = home.project.run(command);
+    let run = home.away(&["login", "127.0.0.1:1"]);
     run.fails(
         1,
         &["cannot perform an interactive login from a non TTY device"],
     );
     let run = home.login(&["--retry", "0", "127.0.0.1:1"], "x");
     run.fails(1, &["could not log in to 127.0.0.1:1"]);
+}
+
+/// Answers the questions of a command that has a terminal. Gives all that the terminal showed.
+fn at_terminal(home: &Home, args: &[&str], answers: &[(&str, &str)]) -> (bool, String) {
+    let command = home.command(args);
+    let line: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut script = Command::new("script");
+    script.args(["-qefc", &line.join(" "), "/dev/null"]);
+    script.current_dir(home.project.path("."));
+    home.settle(&mut script);
+    let mut child = script
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut shown = Vec::new();
+    let mut left = answers.iter();
+    let mut next = left.next();
+    let mut buffer = [0; 4096];
+    loop {
+        match stdout.read(&mut buffer) {
+            Ok(0) | Err(_) => break,
+            Ok(length) => shown.extend_from_slice(&buffer[..length]),
+        }
+        if let Some((question, answer)) = next
+            && String::from_utf8_lossy(&shown).contains(question)
+        {
+            stdin.write_all(format!("{answer}\n").as_bytes()).unwrap();
+            next = left.next();
+        }
+    }
+    let ended = child.wait().unwrap().success();
+    (ended, String::from_utf8_lossy(&shown).into_owned())
+}
+
+#[test]
+fn g01_passwords_are_asked_for_without_showing_them() {
+    let has_script = Command::new("script").arg("--version").output().is_ok();
+    if !able(has_script, "script of util-linux") {
+        return;
+    }
+    let home = Home::new();
+    let setup = RegistrySetup {
+        htpasswd: Some(htpasswd(&home.project.path("home"))),
+        ..RegistrySetup::default()
+    };
+    let Some(registry) = DockerRegistry::start(&setup) else {
+        return;
+    };
+    fill(&registry, "app");
+    let host = registry.host();
+    let answers = [("Username for", USER), ("Password: ", PASSWORD)];
+    let (ended, shown) = at_terminal(&home, &["login", &host], &answers);
+    assert!(ended && shown.contains("Login Succeeded"), "{shown}");
+    assert!(!shown.contains(PASSWORD), "{shown}");
+    assert!(home.read().contains(BASE64));
+    // What is kept is no longer right, so both are asked for again; the name is offered.
+    let old = home.read().replace(BASE64, "YW5uOm9sZA==");
+    fs::write(home.config(), old).unwrap();
+    let answers = [("Username for", ""), ("Password: ", PASSWORD)];
+    let (ended, shown) = at_terminal(&home, &["login", &host], &answers);
+    assert!(ended && shown.contains("(ann): "), "{shown}");
+    assert!(home.read().contains(BASE64));
+
+    home.kiln(&["logout", &host]).ok();
+    home.project
+        .write("Dockerfile", format!("FROM {host}/app:1\n"));
+    let args = ["build", "--progress", "plain", "--creds", USER, "context"];
+    let (ended, shown) = at_terminal(&home, &args, &[("Password: ", PASSWORD)]);
+    assert!(ended && !shown.contains(PASSWORD), "{shown}");
+    home.away(&args).fails(2, &["no terminal to ask on"]);
 }

@@ -129,10 +129,15 @@ impl AuthFile {
     /// The places to look at, best first.
     pub(super) fn places(&self, host: &str, repository: &str) -> Result<Vec<Place<'_>>, Error> {
         let mut fits: Vec<(Fit, &str, &Object)> = Vec::new();
-        for (key, value) in self.section("auths")? {
+        let auths = self.section("auths")?;
+        for (number, (key, value)) in auths.iter().enumerate() {
             let Some(fit) = Key::parse(key).fit(key, host, repository) else {
                 continue;
             };
+            // Of a key that is there twice the last one counts.
+            if auths[number + 1..].iter().any(|(later, _)| later == key) {
+                continue;
+            }
             let Some(entry) = value.as_object() else {
                 return Err(self.bad(key, "it is not an object"));
             };
@@ -247,8 +252,11 @@ impl AuthFile {
             };
         }
         let auths = json::object_mut(&mut self.root, "auths");
-        auths.retain(|(known, _)| *known == key || !Key::parse(known).same(&Key::parse(&key)));
-        *json::object_mut(auths, &key) = entry;
+        let wanted = Key::parse(&key);
+        let same = |known: &(String, Json)| Key::parse(&known.0).same(&wanted);
+        let place = auths.iter().position(same).unwrap_or(auths.len());
+        auths.retain(|known| !same(known));
+        auths.insert(place, (key.clone(), Json::Object(entry)));
         Ok(helper)
     }
 

@@ -14,7 +14,7 @@ pub(crate) mod retry;
 pub(crate) use body::Body;
 pub(crate) use response::Response;
 
-use crate::error::{Failure, transport_failure};
+use crate::failure::{Failure, transport_failure};
 use crate::{ClientOptions, Error};
 use body::Progress;
 use clients::{Clients, Trust};

@@ -147,6 +147,11 @@ async fn g01_entries_of_files() {
             "me:pw",
         ),
         (
+            "twice",
+            format!(r#"{{"auths":{{"{host}":{other},"{host}":{good}}}}}"#),
+            "me:pw",
+        ),
+        (
             "other keys",
             format!(r#"{{"HttpHeaders":{{"X":"y"}},"auths":{{"{host}":{good}}},"credsStore":""}}"#),
             "me:pw",
@@ -490,6 +495,19 @@ fn g01_logins_are_kept_in_files() {
         text.contains("\"a\": {}") && text.contains("\"x\": 1"),
         "{text}"
     );
+    fs::write(
+        &path,
+        text.replace(
+            "\"a\"",
+            "\"https://r.example/v1/\": {\"auth\": \"b2xkOnB3\"}, \"a\"",
+        ),
+    )
+    .unwrap();
+    let mut file = opened(&link);
+    file.store("r.example", &password("me", "pw2")).unwrap();
+    file.save().unwrap();
+    let found = opened(&link).credential("r.example").unwrap();
+    assert_eq!(found, Some(password("me", "pw2")));
     let mut file = opened(&link);
     assert!(file.erase("r.example").unwrap() && !file.erase("r.example").unwrap());
     file.save().unwrap();
