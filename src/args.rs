@@ -10,6 +10,7 @@ mod login;
 mod manifest;
 mod pull;
 mod registry;
+mod registry_tools;
 mod run;
 mod space;
 
@@ -21,6 +22,7 @@ pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
 pub use registry::RegistryArgs;
+pub use registry_tools::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::{CgroupArgs, RunArgs};
@@ -74,6 +76,15 @@ pub enum Command {
     History(HistoryArgs),
     /// Copy an image between registries, with all of its platforms
     Copy(Box<CopyArgs>),
+    /// Join images in registries, and look at them there
+    Imagetools(Box<ImagetoolsArgs>),
+    /// Search a registry for repositories
+    Search(Box<SearchArgs>),
+    /// List the repositories of a registry
+    Catalog(Box<CatalogArgs>),
+    /// List the tags of a repository
+    #[command(visible_alias = "ls-tags")]
+    Tags(Box<TagsArgs>),
     /// Work on manifest lists (images for several platforms under one name)
     Manifest(Box<ManifestArgs>),
     /// Log in to a registry

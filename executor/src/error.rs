@@ -64,6 +64,15 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// A list of a registry.
+    #[error("could not list {what}")]
+    List {
+        /// Of what.
+        what: String,
+        /// Why.
+        #[source]
+        source: registry_client::Error,
+    },
     /// The registry did not take something.
     #[error("could not push {reference}")]
     Push {

@@ -2,7 +2,7 @@
 //!
 //! Every mistake found here is a usage error (status 2) or names the file that is missing (status 1).
 
-mod annotation;
+pub mod annotation;
 mod arguments;
 mod compat;
 mod context;

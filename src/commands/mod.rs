@@ -6,6 +6,7 @@ mod connect;
 mod copy;
 mod history;
 mod images;
+mod imagetools;
 mod inspect;
 mod load;
 mod login;
@@ -15,6 +16,7 @@ mod prune;
 mod pull;
 mod rmi;
 mod save;
+mod search;
 mod version;
 
 use crate::args::{Cli, Command, ImageCommand};
@@ -42,6 +44,10 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::History(args) => history::run(&args, &open.space()?),
         Command::Pull(args) => pull::run(&args, &open, environment),
         Command::Copy(args) => copy::run(&args, &open, environment),
+        Command::Imagetools(args) => imagetools::run(&args, environment),
+        Command::Search(args) => search::run(&args, environment),
+        Command::Catalog(args) => search::catalog(&args, environment),
+        Command::Tags(args) => search::tags(&args, environment),
         Command::Manifest(args) => manifest::run(&args, &open, environment),
         Command::Login(args) => login::run(&args, environment),
         Command::Logout(args) => login::logout(&args, environment),

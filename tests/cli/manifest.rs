@@ -6,12 +6,12 @@ use std::process::Command;
 use testkit::registry::FakeRegistry;
 use testkit::{DockerRegistry, RegistrySetup};
 
-fn parse(text: &str) -> Value {
+pub fn parse(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
 /// A registry with `app:amd64`, `app:arm64`, `app:arm` and the list `app:both` of the first two.
-fn registry() -> FakeRegistry {
+pub fn registry() -> FakeRegistry {
     let registry = FakeRegistry::start();
     let image = |arch: &str| {
         let layer = testkit::archive(&[testkit::Entry::file("f", arch)]).unwrap();

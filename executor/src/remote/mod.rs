@@ -1,6 +1,7 @@
 //! The registry client on a runtime of its own; both start when first used, so that a build that needs
 //! no network starts neither. It knows registries and URLs, and nothing of stores.
 
+mod lists;
 mod login;
 mod pull;
 mod stream;

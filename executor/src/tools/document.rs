@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::build::manifest::{self, Desc, DescPlatform, Document, Index, Manifest};
+use planner::platform::Platform;
 use serde_json::Value;
 
 /// Indexes inside indexes that are followed.
@@ -91,6 +92,19 @@ pub(super) fn sort_key(desc: &Desc) -> (bool, String, String, String, String, St
         part(|platform| platform.os_version.clone()),
         desc.digest.clone(),
     )
+}
+
+/// Whether two descriptors stand for the same platform, its OS version included.
+pub(super) fn is_same_platform(a: &Desc, b: &Desc) -> bool {
+    let normal = |desc: &Desc| -> Option<(Platform, Option<Value>)> {
+        let platform = desc.platform.as_ref()?;
+        let features = platform.other.get("os.features").cloned();
+        (!platform.is_unknown()).then(|| (platform.to_platform().normalise(), features))
+    };
+    match (normal(a), normal(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => false,
+    }
 }
 
 /// Whether only media types of Docker's are in it, so that the list over them is to be one of Docker's too.

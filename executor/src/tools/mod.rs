@@ -2,12 +2,14 @@
 //!
 //! It reads manifests and configs; layers only pass through, and only where one repository cannot mount them from another.
 
+mod combine;
 mod copy;
 mod document;
 mod entry;
 mod files;
 mod indented;
 mod inspect;
+mod join;
 mod list;
 mod parallel;
 mod parts;
@@ -16,7 +18,9 @@ mod push;
 mod source;
 mod stored;
 mod transfer;
+mod view;
 
+pub use combine::{Combine, CombineSource, Combined};
 pub use copy::{Copied, CopyOptions, copy};
 pub use entry::EntryOptions;
 pub use indented::{ordered, reindented};
@@ -24,3 +28,4 @@ pub use list::{CreateOptions, Lists};
 pub use place::Place;
 pub use push::ListPush;
 pub use transfer::{Counts, Say};
+pub use view::RemoteImage;
