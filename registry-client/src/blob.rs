@@ -12,7 +12,7 @@ use reqwest::header::{CONTENT_RANGE, HeaderName, HeaderValue, RANGE};
 use reqwest::{Method, StatusCode, Url};
 
 /// After this many new bytes a failure counts as the first one again.
-const PROGRESS: u64 = 1024 * 1024;
+pub(crate) const PROGRESS: u64 = 1024 * 1024;
 
 /// Where blobs go.
 pub(crate) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send);

@@ -1,14 +1,16 @@
 //! Plain downloads over the clients that registries are spoken to with: one GET, conditional where the caller knows an
-//! earlier answer, tried again from the start when it breaks off.
+//! earlier answer. One that breaks off goes on where it was if the server can tell that the file is still the same,
+//! and starts again else.
 //!
 //! Knows nothing of registries' logins and keeps nothing.
 
+use crate::blob::{PROGRESS, range_start};
 use crate::transport::retry::{self, Backoff};
 use crate::transport::{Body, Request, Response, redact};
 use crate::{Client, Error};
 use reqwest::header::{
-    AUTHORIZATION, CONTENT_DISPOSITION, DATE, ETAG, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, LAST_MODIFIED, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_DISPOSITION, CONTENT_RANGE, DATE, ETAG, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER,
 };
 use reqwest::{Method, StatusCode, Url};
 use std::fmt;
@@ -105,18 +107,142 @@ impl Client {
         download: &Download,
         receiver: &mut dyn Receiver,
     ) -> Result<Downloaded, Error> {
-        let request = request(download)?;
+        let first = request(download)?;
         let registries = &self.inner.registries;
         let mut backoff = Backoff::new(registries.retry(), false);
+        let mut part = Part::default();
         loop {
-            let ended = match registries.transport.send(&request).await {
-                Ok(response) => read(response, receiver).await,
+            let before = part.received;
+            let sent = match part.rest() {
+                None => registries.transport.send(&first).await,
+                Some(headers) => {
+                    let rest = Request {
+                        headers,
+                        ..request(download)?
+                    };
+                    registries.transport.send(&rest).await
+                }
+            };
+            let ended = match sent {
+                Ok(response) => part.read(response, receiver).await,
                 Err(error) => Err(error),
             };
             match ended {
                 Ok(downloaded) => return Ok(downloaded),
-                Err(error) => backoff.after(error).await?,
+                Err(error) => {
+                    if part.resumable() && part.received >= before + PROGRESS {
+                        backoff.progressed();
+                    }
+                    backoff.after(error).await?;
+                }
             }
+        }
+    }
+}
+
+/// What the receiver has of a body that broke off.
+#[derive(Default)]
+struct Part {
+    head: DownloadHead,
+    received: u64,
+}
+
+impl Part {
+    /// A strong validator names the very bytes (RFC 9110 section 13.1.5).
+    fn resumable(&self) -> bool {
+        let strong = |etag: &String| etag.starts_with('"');
+        self.received > 0 && self.head.etag.as_ref().is_some_and(strong)
+    }
+
+    /// The headers that ask for the rest alone.
+    fn rest(&self) -> Option<Vec<(HeaderName, HeaderValue)>> {
+        let etag = self.head.etag.as_deref().filter(|_| self.resumable())?;
+        let range = HeaderValue::from_str(&format!("bytes={}-", self.received)).ok()?;
+        Some(vec![
+            (RANGE, range),
+            (IF_RANGE, HeaderValue::from_str(etag).ok()?),
+        ])
+    }
+
+    /// Whether an answer is the rest that was asked for.
+    fn continues(&self, response: &Response) -> bool {
+        response.status() == StatusCode::PARTIAL_CONTENT
+            && self.resumable()
+            && response
+                .header(&ETAG)
+                .is_none_or(|etag| Some(etag) == self.head.etag.as_deref())
+            && response.header(&CONTENT_RANGE).and_then(range_start) == Some(self.received)
+    }
+
+    /// The next attempt starts again.
+    fn again(&mut self, url: String) -> Error {
+        let Self { head, received } = std::mem::take(self);
+        Error::Short {
+            url,
+            received,
+            expected: head.length.unwrap_or_default(),
+        }
+    }
+
+    async fn read(
+        &mut self,
+        mut response: Response,
+        receiver: &mut dyn Receiver,
+    ) -> Result<Downloaded, Error> {
+        let text = |name: &HeaderName| response.header(name).map(str::to_owned);
+        let head = DownloadHead {
+            etag: text(&ETAG),
+            modified: text(&LAST_MODIFIED),
+            disposition: text(&CONTENT_DISPOSITION),
+            length: response.content_length(),
+        };
+        match response.status() {
+            StatusCode::NOT_MODIFIED => return Ok(Downloaded::NotModified(head)),
+            status if status.is_success() => {}
+            StatusCode::RANGE_NOT_SATISFIABLE if self.received > 0 => {
+                return Err(self.again(response.shown_url()));
+            }
+            status => {
+                let retry_after = response
+                    .header(&RETRY_AFTER)
+                    .and_then(|value| retry::retry_after(value, response.header(&DATE)));
+                return Err(Error::DownloadStatus {
+                    status: status.as_u16(),
+                    retry_after,
+                });
+            }
+        }
+        let failed = |url: String| {
+            move |source| Error::Sink {
+                digest: url,
+                source,
+            }
+        };
+        let url = response.shown_url();
+        if response.status() == StatusCode::PARTIAL_CONTENT {
+            if !self.continues(&response) {
+                return Err(self.again(url));
+            }
+        } else {
+            *self = Self {
+                head: head.clone(),
+                received: 0,
+            };
+            if receiver.begin(&head).map_err(failed(url.clone()))? == Flow::Stop {
+                return Ok(Downloaded::Stopped(head));
+            }
+        }
+        while let Some(chunk) = response.chunk().await? {
+            self.received += chunk.len() as u64;
+            receiver.bytes(&chunk).map_err(failed(url.clone()))?;
+        }
+        match self.head.length {
+            Some(expected) if self.received < expected => Err(Error::Short {
+                url,
+                received: self.received,
+                expected,
+            }),
+            _ => Ok(Downloaded::Complete(self.head.clone())),
         }
     }
 }
@@ -163,50 +289,4 @@ fn request(download: &Download) -> Result<Request, Error> {
         page: true,
         body: Body::Empty,
     })
-}
-
-async fn read(mut response: Response, receiver: &mut dyn Receiver) -> Result<Downloaded, Error> {
-    let text = |name: &HeaderName| response.header(name).map(str::to_owned);
-    let head = DownloadHead {
-        etag: text(&ETAG),
-        modified: text(&LAST_MODIFIED),
-        disposition: text(&CONTENT_DISPOSITION),
-        length: response.content_length(),
-    };
-    match response.status() {
-        StatusCode::NOT_MODIFIED => return Ok(Downloaded::NotModified(head)),
-        status if status.is_success() => {}
-        status => {
-            let retry_after = response
-                .header(&RETRY_AFTER)
-                .and_then(|value| retry::retry_after(value, response.header(&DATE)));
-            return Err(Error::DownloadStatus {
-                status: status.as_u16(),
-                retry_after,
-            });
-        }
-    }
-    let failed = |url: String| {
-        move |source| Error::Sink {
-            digest: url,
-            source,
-        }
-    };
-    let url = response.shown_url();
-    if receiver.begin(&head).map_err(failed(url.clone()))? == Flow::Stop {
-        return Ok(Downloaded::Stopped(head));
-    }
-    let mut received = 0;
-    while let Some(chunk) = response.chunk().await? {
-        received += chunk.len() as u64;
-        receiver.bytes(&chunk).map_err(failed(url.clone()))?;
-    }
-    match head.length {
-        Some(expected) if received < expected => Err(Error::Short {
-            url,
-            received,
-            expected,
-        }),
-        _ => Ok(Downloaded::Complete(head)),
-    }
 }

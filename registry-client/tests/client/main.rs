@@ -8,6 +8,7 @@ mod certificates;
 mod credentials;
 mod cuts;
 mod docker_registry;
+mod downloads;
 mod faults;
 mod lists;
 mod logins;
