@@ -131,6 +131,24 @@ fn o01_local_mode_delete_leaves_what_was_built() {
 }
 
 #[test]
+fn o01_local_follows_no_link_of_the_folder() {
+    let project = Project::new("FROM scratch\nCOPY f /d/f\nCOPY f /g\n");
+    project.write("f", "content");
+    fs::create_dir_all(project.path("outside")).unwrap();
+    fs::write(project.path("outside/f"), "mine").unwrap();
+    for mode in ["copy", "delete"] {
+        let _ = fs::remove_dir_all(project.path("out"));
+        fs::create_dir_all(project.path("out")).unwrap();
+        symlink("../outside", project.path("out/d")).unwrap();
+        symlink("../outside/f", project.path("out/g")).unwrap();
+        let output = format!("type=local,dest=out,mode={mode}");
+        project.build(&["-o", &output]).ok();
+        assert_eq!(fs::read(project.path("outside/f")).unwrap(), b"mine");
+        assert_eq!(tree(&project.path("out")), names(["d/f", "g"]), "{mode}");
+    }
+}
+
+#[test]
 fn o01_local_mode_delete_of_several_platforms() {
     let project = platforms();
     for (keys, expected) in [

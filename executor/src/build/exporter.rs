@@ -1,7 +1,6 @@
 //! Turns the results of a plan into what was asked for: images in the store, archives, folders.
 
 use crate::Error;
-use crate::build::backend;
 use crate::build::fetch::Fetcher;
 use crate::build::image::{self, Flavour, Image, Top};
 use crate::build::manifest::{self, Desc};
@@ -10,10 +9,6 @@ use crate::build::{BuildResult, Ui};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
-use crate::output::files::Sink;
-use crate::output::folder::FolderSink;
-use crate::output::platforms::{self, Root};
-use crate::output::tarball::TarSink;
 use crate::request::{
     Annotation, AnnotationPlace, BuildRequest, OutputDest, OutputKind, OutputRequest, select,
 };
@@ -182,12 +177,12 @@ impl Exporter<'_> {
         given.iter().map(|name| normalised(name)).collect()
     }
 
-    fn targets(&self) -> impl Iterator<Item = (&Target, &StepOutput)> {
+    pub(super) fn targets(&self) -> impl Iterator<Item = (&Target, &StepOutput)> {
         self.plan.targets.iter().zip(&self.results)
     }
 
     /// The time of an output: its own says more than the build's.
-    fn epoch(&self, output: &OutputRequest) -> Option<i64> {
+    pub(super) fn epoch(&self, output: &OutputRequest) -> Option<i64> {
         output.epoch.unwrap_or(self.request.source_date_epoch)
     }
 
@@ -408,7 +403,7 @@ impl Exporter<'_> {
         )?))
     }
 
-    fn destination(&self, dest: Option<&OutputDest>) -> Result<Destination, Error> {
+    pub(super) fn destination(&self, dest: Option<&OutputDest>) -> Result<Destination, Error> {
         match dest {
             Some(OutputDest::Path(path)) => Destination::file(path),
             _ => {
@@ -422,47 +417,6 @@ impl Exporter<'_> {
                 })
             }
         }
-    }
-
-    fn roots(&self) -> Result<Vec<Root>, Error> {
-        self.targets()
-            .map(|(target, result)| {
-                Ok(Root {
-                    platform: target.platform.to_string(),
-                    view: backend::whole_view(self.space, &result.snapshot())?,
-                })
-            })
-            .collect()
-    }
-
-    fn walk(&self, output: &OutputRequest, sink: &mut dyn Sink) -> Result<(), Error> {
-        let is_several = self.plan.targets.len() > 1 || self.request.wants_index();
-        if output.platform_split.unwrap_or(is_several) {
-            platforms::walk_split(&self.roots()?, sink)
-        } else {
-            platforms::walk_merged(&self.roots()?, sink)
-        }
-    }
-
-    fn tar(&self, output: &OutputRequest) -> Result<Exported, Error> {
-        let scratch = self.space.store().scratch()?;
-        let mut out = self.destination(output.dest.as_ref())?;
-        let mut sink = TarSink::new(&mut out, self.epoch(output));
-        self.walk(output, &mut sink)?;
-        sink.finish(&scratch.path().join("index"))?;
-        out.commit()?;
-        Ok(Exported::default())
-    }
-
-    fn local(&self, output: &OutputRequest) -> Result<Exported, Error> {
-        let Some(OutputDest::Path(dest)) = &output.dest else {
-            return Err(Error::Request("output type=local needs dest=".to_owned()));
-        };
-        let store = self.space.store().root();
-        let mut sink = FolderSink::new(dest, self.epoch(output), output.delete.as_ref(), store)?;
-        self.walk(output, &mut sink)?;
-        sink.finish()?;
-        Ok(Exported::default())
     }
 }
 

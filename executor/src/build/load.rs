@@ -39,12 +39,13 @@ impl Exporter<'_> {
             Receiver::Podman => "importing to podman".to_owned(),
             Receiver::Containerd { .. } => "importing to containerd".to_owned(),
         };
-        self.task(&name, |task| {
+        let names = stored.names.clone();
+        self.task(&name, move |task| {
             let load = Load {
                 exporter: self,
                 output,
                 images,
-                names: &stored.names,
+                names: &names,
                 task,
             };
             let root = match &target.receiver {
@@ -60,7 +61,7 @@ impl Exporter<'_> {
                     Some(load.containerd(&program)?)
                 }
             };
-            let mut loaded = stored.clone();
+            let mut loaded = stored;
             if let Some(root) = root {
                 loaded.desc = Some(root);
                 loaded.by_manifest = true;

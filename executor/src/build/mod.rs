@@ -23,6 +23,7 @@ mod run;
 pub(crate) mod secrets;
 mod sources;
 mod squash;
+mod trees;
 pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};

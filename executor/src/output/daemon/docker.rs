@@ -246,6 +246,12 @@ fn refusal(answer: &Answer) -> io::Error {
                     .to_owned(),
             )
         })
+        .or_else(|| {
+            // Not even a daemon's answer: what a web server says for people, if it is short.
+            let text = std::str::from_utf8(&answer.body).ok()?.trim();
+            let is_plain = !text.is_empty() && text.len() < 200 && !text.contains(['<', '\n']);
+            is_plain.then(|| format!("status {}: {text}", answer.status))
+        })
         .unwrap_or_else(|| format!("status {}", answer.status));
     io::Error::other(message)
 }
@@ -301,6 +307,11 @@ mod tests {
             ),
             (500, "{\"message\":\"boom\"}", "boom"),
             (502, "<html>", "status 502"),
+            (
+                400,
+                "Client sent an HTTP request to an HTTPS server.\n",
+                "status 400: Client sent",
+            ),
             (200, "<html>", "expected value"),
         ] {
             let error = verdict(&answer(status, body)).unwrap_err().to_string();
