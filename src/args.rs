@@ -14,10 +14,12 @@ mod registry_tools;
 mod run;
 mod space;
 
-pub use archive::{LoadArgs, SaveArgs, SaveFormat};
+pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
 pub use compat::CompatArgs;
 pub use copy::CopyArgs;
-pub use image::{HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs};
+pub use image::{
+    DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
+};
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
@@ -70,6 +72,12 @@ pub enum Command {
     Load(LoadArgs),
     /// Save images to an archive
     Save(SaveArgs),
+    /// Make an image of a root file system in a tar
+    Import(Box<ImportArgs>),
+    /// Write an image's root file system as a tar
+    Export(ExportArgs),
+    /// Show which files differ between two images
+    Diff(DiffArgs),
     /// Show what there is to know of images, as JSON or by a template
     Inspect(InspectArgs),
     /// Show the history of an image

@@ -1,5 +1,6 @@
 //! Arguments of the commands that bring images into the store and out of it as files.
 
+use super::RegistryArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -53,4 +54,40 @@ pub enum SaveFormat {
     Oci,
     /// OCI image layout in a folder
     OciDir,
+}
+
+/// `kiln import`.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// A tar, plain or compressed; `-` for standard input
+    #[arg(value_name = "FILE|URL|-")]
+    pub source: String,
+    /// Name of the image
+    #[arg(value_name = "REPOSITORY[:TAG]")]
+    pub name: Option<String>,
+    /// Dockerfile instruction that sets the config; may be given several times
+    #[arg(short, long = "change", value_name = "INSTRUCTION")]
+    pub changes: Vec<String>,
+    /// Comment of the image
+    #[arg(short, long, value_name = "TEXT")]
+    pub message: Option<String>,
+    /// What the files are for [default: the machine's platform]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+/// `kiln export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Name, digest or ID
+    #[arg(value_name = "IMAGE")]
+    pub image: String,
+    /// File [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Platform of an image with several
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
 }

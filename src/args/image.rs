@@ -1,6 +1,6 @@
 //! Arguments of the commands on images of the store, and `kiln image`, which has them all by Docker's names.
 
-use super::{LoadArgs, PruneArgs, PullArgs, SaveArgs};
+use super::{ExportArgs, ImportArgs, LoadArgs, PruneArgs, PullArgs, SaveArgs};
 use clap::{Args, Subcommand};
 
 /// `kiln image`.
@@ -26,6 +26,12 @@ pub enum ImageCommand {
     Load(LoadArgs),
     /// Save images to an archive
     Save(SaveArgs),
+    /// Make an image of a root file system in a tar
+    Import(Box<ImportArgs>),
+    /// Write an image's root file system as a tar
+    Export(ExportArgs),
+    /// Show which files differ between two images
+    Diff(DiffArgs),
     /// Show what there is to know of images, as JSON or by a template
     Inspect(InspectArgs),
     /// Show the history of an image
@@ -141,4 +147,27 @@ pub struct HistoryArgs {
     /// Platform of an image with several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
+}
+
+/// `kiln diff`.
+#[derive(Args, Debug)]
+pub struct DiffArgs {
+    /// Name, digest or ID
+    #[arg(value_name = "IMAGE1")]
+    pub first: String,
+    /// What to compare it with
+    #[arg(value_name = "IMAGE2")]
+    pub second: String,
+    /// Platform of images with several
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub platform: Option<String>,
+    /// Compare the configs, not the files
+    #[arg(long)]
+    pub config: bool,
+    /// Files of different times differ
+    #[arg(long, conflicts_with = "config")]
+    pub times: bool,
+    /// `json` (one object a line), `table`, `table TEMPLATE`, or a Go template
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<String>,
 }

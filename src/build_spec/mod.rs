@@ -7,7 +7,7 @@ mod arguments;
 mod compat;
 mod context;
 mod csv;
-mod epoch;
+pub mod epoch;
 mod load_target;
 mod named_context;
 mod output;

@@ -4,9 +4,11 @@ mod build;
 mod call;
 mod connect;
 mod copy;
+mod diff;
 mod history;
 mod images;
 mod imagetools;
+mod import;
 mod inspect;
 mod load;
 mod login;
@@ -40,6 +42,9 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Tag(args) => rmi::tag(&args, &open.space()?),
         Command::Load(args) => load::run(&args, &open.space()?),
         Command::Save(args) => save::run(&args, &open.space()?),
+        Command::Import(args) => import::run(&args, &open, environment),
+        Command::Export(args) => import::export(&args, &open.space()?),
+        Command::Diff(args) => diff::run(&args, &open.space()?),
         Command::Inspect(args) => inspect::run(&args, &open.space()?),
         Command::History(args) => history::run(&args, &open.space()?),
         Command::Pull(args) => pull::run(&args, &open, environment),
@@ -72,6 +77,9 @@ fn image(
         ImageCommand::Tag(args) => rmi::tag(&args, &open.space()?),
         ImageCommand::Load(args) => load::run(&args, &open.space()?),
         ImageCommand::Save(args) => save::run(&args, &open.space()?),
+        ImageCommand::Import(args) => import::run(&args, open, environment),
+        ImageCommand::Export(args) => import::export(&args, &open.space()?),
+        ImageCommand::Diff(args) => diff::run(&args, &open.space()?),
         ImageCommand::Inspect(args) => inspect::run(&args, &open.space()?),
         ImageCommand::History(args) => history::run(&args, &open.space()?),
         ImageCommand::Pull(args) => pull::run(&args, open, environment),

@@ -346,6 +346,7 @@ impl<'a> Eval<'_, 'a> {
             (None, Some(FieldKind::Map)) => Ok(Val::made(Map::new())),
             (None, Some(FieldKind::List)) => Ok(Val::made(Vec::<Value>::new())),
             (None, Some(FieldKind::Text)) => Ok(Val::made("")),
+            (None, Some(FieldKind::Pointer)) => Ok(Val::made(Value::Null)),
             (None, None) => {
                 let message = match self.schema.type_name {
                     "" => format!("map has no entry for key {name:?}"),

@@ -12,6 +12,8 @@ pub enum FieldKind {
     List,
     /// A text.
     Text,
+    /// A pointer, which may be nil.
+    Pointer,
 }
 
 /// What Go's types say of some data.

@@ -3,10 +3,13 @@
 pub(crate) mod archive;
 pub mod daemon;
 pub(crate) mod dest;
+mod diff;
+mod export;
 pub(crate) mod files;
 mod filter;
 pub(crate) mod folder;
 mod images;
+mod import;
 pub(crate) mod load;
 pub(crate) mod platforms;
 mod prune;
@@ -14,7 +17,10 @@ mod remove;
 mod save;
 pub(crate) mod tarball;
 
+pub use diff::{Change, ConfigChange, DiffOptions, FileChange, diff, diff_configs};
+pub use export::export;
 pub use filter::{ImageFilters, LIST_FILTERS, PRUNE_FILTERS};
+pub use import::{ImportOptions, import, import_url};
 pub use prune::{PruneRequest, UsageRow, prune, usage};
 pub use remove::{RemoveOptions, Removed, remove, tag};
 
