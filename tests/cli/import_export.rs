@@ -77,9 +77,11 @@ fn what_is_exported_can_be_imported() {
     assert_eq!(image["Architecture"], "arm64");
     assert_eq!(image["Comment"], "by hand");
     assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 1);
-    let config =
-        serde_json::json!({"Cmd": ["/bin/sh"], "Env": ["A=b"], "Labels": {"k": "v"}, "User": "7"});
-    assert_eq!(image["Config"], config);
+    let config = &image["Config"];
+    assert_eq!(config["Cmd"], serde_json::json!(["/bin/sh"]));
+    assert_eq!(config["Env"], serde_json::json!(["A=b"]));
+    assert_eq!(config["Labels"], serde_json::json!({"k": "v"}));
+    assert_eq!(config["User"], "7");
     assert_eq!(
         project
             .kiln(&["diff", "one:1", "team/flat:1", "--format", "{{.Path}}"])
@@ -200,7 +202,7 @@ fn imports_that_cannot_be() {
         let mut all = vec!["import"];
         all.extend(args);
         project.kiln(&all).fails(status, &[message]);
-        assert_eq!(project.images().len(), 2, "{args:?}");
+        assert_eq!(project.images().len(), 1, "{args:?}");
     }
     project
         .kiln(&["export", "nothing"])

@@ -115,7 +115,7 @@ fn templates_that_people_use() {
         ),
         (
             "{{.Config.Entrypoint}}{{.Config.WorkingDir}}{{.Config.OnBuild}}",
-            "[][]".to_owned(),
+            "[]/[]".to_owned(),
         ),
         ("{{len .RootFS.Layers}}", "2".to_owned()),
         (

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 #[derive(Clone, Debug, Default)]
 pub struct ImageFilters {
     dangling: Option<bool>,
-    references: Vec<Glob>,
+    /// Patterns, and whether they are for whole names.
+    references: Vec<(Glob, bool)>,
     /// Label, value when one is asked for, and whether it must not be so.
     labels: Vec<(String, Option<String>, bool)>,
     since: Vec<String>,
@@ -80,7 +81,8 @@ impl ImageFilters {
     pub fn reference(&mut self, pattern: &str) -> Result<(), Error> {
         let glob = Glob::new(pattern.as_bytes());
         let glob = glob.map_err(|error| Error::Request(format!("{error}: {pattern:?}")))?;
-        self.references.push(glob);
+        self.references
+            .push((glob, pattern.starts_with("docker.io/")));
         Ok(())
     }
 
@@ -122,22 +124,20 @@ impl ImageFilters {
         Ok(())
     }
 
-    /// A pattern names an image by its familiar name, with or without its tag, or by the whole one.
+    /// A pattern names an image by its familiar name, with or without its tag; by the whole one if it names Docker Hub.
     fn is_named(&self, image: &ImageSummary) -> bool {
         if image.name.is_empty() {
             return false;
         }
-        let familiar = super::archive::familiar(&image.name);
-        let without_tag = |name: &str| super::split_tag(name).0.to_owned();
-        let names = [
-            familiar.to_owned(),
-            without_tag(familiar),
-            image.name.clone(),
-            without_tag(&image.name),
-        ];
-        self.references
-            .iter()
-            .any(|pattern| names.iter().any(|name| pattern.matches(name.as_bytes())))
+        self.references.iter().any(|(pattern, whole)| {
+            let name = if *whole {
+                &image.name
+            } else {
+                super::archive::familiar(&image.name)
+            };
+            let (repository, _) = super::split_tag(name);
+            pattern.matches(name.as_bytes()) || pattern.matches(repository.as_bytes())
+        })
     }
 }
 
@@ -213,6 +213,7 @@ mod tests {
             ("busy*:*", "docker.io/library/busybox:1", true),
             ("*", "docker.io/library/busybox:1", true),
             ("*", "docker.io/team/app:1", false),
+            ("*/*/app", "docker.io/library/app:1", false),
             ("*/app", "docker.io/team/app:1", true),
             ("*/app", "r.example:5000/app:1", true),
             ("r.example:5000/*", "r.example:5000/app:1", true),
