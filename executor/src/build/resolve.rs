@@ -194,11 +194,11 @@ impl Resolver<'_> {
         parse(text)?;
         let candidates = self.remote.candidates(text)?;
         pull::first_of(text, &candidates, |reference| {
-            self.from_registry(reference, &request.platform)
+            self.ask_registry(reference, &request.platform)
         })
     }
 
-    fn from_registry(
+    fn ask_registry(
         &self,
         reference: &Reference,
         platform: &Platform,

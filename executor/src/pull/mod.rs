@@ -8,7 +8,9 @@ pub(crate) mod select;
 use crate::Error;
 use crate::build::fetch::{Fetcher, Origin};
 use crate::build::image::rfc3339;
-use crate::build::manifest::{self, CONFIG_LIMIT, Config, Desc, Document, Index, MANIFEST_LIMIT};
+use crate::build::manifest::{
+    self, CONFIG_LIMIT, Config, Desc, DescPlatform, Document, Index, MANIFEST_LIMIT,
+};
 use crate::layer::Form;
 use crate::remote::Remote;
 use crate::space::Space;
@@ -297,7 +299,7 @@ impl Puller<'_> {
                     return Err(self.bad(format!("indexes nested more than {MAX_NESTING} deep")));
                 }
                 Document::Manifest(manifest) => {
-                    let attached = desc.platform.as_ref().is_some_and(|p| p.is_unknown());
+                    let attached = desc.platform.as_ref().is_some_and(DescPlatform::is_unknown);
                     if attached || select::not_an_image(&manifest).is_some() {
                         others.push(manifest.config.clone());
                         others.extend(manifest.layers.iter().cloned());
