@@ -76,13 +76,9 @@ fn auth(pair: &str) -> String {
     format!("{{\"auth\":\"{}\"}}", STANDARD.encode(pair))
 }
 
-#[tokio::test]
-async fn g01_entries_of_files() {
-    let registry = open_registry();
-    let host = registry.authority();
-    let good = auth("me:pw");
-    let other = auth("other:pw");
-    let cases = [
+/// Files with an entry for `team/app` of a host, and what of it is shown.
+fn entries(host: &str, good: &str, other: &str) -> Vec<(&'static str, String, &'static str)> {
+    vec![
         (
             "host",
             format!(r#"{{"auths":{{"{host}":{good}}}}}"#),
@@ -156,8 +152,15 @@ async fn g01_entries_of_files() {
             format!(r#"{{"HttpHeaders":{{"X":"y"}},"auths":{{"{host}":{good}}},"credsStore":""}}"#),
             "me:pw",
         ),
-    ];
-    for (name, text, expected) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn g01_entries_of_files() {
+    let registry = open_registry();
+    let host = registry.authority();
+    let good = auth("me:pw");
+    for (name, text, expected) in entries(&host, &good, &auth("other:pw")) {
         let options = with(vec![json("VARIABLE", &text)]);
         let seen = shown(&registry, options, "team/app").await;
         let seen = seen.unwrap_or_else(|error| panic!("{name}: {}", chain(&error)));
@@ -225,11 +228,9 @@ async fn g01_first_place_wins() {
     );
 }
 
-#[tokio::test]
-async fn g01_mistakes_are_told_without_secrets() {
-    let registry = open_registry();
-    let host = registry.authority();
-    let cases = [
+/// Files that make no sense for a host, and what is said of them.
+fn mistakes(host: &str) -> Vec<(String, &'static str)> {
+    vec![
         (
             "{\"auths\": hidden}".to_owned(),
             "VARIABLE: it is not JSON (line 1, column 11)",
@@ -278,8 +279,14 @@ async fn g01_mistakes_are_told_without_secrets() {
             format!(r#"{{"credHelpers":{{"{host}":"not-there"}}}}"#),
             "docker-credential-not-there, which VARIABLE names: the program is not installed",
         ),
-    ];
-    for (text, expected) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn g01_mistakes_are_told_without_secrets() {
+    let registry = open_registry();
+    let host = registry.authority();
+    for (text, expected) in mistakes(&host) {
         let options = with(vec![json("VARIABLE", &text)]);
         let error = shown(&registry, options, "app").await.unwrap_err();
         let told = chain(&error);
