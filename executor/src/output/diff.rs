@@ -174,7 +174,7 @@ impl Diff<'_> {
                 }
             }
             (a, b) if std::mem::discriminant(a) != std::mem::discriminant(b) => {
-                differs.push("type")
+                differs.push("type");
             }
             (a, b) => {
                 if a != b {
