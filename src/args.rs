@@ -9,6 +9,7 @@ mod image;
 mod login;
 mod manifest;
 mod pull;
+mod push;
 mod registry;
 mod registry_tools;
 mod run;
@@ -23,6 +24,7 @@ pub use image::{
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
+pub use push::{PushArgs, PushFormat};
 pub use registry::RegistryArgs;
 pub use registry_tools::*;
 
@@ -60,6 +62,8 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Pull images from a registry into the store
     Pull(Box<PullArgs>),
+    /// Push an image to one or more registries
+    Push(Box<PushArgs>),
     /// List images in the store
     Images(ImagesArgs),
     /// Commands on images, as `docker image` has them

@@ -73,8 +73,8 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
-    /// The registry did not take something.
-    #[error("could not push {reference}")]
+    /// A registry did not take an image; BuildKit's wording.
+    #[error("failed to push {reference}")]
     Push {
         /// Reference.
         reference: String,
@@ -245,7 +245,9 @@ impl Error {
                 help.clone()
             }
             Self::Command { foreign, .. } => foreign.clone(),
-            Self::Registry { source, .. } | Self::Login { source, .. } => source.hint(),
+            Self::Registry { source, .. }
+            | Self::Login { source, .. }
+            | Self::Push { source, .. } => source.hint(),
             Self::Unavailable { source, .. }
             | Self::Base {
                 suggestion: None,

@@ -10,7 +10,10 @@ mod device;
 pub mod error;
 pub mod layer;
 pub mod output;
+mod places;
 pub mod pull;
+
+pub mod push;
 pub mod remote;
 pub mod request;
 pub mod snapshot;

@@ -205,7 +205,7 @@ pub struct OutputRequest {
     pub dest: Option<OutputDest>,
     /// `name` values; the tags when empty.
     pub names: Vec<String>,
-    /// `compression=uncompressed|gzip|zstd`; gzip for archives when `None`.
+    /// `compression=uncompressed|gzip|estargz|zstd`; gzip for archives when `None`.
     pub compression: Option<String>,
     /// `compression-level`.
     pub compression_level: Option<i32>,
@@ -219,6 +219,8 @@ pub struct OutputRequest {
     pub tar: bool,
     /// Who gets the image besides the store (`--load`, `type=docker` without `dest`).
     pub load: Option<LoadTarget>,
+    /// Of image outputs: registries, names.
+    pub image: ImageOptions,
     /// `platform-split`: a folder for every platform's files; when `None`, for several platforms.
     pub platform_split: Option<bool>,
     /// `mode=delete`: the destination holds what was built, and nothing else.
@@ -243,11 +245,37 @@ impl Default for OutputRequest {
             oci_mediatypes: true,
             tar: true,
             load: None,
+            image: ImageOptions::default(),
             platform_split: None,
             delete: None,
             annotations: Vec::new(),
             epoch: None,
         }
+    }
+}
+
+/// What an image output does with the image.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ImageOptions {
+    /// `push`: to the registries of its names.
+    pub push: bool,
+    /// `push-by-digest`: without tags.
+    pub push_by_digest: bool,
+    /// `registry.insecure`: in plain HTTP, or without verification.
+    pub insecure: bool,
+    /// `dangling-name-prefix`: what an image without names is called before `@DIGEST`.
+    pub dangling_prefix: Option<String>,
+    /// `unpack`: layers are unpacked in the store.
+    pub unpack: bool,
+    /// `store`: kept in the store; what is pushed is kept only when it says so.
+    pub store: Option<bool>,
+}
+
+impl ImageOptions {
+    /// Whether the image is kept in the store.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.store.unwrap_or(!self.push)
     }
 }
 

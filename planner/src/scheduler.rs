@@ -97,7 +97,7 @@ impl Cancel {
 
     /// One that is set when this one is, and can be set alone.
     #[must_use]
-    fn child(&self) -> Self {
+    pub fn child(&self) -> Self {
         Self {
             own: Arc::default(),
             outer: Some(Arc::clone(&self.own)),

@@ -12,7 +12,7 @@ pub struct CompatArgs {
     /// Load the image into the running Docker, and put it into the store, also when `--output` names other outputs
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub load: bool,
-    /// Push the image (not supported yet)
+    /// Push the image to the registries of its names (`--output=type=registry`)
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true, hide_possible_values = true, value_name = "BOOL", action = clap::ArgAction::Set)]
     pub push: bool,
     /// Attestation: `type=sbom|provenance,disabled=true` (attestations are not supported yet)

@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use output::check_file;
 pub use platform::one as platform;
 
 /// What the flags ask for.
@@ -163,6 +164,16 @@ fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<OutputRequ
             ..OutputRequest::default()
         });
     }
+    if args.compat.push {
+        push(&mut outputs);
+    }
+    let is_nameless = |output: &OutputRequest| {
+        let image = &output.image;
+        image.push && output.names.is_empty() && image.dangling_prefix.is_none()
+    };
+    if args.tags.is_empty() && outputs.iter().any(is_nameless) {
+        return Err(usage("tag is needed when pushing to registry"));
+    }
     output::scope_deletes(&mut outputs, run::may_delete(&args.run.allow))?;
     output::check(&outputs)?;
     let has_image =
@@ -173,6 +184,22 @@ fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<OutputRequ
         ));
     }
     Ok(outputs)
+}
+
+/// `--push`: image outputs are pushed; where there is none, there is one more.
+fn push(outputs: &mut Vec<OutputRequest>) {
+    let mut is_pushed = false;
+    for output in outputs.iter_mut() {
+        if output.kind == OutputKind::Image && output.load.is_none() {
+            output.image.push = true;
+            is_pushed = true;
+        }
+    }
+    if !is_pushed {
+        let mut output = OutputRequest::default();
+        output.image.push = true;
+        outputs.push(output);
+    }
 }
 
 fn annotations(raw: &[String]) -> Result<Vec<Annotation>, Failure> {

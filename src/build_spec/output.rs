@@ -25,6 +25,7 @@ pub fn parse(text: &str) -> Result<(OutputRequest, Option<LoadKeys>), Failure> {
         kind: kind(kind_name).map_err(|reason| invalid(&reason))?,
         ..OutputRequest::default()
     };
+    output.image.push = kind_name == "registry";
     let mut load = LoadKeys::default();
     for (key, value) in &pairs {
         let Some(value) = value else {
@@ -142,14 +143,10 @@ fn kind(name: &str) -> Result<OutputKind, String> {
         "tar" => Ok(OutputKind::Tar),
         "oci" => Ok(OutputKind::Oci),
         "docker" => Ok(OutputKind::Docker),
-        "image" => Ok(OutputKind::Image),
+        "image" | "registry" => Ok(OutputKind::Image),
         "cacheonly" => Ok(OutputKind::CacheOnly),
-        "registry" => Err(
-            "type registry (push) is not supported yet: write type=oci and push the archive"
-                .to_owned(),
-        ),
         _ => Err(format!(
-            "unknown type {name:?}: expected local, tar, oci, docker, image or cacheonly"
+            "unknown type {name:?}: expected local, tar, oci, docker, image, registry or cacheonly"
         )),
     }
 }
@@ -163,6 +160,13 @@ fn applies(kind: OutputKind, key: &str) -> Result<(), String> {
         "dest" | "source-date-epoch" => true,
         "mode" => kind == OutputKind::Local,
         "context" | "to" | "namespace" => kind == OutputKind::Docker,
+        "push"
+        | "push-by-digest"
+        | "registry.insecure"
+        | "unpack"
+        | "store"
+        | "dangling-name-prefix"
+        | "name-canonical" => kind == OutputKind::Image,
         _ => of_trees == matches!(kind, OutputKind::Local | OutputKind::Tar),
     };
     if fits {
@@ -201,10 +205,12 @@ fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String>
         "dest" => output.dest = Some(OutputDest::Path(PathBuf::from(value))),
         "name" => output.names = value.split(',').map(str::trim).map(str::to_owned).collect(),
         "compression" => match value {
-            "uncompressed" | "gzip" | "zstd" => output.compression = Some(value.to_owned()),
+            "uncompressed" | "gzip" | "estargz" | "zstd" => {
+                output.compression = Some(value.to_owned())
+            }
             _ => {
                 return Err(format!(
-                    "unknown compression {value:?}: expected uncompressed, gzip or zstd"
+                    "unsupported compression type {value:?}: expected uncompressed, gzip, estargz or zstd"
                 ));
             }
         },
@@ -218,13 +224,19 @@ fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String>
         "rewrite-timestamp" => output.rewrite_timestamp = Some(boolean(key, value)?),
         "oci-mediatypes" => output.oci_mediatypes = boolean(key, value)?,
         "tar" => output.tar = boolean(key, value)?,
-        "push" if boolean(key, value)? => {
+        "push" => output.image.push = boolean(key, value)?,
+        "push-by-digest" => output.image.push_by_digest = boolean(key, value)?,
+        "registry.insecure" => output.image.insecure = boolean(key, value)?,
+        "unpack" => output.image.unpack = boolean(key, value)?,
+        "store" => output.image.store = Some(boolean(key, value)?),
+        "dangling-name-prefix" => output.image.dangling_prefix = Some(value.to_owned()),
+        // An image of the store is found under any name with its digest; a registry has it so too.
+        "name-canonical" => drop(boolean(key, value)?),
+        "compatibility-version" => {
             return Err(
-                "push is not supported yet: write type=oci and push the archive".to_owned(),
+                "compatibility-version is not supported: images are made in one way only"
+                    .to_owned(),
             );
-        }
-        "push" | "unpack" | "store" => {
-            boolean(key, value)?;
         }
         "source-date-epoch" => output.epoch = Some(super::epoch::seconds(value)?),
         _ => match super::annotation::output_key(key, value) {
@@ -315,8 +327,8 @@ mod tests {
             "type=oci,dest=-,tar=false",
             "type=oci,bogus=1",
             "type=oci,compression=lz4",
-            "type=registry",
-            "type=image,push=true",
+            "type=image,compatibility-version=10",
+            "type=local,dest=x,push=true",
             "type=tar,dest",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

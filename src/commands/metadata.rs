@@ -120,7 +120,7 @@ fn build_ref() -> std::io::Result<String> {
 }
 
 /// Writes a temporary file and renames it, so that no reader sees half of it.
-fn write_file(path: &Path, data: &[u8]) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, data: &[u8]) -> Result<(), Failure> {
     let failed = |error: std::io::Error| {
         Failure::Other(format!("could not write {}: {error}", path.display()))
     };

@@ -16,6 +16,7 @@ mod manifest;
 mod metadata;
 mod prune;
 mod pull;
+mod push;
 mod rmi;
 mod save;
 mod search;
@@ -56,6 +57,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Manifest(args) => manifest::run(&args, &open, environment),
         Command::Login(args) => login::run(&args, environment),
         Command::Logout(args) => login::logout(&args, environment),
+        Command::Push(args) => push::run(&args, &open, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
         Command::Du(args) => prune::du(&args, &open.space()?),
         Command::Version(args) => {

@@ -345,7 +345,7 @@ fn flags_of_other_builders_that_ask_for_nothing_pass() {
 fn flags_that_ask_for_what_is_not_there_are_refused() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
     let cases: [(&[&str], &str); 11] = [
-        (&["--push"], "--push is not supported yet"),
+        (&["--push"], "tag is needed when pushing to registry"),
         (&["--provenance"], "attestations are not supported yet"),
         (
             &["--provenance=mode=max"],

@@ -37,6 +37,8 @@ mod output_images;
 mod outputs;
 mod platforms;
 mod pull;
+mod push;
+mod push_outputs;
 mod registries;
 mod remote_contexts;
 mod reproducible;

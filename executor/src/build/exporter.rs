@@ -1,5 +1,7 @@
 //! Turns the results of a plan into what was asked for: images in the store, archives, folders.
 
+pub(crate) mod publish;
+
 use crate::Error;
 use crate::build::fetch::Fetcher;
 use crate::build::image::{self, Flavour, Image, Top};
@@ -9,6 +11,8 @@ use crate::build::{BuildResult, Ui};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
+use crate::push::Packing;
+use crate::remote::Remote;
 use crate::request::{
     Annotation, AnnotationPlace, BuildRequest, OutputDest, OutputKind, OutputRequest, select,
 };
@@ -21,13 +25,13 @@ use registry_client::Reference;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Mutex;
-use store::ImageRef;
 
 /// Everything outputs are made from.
 pub(crate) struct Exporter<'a> {
     pub space: &'a Space,
     pub request: &'a BuildRequest,
     pub fetcher: &'a Fetcher<'a>,
+    pub remote: &'a Remote,
     pub ui: &'a dyn Ui,
     pub cancel: &'a Cancel,
     pub plan: &'a Plan,
@@ -59,10 +63,12 @@ impl Exporter<'_> {
         for output in outputs {
             self.check(output)?;
         }
-        if outputs
-            .iter()
-            .any(|output| output.kind != OutputKind::CacheOnly)
-        {
+        let needs_bases = |output: &OutputRequest| match output.kind {
+            OutputKind::CacheOnly => false,
+            OutputKind::Image => output.image.is_stored(),
+            _ => true,
+        };
+        if outputs.iter().any(needs_bases) {
             self.fetch_bases()?;
         }
         let exported = match outputs {
@@ -102,10 +108,11 @@ impl Exporter<'_> {
             return Err(Error::Request(message.to_owned()));
         }
         let compression = compression(output)?;
-        if !output.oci_mediatypes && matches!(compression, Compression::Zstd(_)) {
-            return Err(Error::Request(
-                "compression=zstd needs oci-mediatypes=true".to_owned(),
-            ));
+        if !output.oci_mediatypes && !fits_docker(compression) {
+            let name = output.compression.as_deref().unwrap_or_default();
+            return Err(Error::Request(format!(
+                "compression={name} needs oci-mediatypes=true"
+            )));
         }
         self.names(output).map(drop)
     }
@@ -133,7 +140,9 @@ impl Exporter<'_> {
             OutputKind::CacheOnly => Ok(Exported::default()),
             OutputKind::Image => {
                 let images = self.images(output)?;
-                let stored = self.task("exporting to image", |_| self.image(output, &images))?;
+                let stored = self.task("exporting to image", |task| {
+                    self.image(output, &images, task)
+                })?;
                 match &output.load {
                     None => Ok(stored),
                     Some(target) => self.load(output, target, &images, stored),
@@ -169,12 +178,7 @@ impl Exporter<'_> {
     }
 
     fn names(&self, output: &OutputRequest) -> Result<Vec<String>, Error> {
-        let given = if output.names.is_empty() {
-            &self.request.tags
-        } else {
-            &output.names
-        };
-        given.iter().map(|name| normalised(name)).collect()
+        publish::names(self.request, output)
     }
 
     pub(super) fn targets(&self) -> impl Iterator<Item = (&Target, &StepOutput)> {
@@ -208,6 +212,11 @@ impl Exporter<'_> {
                 }
             }
         }
+        if let Compression::Estargz(_) = compression(output)?
+            && is_archive(output.kind)
+        {
+            self.estargz(output, &mut replaced)?;
+        }
         Ok(self
             .targets()
             .map(|(target, result)| Image {
@@ -222,6 +231,21 @@ impl Exporter<'_> {
             .collect())
     }
 
+    /// Layers with a table of contents are other layers.
+    fn estargz(
+        &self,
+        output: &OutputRequest,
+        replaced: &mut HashMap<Digest, Digest>,
+    ) -> Result<(), Error> {
+        let compression = compression(output)?;
+        for link in self.results.iter().flat_map(|result| &result.chain) {
+            let layer = replaced.get(&link.layer).unwrap_or(&link.layer);
+            let packed = layer::packed::packed(self.space, layer, compression, true)?;
+            replaced.insert(link.layer.clone(), packed.diff_id);
+        }
+        Ok(())
+    }
+
     fn top(
         &self,
         output: &OutputRequest,
@@ -233,38 +257,6 @@ impl Exporter<'_> {
             flavour: flavour(output),
         };
         top.over(manifests)
-    }
-
-    /// Into the store: base layers as the base has them, ours uncompressed, which needs no blob to be written.
-    fn image(&self, output: &OutputRequest, images: &[Image]) -> Result<Exported, Error> {
-        let (names, flavour) = (self.names(output)?, flavour(output));
-        let store = self.space.store();
-        let mut manifests = Vec::new();
-        for image in images {
-            let layers = self.stored_layers(image)?;
-            let (desc, bytes) = image.manifest(layers, flavour);
-            put(store, &image.config_digest, &image.config)?;
-            put(store, &desc.digest()?, &bytes)?;
-            manifests.push((image.platform.clone(), desc));
-        }
-        let (root, index) = self.top(output, manifests)?;
-        if let Some(bytes) = index {
-            put(store, &root.digest()?, &bytes)?;
-        }
-        let tagged = image::rfc3339(self.request.now);
-        let all: &[String] = if names.is_empty() {
-            &[String::new()]
-        } else {
-            &names
-        };
-        for name in all {
-            store.tag(&ImageRef {
-                name: name.clone(),
-                descriptor: root.to_oci()?,
-                tagged: tagged.clone(),
-            })?;
-        }
-        Ok(exported(root, images, names))
     }
 
     fn stored_layers(&self, image: &Image) -> Result<Vec<Desc>, Error> {
@@ -395,12 +387,12 @@ impl Exporter<'_> {
                 return Ok(desc.clone());
             }
         }
-        Ok(Desc::of(&layer::blob(
-            self.space,
-            diff_id,
-            compression,
-            force,
-        )?))
+        let packed = layer::packed::packed(self.space, diff_id, compression, force)?;
+        let annotations = packed.descriptor.annotations().clone();
+        Ok(Desc {
+            annotations: annotations.into_iter().flatten().collect(),
+            ..Desc::of(&packed.descriptor)
+        })
     }
 
     pub(super) fn destination(&self, dest: Option<&OutputDest>) -> Result<Destination, Error> {
@@ -515,27 +507,18 @@ fn kind_name(kind: OutputKind) -> &'static str {
 
 /// The compression of an output's layers; gzip unless it says otherwise.
 pub(super) fn compression(output: &OutputRequest) -> Result<Compression, Error> {
-    let level = output.compression_level;
-    let bad_level = |range: &str| {
-        let level = level.unwrap_or_default();
-        Error::Request(format!(
-            "invalid compression-level {level}: it must be {range}"
-        ))
-    };
-    match output.compression.as_deref() {
-        None | Some("gzip") => match level {
-            None => Ok(Compression::Gzip(6)),
-            Some(level @ 0..=9) => Ok(Compression::Gzip(level.unsigned_abs())),
-            Some(_) => Err(bad_level("from 0 to 9 for gzip")),
-        },
-        Some("zstd") => match level {
-            None => Ok(Compression::Zstd(3)),
-            Some(level @ 1..=22) => Ok(Compression::Zstd(level)),
-            Some(_) => Err(bad_level("from 1 to 22 for zstd")),
-        },
-        Some("uncompressed") => Ok(Compression::Uncompressed),
-        Some(other) => Err(Error::Request(format!(
-            "unsupported compression {other:?}: use gzip, zstd or uncompressed"
-        ))),
+    let packing = Packing::parse(
+        output.compression.as_deref(),
+        output.compression_level,
+        output.force_compression,
+    );
+    Ok(packing.map_err(Error::Request)?.compression)
+}
+
+fn fits_docker(compression: Compression) -> bool {
+    Packing {
+        compression,
+        force: false,
     }
+    .fits_docker()
 }

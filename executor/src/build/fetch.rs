@@ -7,6 +7,7 @@ use crate::build::layout::Layout;
 use crate::build::manifest::Desc;
 use crate::build::record::base_of;
 use crate::layer::{self, Announcer, Form, Incoming};
+use crate::places;
 use crate::remote::Remote;
 use crate::space::Space;
 use oci_spec::image::Digest;
@@ -118,6 +119,39 @@ impl<'a> Fetcher<'a> {
     /// The descriptor that a base image gives for a layer.
     pub(crate) fn descriptor(&self, diff_id: &Digest) -> Option<&Desc> {
         self.known.get(diff_id).map(|known| &known.desc)
+    }
+
+    /// Where a base image has a layer.
+    pub(crate) fn origin(&self, diff_id: &Digest) -> Option<&Origin> {
+        self.known.get(diff_id).map(|known| &known.origin)
+    }
+
+    /// Makes sure that the very blob that an image has for a layer is in the store.
+    pub(crate) fn ensure_blob(
+        &self,
+        diff_id: &Digest,
+        blob: &Desc,
+        cancel: &Cancel,
+    ) -> Result<(), Error> {
+        self.space.in_turn(format!("fetch {diff_id}"), || {
+            let descriptor = blob.to_oci()?;
+            if self.space.store().blob_size(descriptor.digest()).is_some() {
+                return Ok(());
+            }
+            let known = self.known.get(diff_id);
+            let Some(known) = known.filter(|known| known.desc.digest == blob.digest) else {
+                return Err(Error::Image {
+                    subject: blob.digest.clone(),
+                    reason:
+                        "the blob is not in the store, and nothing is known of where it can be had"
+                            .to_owned(),
+                });
+            };
+            let writer = self.transfer(known, None, &|_, _, _| {}, cancel)?;
+            let writer = writer.expect("BUG: without a reader none can give up");
+            writer.commit(Some((descriptor.digest(), Some(blob.size))))?;
+            layer::register_blob(self.space, diff_id, &descriptor)
+        })
     }
 
     /// Whether the layer is here or can be fetched.
@@ -359,6 +393,11 @@ impl<'a> Fetcher<'a> {
             return Ok(None);
         }
         moved?;
+        if let Origin::Repository(name) = &known.origin
+            && let Ok(place) = Reference::parse(name)
+        {
+            places::remember(self.space.store(), &desc.digest()?, &place)?;
+        }
         let ended = writer.flush().and_then(|()| match announcer {
             Some(announcer) => announcer.whole(),
             None => Ok(()),

@@ -9,6 +9,7 @@
 use crate::Error;
 use crate::build::manifest::{self, Desc, DescPlatform, Index, Manifest, OCI_CONFIG, OCI_MANIFEST};
 use crate::build::record::{Link, StepOutput, base_of};
+use crate::layer;
 use crate::request::{Annotation, AnnotationPlace, select};
 use oci_spec::image::Digest;
 use planner::config::{HistoryEntry, ImageConfig};
@@ -254,8 +255,12 @@ impl Image {
     }
 }
 
-/// A layer descriptor without a base's annotations, in the media types of the flavour.
-fn plain_layer(layer: Desc, flavour: Flavour) -> Desc {
+/// A layer descriptor without a base's annotations, in the media types of the flavour. Those without which an estargz
+/// layer is none stay.
+fn plain_layer(mut layer: Desc, flavour: Flavour) -> Desc {
+    layer
+        .annotations
+        .retain(|key, _| layer::ESTARGZ_ANNOTATIONS.contains(&key.as_str()));
     let compression = if layer.media_type.ends_with("gzip") {
         Some("gzip")
     } else if layer.media_type.ends_with("zstd") {
@@ -273,7 +278,6 @@ fn plain_layer(layer: Desc, flavour: Flavour) -> Desc {
     };
     Desc {
         media_type,
-        annotations: std::collections::BTreeMap::new(),
         platform: None,
         ..layer
     }

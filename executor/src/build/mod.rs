@@ -128,6 +128,7 @@ pub fn build(
         )
         .into());
     }
+    exporter::publish::check(request)?;
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
@@ -155,6 +156,7 @@ pub fn build(
         })?;
     ui.plan(&plan);
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
+    exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
     let outcome = {
         let steps = RemoteSteps::new(Sources {
@@ -190,6 +192,7 @@ pub fn build(
         space: &space,
         request,
         fetcher: &fetcher,
+        remote: &remote,
         ui,
         cancel,
         plan: &plan,

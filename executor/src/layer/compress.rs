@@ -1,7 +1,8 @@
 //! Compresses a stream in independent blocks on several threads; the result depends only on encoder, level and
 //! the encoder library's version.
 //!
-//! gzip: each MiB is one gzip member (RFC 1952 section 2.2 lets a file hold any number); zstd: each 2 MiB one frame.
+//! gzip: each MiB is one gzip member (RFC 1952 section 2.2 lets a file hold any number); zstd: each 2 MiB one frame;
+//! estargz: members end where its writer says. What samples show to be incompressible is stored in its gzip member.
 //! A fixed number of blocks is under way at a time, so memory does not grow with the stream or the machine.
 
 use super::Compression;
@@ -17,16 +18,27 @@ use std::thread::JoinHandle;
 const GZIP_BLOCK: usize = 1 << 20;
 /// Bytes of one zstd frame.
 const ZSTD_BLOCK: usize = 2 << 20;
+/// Most bytes of one gzip member of an estargz layer: a chunk, and headers behind it.
+const ESTARGZ_BLOCK: usize = super::estargz::CHUNK + (512 << 10);
 /// Version of the gzip encoder: other versions may give other bytes.
 const LIBDEFLATER: &str = "1.26.1";
+/// Version of the choice which blocks are stored.
+const STORING: u32 = 1;
 /// Threads beyond which memory would pass its bound.
 const MOST_THREADS: usize = 8;
+/// The same for estargz, whose blocks are larger.
+const MOST_ESTARGZ_THREADS: usize = 4;
 
 /// The name of an encoder, by which equal requests find earlier results; `None` for plain tars.
 pub(crate) fn encoder(compression: Compression) -> Option<String> {
     match compression {
         Compression::Uncompressed => None,
-        Compression::Gzip(level) => Some(format!("gzip:{level}:libdeflater-{LIBDEFLATER}")),
+        Compression::Gzip(level) => {
+            Some(format!("gzip:{level}:libdeflater-{LIBDEFLATER}:{STORING}"))
+        }
+        Compression::Estargz(level) => Some(format!(
+            "estargz:{level}:libdeflater-{LIBDEFLATER}:{STORING}"
+        )),
         Compression::Zstd(level) => Some(format!(
             "zstd:{level}:libzstd-{}",
             zstd::zstd_safe::version_string()
@@ -53,6 +65,9 @@ pub struct BlockCompressor<W: Write> {
     waiting: BTreeMap<u64, Vec<u8>>,
     spare: Vec<Vec<u8>>,
     workers: Vec<JoinHandle<()>>,
+    /// Bytes written, and where each block begins in them if somebody wants to know.
+    written: u64,
+    starts: Option<Vec<u64>>,
 }
 
 impl<W: Write> BlockCompressor<W> {
@@ -68,6 +83,9 @@ impl<W: Write> BlockCompressor<W> {
     ) -> io::Result<Self> {
         let (block, level) = match compression {
             Compression::Gzip(level) => (GZIP_BLOCK, i32::try_from(level).unwrap_or(i32::MAX)),
+            Compression::Estargz(level) => {
+                (ESTARGZ_BLOCK, i32::try_from(level).unwrap_or(i32::MAX))
+            }
             Compression::Zstd(level) => (ZSTD_BLOCK, level),
             Compression::Uncompressed => {
                 return Err(io::Error::other("a plain tar is not compressed"));
@@ -76,7 +94,12 @@ impl<W: Write> BlockCompressor<W> {
         let threads = threads
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZero::get);
-        let threads = threads.min(MOST_THREADS);
+        let is_estargz = matches!(compression, Compression::Estargz(_));
+        let threads = threads.min(if is_estargz {
+            MOST_ESTARGZ_THREADS
+        } else {
+            MOST_THREADS
+        });
         let (jobs, queue) = sync_channel::<Block>(threads);
         let queue = Arc::new(Mutex::new(queue));
         let (results, done) = channel();
@@ -103,7 +126,7 @@ impl<W: Write> BlockCompressor<W> {
         Ok(Self {
             out,
             block,
-            filling: Vec::with_capacity(block),
+            filling: Vec::new(),
             given: 0,
             taken: 0,
             depth: threads as u64 + 2,
@@ -112,7 +135,31 @@ impl<W: Write> BlockCompressor<W> {
             waiting: BTreeMap::new(),
             spare: Vec::new(),
             workers,
+            written: 0,
+            starts: is_estargz.then(Vec::new),
         })
+    }
+
+    /// Ends the block that is being filled; gives the number of the next one.
+    ///
+    /// # Errors
+    /// Writing.
+    pub(crate) fn cut(&mut self) -> io::Result<u64> {
+        if !self.filling.is_empty() {
+            self.hand_out()?;
+        }
+        Ok(self.given)
+    }
+
+    /// As [`BlockCompressor::finish`], and where each block begins in what was written, where it ends being last.
+    ///
+    /// # Errors
+    /// Writing.
+    pub(crate) fn finish_with_starts(mut self) -> io::Result<(W, Vec<u64>)> {
+        self.complete()?;
+        let mut starts = self.starts.take().unwrap_or_default();
+        starts.push(self.written);
+        Ok((self.out, starts))
     }
 
     /// Compresses what is left, writes everything, gives `out` back.
@@ -120,6 +167,11 @@ impl<W: Write> BlockCompressor<W> {
     /// # Errors
     /// Writing.
     pub fn finish(mut self) -> io::Result<W> {
+        self.complete()?;
+        Ok(self.out)
+    }
+
+    fn complete(&mut self) -> io::Result<()> {
         // An empty stream still is a member.
         if !self.filling.is_empty() || self.given == 0 {
             self.hand_out()?;
@@ -133,18 +185,14 @@ impl<W: Write> BlockCompressor<W> {
                 .join()
                 .map_err(|_| io::Error::other("a compressing thread failed"))?;
         }
-        self.out.flush()?;
-        Ok(self.out)
+        self.out.flush()
     }
 
     fn hand_out(&mut self) -> io::Result<()> {
         while self.given - self.taken >= self.depth {
             self.take()?;
         }
-        let next = self
-            .spare
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(self.block));
+        let next = self.spare.pop().unwrap_or_default();
         let full = std::mem::replace(&mut self.filling, next);
         let jobs = self.jobs.as_ref().expect("BUG: jobs end with the stream");
         jobs.send((self.given, full))
@@ -164,7 +212,11 @@ impl<W: Write> BlockCompressor<W> {
         self.spare.push(input);
         self.waiting.insert(number, output?);
         while let Some(output) = self.waiting.remove(&self.taken) {
+            if let Some(starts) = &mut self.starts {
+                starts.push(self.written);
+            }
             self.out.write_all(&output)?;
+            self.written += output.len() as u64;
             self.taken += 1;
         }
         Ok(())
@@ -187,8 +239,9 @@ impl<W: Write> Write for BlockCompressor<W> {
 }
 
 enum Encoder {
-    Gzip(Compressor),
-    Zstd(Box<zstd::bulk::Compressor<'static>>),
+    Gzip(Box<Gzip>),
+    /// With a buffer, so that what is kept of a block has no room to spare.
+    Zstd(Box<zstd::bulk::Compressor<'static>>, Vec<u8>),
 }
 
 impl Encoder {
@@ -202,27 +255,93 @@ impl Encoder {
                     range.end()
                 )));
             }
-            return Ok(Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)));
+            let compressor = Box::new(zstd::bulk::Compressor::new(level)?);
+            return Ok(Self::Zstd(compressor, Vec::new()));
         }
-        let level = CompressionLvl::new(level)
-            .map_err(|_| io::Error::other("gzip has the levels 0 to 12"))?;
-        Ok(Self::Gzip(Compressor::new(level)))
+        Ok(Self::Gzip(Box::new(Gzip::new(level)?)))
     }
 
     fn encode(&mut self, input: &[u8]) -> io::Result<Vec<u8>> {
         match self {
-            Self::Gzip(compressor) => {
-                let mut output = vec![0; compressor.gzip_compress_bound(input.len())];
-                let size = compressor
-                    .gzip_compress(input, &mut output)
-                    .expect("BUG: the buffer has the size that the encoder asks for");
-                output.truncate(size);
-                // Several are kept at a time; what a block did not need goes back.
-                output.shrink_to_fit();
-                Ok(output)
+            Self::Gzip(gzip) => Ok(gzip.encode(input)),
+            Self::Zstd(compressor, buffer) => {
+                buffer.resize(zstd::zstd_safe::compress_bound(input.len()), 0);
+                let size = compressor.compress_to_buffer(input, buffer.as_mut_slice())?;
+                Ok(buffer[..size].to_vec())
             }
-            Self::Zstd(compressor) => compressor.compress(input),
         }
+    }
+}
+
+/// Parts of a block that are looked at before it is compressed: a few that are longer than DEFLATE's window, so that
+/// repetition shows, and many short ones.
+const LONG_SAMPLES: (usize, usize) = (2, 40 << 10);
+const SHORT_SAMPLES: (usize, usize) = (8, 4 << 10);
+
+/// One gzip member per block.
+struct Gzip {
+    compressor: Compressor,
+    /// Finds out whether compressing pays; the search for matches in what has none takes most of the time otherwise.
+    trial: Compressor,
+    store: Compressor,
+    buffer: Vec<u8>,
+}
+
+impl Gzip {
+    fn new(level: i32) -> io::Result<Self> {
+        let level = CompressionLvl::new(level)
+            .map_err(|_| io::Error::other("gzip has the levels 0 to 12"))?;
+        let fixed = |level| {
+            Compressor::new(CompressionLvl::new(level).expect("BUG: the encoder has this level"))
+        };
+        Ok(Self {
+            compressor: Compressor::new(level),
+            trial: fixed(1),
+            store: fixed(0),
+            buffer: Vec::new(),
+        })
+    }
+
+    fn encode(&mut self, input: &[u8]) -> Vec<u8> {
+        let compressor = if self.pays(input) {
+            &mut self.compressor
+        } else {
+            &mut self.store
+        };
+        let bound = compressor.gzip_compress_bound(input.len());
+        if self.buffer.len() < bound {
+            self.buffer.resize(bound, 0);
+        }
+        let size = compressor
+            .gzip_compress(input, &mut self.buffer)
+            .expect("BUG: the buffer has the size that the encoder asks for");
+        self.buffer[..size].to_vec()
+    }
+
+    /// Whether samples of a large block shrink by more than 1.5 %.
+    fn pays(&mut self, input: &[u8]) -> bool {
+        let (long, short) = (LONG_SAMPLES, SHORT_SAMPLES);
+        if input.len() < 4 * (long.0 * long.1 + short.0 * short.1) {
+            return true;
+        }
+        let (mut before, mut after) = (0, 0);
+        for (count, size) in [long, short] {
+            let stride = (input.len() - size) / count;
+            for number in 0..count {
+                let start = number * stride + stride / 2;
+                let sample = &input[start..start + size];
+                let bound = self.trial.deflate_compress_bound(size);
+                if self.buffer.len() < bound {
+                    self.buffer.resize(bound, 0);
+                }
+                before += size;
+                after += self
+                    .trial
+                    .deflate_compress(sample, &mut self.buffer)
+                    .expect("BUG: the buffer has the size that the encoder asks for");
+            }
+        }
+        after * 1000 < before * 985
     }
 }
 

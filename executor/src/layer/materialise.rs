@@ -2,9 +2,7 @@
 //!
 //! Several threads of one process take turns per layer; several processes each do the work and the store keeps one result.
 
-use super::Compression;
 use super::Limits;
-use super::compress::{BlockCompressor, encoder};
 use super::decode::{Decoded, Source};
 use super::incoming::{bounded, extract_options};
 use super::index::io_error;
@@ -15,7 +13,7 @@ use super::writer::Written;
 use crate::Error;
 use crate::snapshot::{LayerFiles, Snapshot};
 use crate::space::Space;
-use oci_spec::image::{Descriptor, Digest, MediaType};
+use oci_spec::image::{Descriptor, Digest};
 use sha2::{Digest as _, Sha256};
 use std::io::{BufRead as _, Write};
 use std::path::{Path, PathBuf};
@@ -268,92 +266,6 @@ pub(crate) fn content(space: &Space, diff_id: &Digest) -> Result<LayerFiles, Err
     readable(space, diff_id)
 }
 
-/// See [`super::blob`].
-pub(crate) fn blob(
-    space: &Space,
-    diff_id: &Digest,
-    compression: Compression,
-    force: bool,
-) -> Result<Descriptor, Error> {
-    let store = space.store();
-    let (Some(encoder), Some(media_type)) = (encoder(compression), media_type(compression)) else {
-        let size = plain(space, diff_id)?;
-        return Ok(Descriptor::new(
-            MediaType::ImageLayer,
-            size,
-            diff_id.clone(),
-        ));
-    };
-    let find = || -> Result<Option<Descriptor>, Error> {
-        let blobs = store
-            .layer(diff_id)?
-            .map(|meta| meta.blobs)
-            .unwrap_or_default();
-        let family = if matches!(compression, Compression::Gzip(_)) {
-            "gzip"
-        } else {
-            "zstd"
-        };
-        let fits = |blob: &LayerBlob| {
-            let pulled = blob.encoder == PULLED
-                && blob.descriptor.media_type().to_string().ends_with(family);
-            (blob.encoder == encoder || (pulled && !force))
-                && store.blob_size(blob.descriptor.digest()).is_some()
-        };
-        let found = blobs
-            .iter()
-            .filter(|blob| fits(blob))
-            .map(|blob| &blob.descriptor)
-            .next_back();
-        Ok(found
-            .map(|found| Descriptor::new(media_type.clone(), found.size(), found.digest().clone())))
-    };
-    if let Some(found) = find()? {
-        return Ok(found);
-    }
-    space.in_turn(format!("blob {diff_id} {encoder}"), || {
-        if let Some(found) = find()? {
-            return Ok(found);
-        }
-        let writer = compressed(space, diff_id, compression)?;
-        let (digest, size) = writer.commit(None)?;
-        let descriptor = Descriptor::new(media_type.clone(), size, digest);
-        let blobs = vec![LayerBlob {
-            descriptor: descriptor.clone(),
-            encoder: encoder.clone(),
-        }];
-        let meta = LayerMeta {
-            diff_id: diff_id.clone(),
-            identity: None,
-            size: None,
-            blobs,
-        };
-        store.put_layer(&meta, StagedLayer::default())?;
-        Ok(descriptor)
-    })
-}
-
-fn media_type(compression: Compression) -> Option<MediaType> {
-    match compression {
-        Compression::Uncompressed => None,
-        Compression::Gzip(_) => Some(MediaType::ImageLayerGzip),
-        Compression::Zstd(_) => Some(MediaType::ImageLayerZstd),
-    }
-}
-
-/// Compresses a layer's tar, wherever it can be had, into a new blob.
-fn compressed(
-    space: &Space,
-    diff_id: &Digest,
-    compression: Compression,
-) -> Result<store::BlobWriter, Error> {
-    let store = space.store();
-    let failed = |e| io_error("write the blob of layer", Path::new(diff_id.as_ref()), e);
-    let mut sink = BlockCompressor::new(store.blob_writer()?, compression, None).map_err(failed)?;
-    write_plain(space, diff_id, &mut sink)?;
-    sink.finish().map_err(failed)
-}
-
 fn copy_tar(
     source: &Source,
     space: &Space,
@@ -390,7 +302,7 @@ fn same_again(diff_id: &Digest, written: &Written) -> Result<(), Error> {
 }
 
 /// Makes sure that the plain tar is in the store; its size.
-fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
+pub(crate) fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
     let store = space.store();
     if let Some(size) = store.blob_size(diff_id) {
         return Ok(size);

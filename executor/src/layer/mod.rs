@@ -4,6 +4,7 @@ mod capture;
 mod collect;
 mod compress;
 mod decode;
+mod estargz;
 mod extract;
 mod growing;
 mod hash;
@@ -12,6 +13,8 @@ mod incoming;
 pub(crate) mod index;
 mod materialise;
 pub(crate) mod order;
+pub(crate) mod outgoing;
+pub(crate) mod packed;
 mod rewrite;
 pub(crate) mod tar_reader;
 pub(crate) mod tasks;
@@ -22,6 +25,7 @@ mod xattr;
 pub use collect::Limits;
 pub use compress::BlockCompressor;
 pub use decode::Source;
+pub(crate) use estargz::ANNOTATIONS as ESTARGZ_ANNOTATIONS;
 pub use extract::ExtractOptions;
 pub(crate) use extract::open_beneath;
 pub(crate) use growing::{Announcer, announcer};
@@ -46,6 +50,9 @@ pub enum Compression {
     Gzip(u32),
     /// zstd with a level (default 3).
     Zstd(i32),
+    /// gzip that can be read in any order, with a level: the layer gets a table of contents, and with it another
+    /// diff_id.
+    Estargz(u32),
 }
 
 /// Turns a captured upper directory into a layer of the store: the tree is renamed in place, the tar only hashed.
@@ -102,7 +109,7 @@ pub fn blob(
     compression: Compression,
     force: bool,
 ) -> Result<Descriptor, Error> {
-    materialise::blob(space, diff_id, compression, force)
+    packed::blob(space, diff_id, compression, force)
 }
 
 /// Writes a layer's plain tar, from whatever form of it the store has.

@@ -305,9 +305,16 @@ pub(crate) fn inspect(
         .filter(|other| other.descriptor.digest() == digest && !other.name.is_empty())
         .map(|other| other.name)
         .collect();
+    let mut repo_digests = repo_digests(&names, digest, &members);
+    for pushed in crate::push::repo_digests(space, digest)? {
+        let pushed = familiar(&pushed).to_owned();
+        if !repo_digests.contains(&pushed) {
+            repo_digests.push(pushed);
+        }
+    }
     Ok(Inspected {
         name: image.name.clone(),
-        repo_digests: repo_digests(&names, digest, &members),
+        repo_digests,
         names,
         digest: digest.to_string(),
         media_type: image.descriptor.media_type().to_string(),

@@ -4,6 +4,7 @@
 mod lists;
 mod login;
 mod pull;
+mod push;
 mod stream;
 mod write;
 

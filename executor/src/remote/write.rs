@@ -8,7 +8,11 @@ use std::future::Future;
 use std::sync::Arc;
 
 impl Remote {
-    fn write<T, F>(&self, reference: &Reference, call: impl FnOnce(Client) -> F) -> Result<T, Error>
+    pub(super) fn write<T, F>(
+        &self,
+        reference: &Reference,
+        call: impl FnOnce(Client) -> F,
+    ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, registry_client::Error>>,
     {
