@@ -128,7 +128,6 @@ pub fn build(
         )
         .into());
     }
-    exporter::publish::check(request)?;
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());

@@ -45,6 +45,7 @@ impl Documents<'_> {
 
 /// A manifest or an index with all below it.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 pub(crate) enum Node {
     Image(ImageNode),
     Index(IndexNode),

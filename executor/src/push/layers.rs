@@ -22,6 +22,7 @@ use std::sync::{Arc, OnceLock};
 
 /// How a layer's bytes come to be.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are few of them")]
 enum Recipe {
     /// A blob as the image has it.
     Blob(Desc, Option<Digest>),

@@ -213,7 +213,7 @@ fn targets(output: &OutputRequest, names: &[String]) -> Result<Vec<Target>, Erro
 }
 
 /// What can be said of pushes before anything is built.
-pub(crate) fn check(request: &BuildRequest) -> Result<(), Error> {
+fn check(request: &BuildRequest) -> Result<(), Error> {
     for output in pushes(request) {
         if names(request, output)?.is_empty() && output.image.dangling_prefix.is_none() {
             let message = "tag is needed when pushing to registry".to_owned();
@@ -240,6 +240,7 @@ pub(crate) fn ask_registries(
     ui: &dyn Ui,
     cancel: &Cancel,
 ) -> Result<(), Error> {
+    check(request)?;
     if !plan.steps.iter().any(|step| matches!(step.op, Op::Run(_))) {
         return Ok(());
     }
