@@ -5,7 +5,7 @@ use crate::transcript::{self, Captures, Item, matches};
 use std::fs;
 
 /// Guides with transcripts.
-const REPLAYED: &[&str] = &["images", "outputs"];
+const REPLAYED: &[&str] = &["images", "multi-platform", "outputs", "registries"];
 
 fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
@@ -35,6 +35,16 @@ fn guide_images() {
 #[test]
 fn guide_outputs() {
     replay("outputs");
+}
+
+#[test]
+fn guide_registries() {
+    replay("registries");
+}
+
+#[test]
+fn guide_multi_platform() {
+    replay("multi-platform");
 }
 
 #[test]

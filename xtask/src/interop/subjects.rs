@@ -16,8 +16,8 @@ pub struct Subject {
     pub name: &'static str,
     /// With tag or digest.
     pub reference: String,
-    /// Its compression is zstd.
-    pub zstd: bool,
+    /// How its layers are compressed.
+    pub compression: &'static str,
 }
 
 /// Name, tag in the registry, and keys of the output.
@@ -49,13 +49,16 @@ pub fn push_all(bench: &Bench) -> Result<Vec<Subject>, String> {
         subjects.push(Subject {
             name,
             reference,
-            zstd: keys.contains("zstd"),
+            compression: keys
+                .split(['=', ','])
+                .find(|word| ["zstd", "uncompressed"].contains(word))
+                .unwrap_or("gzip"),
         });
     }
     let plain = |name, reference| Subject {
         name,
         reference,
-        zstd: false,
+        compression: "gzip",
     };
     let reference = format!("{}/several:1", bench.registry.host());
     let platforms = ["--platform", "linux/amd64,linux/arm64"];
@@ -69,7 +72,9 @@ pub fn push_all(bench: &Bench) -> Result<Vec<Subject>, String> {
     let reference = format!("{}/layers:100", bench.registry.host());
     shell::output(
         kiln(bench)
-            .args(["-f", "Dockerfile.layers", "--push", "-t", &reference])
+            .arg("-f")
+            .arg(dir.join("Dockerfile.layers"))
+            .args(["--push", "-t", &reference])
             .arg(&dir),
     )?;
     subjects.push(plain("100 layers", reference));

@@ -171,7 +171,10 @@ fn run<const N: usize>(commands: [Option<Command>; N]) -> Option<Result<(), Stri
 
 /// Pulls, and pushes again elsewhere: the digest must stay.
 fn pull(bench: &Bench, reference: &str) -> Result<(), String> {
-    shell::output(&mut subjects::command(bench, &["pull", "-q", reference]))?;
+    shell::output(&mut subjects::command(
+        bench,
+        &["pull", "-q", "--all-platforms", reference],
+    ))?;
     let copy = format!("{reference}-again");
     shell::output(&mut subjects::command(bench, &["tag", reference, &copy]))?;
     shell::output(&mut subjects::command(bench, &["push", "-q", &copy]))?;

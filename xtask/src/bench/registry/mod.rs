@@ -56,7 +56,9 @@ pub fn run(args: &[String]) -> Result<(), String> {
         std::env::temp_dir()
     };
     let work = tempfile::Builder::new()
-        .prefix("kiln-bench")
+        // In lower case: buildah makes image names of paths.
+        .prefix(&format!("kiln-bench{}", std::process::id()))
+        .rand_bytes(0)
         .tempdir_in(parent)
         .map_err(|error| format!("could not make a folder: {error}"))?;
     let folder = |name: &str| {
