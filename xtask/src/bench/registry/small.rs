@@ -21,6 +21,11 @@ pub fn repush(place: &Place) -> Result<(), String> {
     )?;
     place.target.clear()?;
     let first = reference(place, "first");
+    shell::output(
+        place
+            .kiln("small", &["build", "-q", "-t", &first])
+            .arg(&dir),
+    )?;
     let output = format!("type=image,name={first},push=true,compression=gzip");
     shell::output(
         place
