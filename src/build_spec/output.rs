@@ -206,7 +206,7 @@ fn set(output: &mut OutputRequest, key: &str, value: &str) -> Result<(), String>
         "name" => output.names = value.split(',').map(str::trim).map(str::to_owned).collect(),
         "compression" => match value {
             "uncompressed" | "gzip" | "estargz" | "zstd" => {
-                output.compression = Some(value.to_owned())
+                output.compression = Some(value.to_owned());
             }
             _ => {
                 return Err(format!(

@@ -238,13 +238,20 @@ fn g03_descriptors_that_lie_are_found_out() {
         );
         refused(&registry, tag, &[says]);
     }
-    let mut lying = config.clone();
+}
+
+#[test]
+fn g03_descriptors_of_configs_that_lie_are_found_out() {
+    let registry = FakeRegistry::start();
+    let layer = tar("a", "b");
+    let mut lying = good_config(&registry, &layer);
+    let honest = blob(&registry, LAYER, &layer);
     lying["size"] = json!(u64::MAX);
     put(
         &registry,
         "hostile:config",
         OCI_MANIFEST,
-        &manifest(&lying, &[honest.clone()]),
+        &manifest(&lying, std::slice::from_ref(&honest)),
     );
     refused(&registry, "config", &["is larger than the limit"]);
     lying["size"] = json!(5);
@@ -252,7 +259,7 @@ fn g03_descriptors_that_lie_are_found_out() {
         &registry,
         "hostile:config2",
         OCI_MANIFEST,
-        &manifest(&lying, &[honest.clone()]),
+        &manifest(&lying, std::slice::from_ref(&honest)),
     );
     refused(&registry, "config2", &["expected 5 bytes"]);
     lying["digest"] = json!("sha256:/../../x");
@@ -346,7 +353,7 @@ fn g02_absurd_images_are_refused() {
             &registry,
             &format!("hostile:{tag}"),
             OCI_MANIFEST,
-            &manifest(&config, &[desc.clone()]),
+            &manifest(&config, std::slice::from_ref(&desc)),
         );
         refused(&registry, tag, &[says]);
     }

@@ -114,13 +114,17 @@ fn it02_create_joins_across_repositories() {
     // The same again is the same, and sends nothing.
     let again = project.kiln(&create).ok();
     assert!(!again.stderr.contains("copying"), "{}", again.stderr);
+    joined_is_shown(&project, &to("1"), digest);
+    parts_are_picked(&project, &to);
+}
 
-    let shown = project.kiln(&["imagetools", "inspect", &to("1")]).ok();
+/// As text and by templates.
+#[track_caller]
+fn joined_is_shown(project: &Project, name: &str, digest: &str) {
+    let shown = project.kiln(&["imagetools", "inspect", name]).ok();
     let text = String::from_utf8(shown.stdout.clone()).unwrap();
     let head = format!(
-        "Name:      {}\nMediaType: application/vnd.oci.image.index.v1+json\nDigest:    {digest}\n           \nManifests: \n  Name:      {}@sha256:",
-        to("1"),
-        to("1")
+        "Name:      {name}\nMediaType: application/vnd.oci.image.index.v1+json\nDigest:    {digest}\n           \nManifests: \n  Name:      {name}@sha256:"
     );
     assert!(text.starts_with(&head), "{text}");
     assert!(
@@ -128,7 +132,7 @@ fn it02_create_joins_across_repositories() {
         "{text}"
     );
     let format = |template: &str| {
-        let run = project.kiln(&["imagetools", "inspect", "--format", template, &to("1")]);
+        let run = project.kiln(&["imagetools", "inspect", "--format", template, name]);
         run.ok().text().to_owned()
     };
     assert_eq!(format("{{.Manifest.Digest}}"), digest);
@@ -139,9 +143,16 @@ fn it02_create_joins_across_repositories() {
     let whole = parse(&format("{{json .}}"));
     assert_eq!(whole["image"]["linux/arm64"]["architecture"], "arm64");
     assert_eq!(whole["manifest"]["digest"], digest);
+}
 
-    // A copy where an index is not preferred, platforms picked, sources by digest and descriptor.
-    let arm64 = whole["manifest"]["manifests"][1].clone();
+/// A copy where an index is not preferred, platforms picked, sources by digest and descriptor.
+#[track_caller]
+fn parts_are_picked(project: &Project, to: &dyn Fn(&str) -> String) {
+    let raw = |name: &str| {
+        let run = project.kiln(&["imagetools", "inspect", "--raw", name]);
+        parse(run.ok().text())
+    };
+    let arm64 = raw(&to("1"))["manifests"][1].clone();
     let arm64_digest = arm64["digest"].as_str().unwrap();
     let copy = [
         "imagetools",

@@ -204,14 +204,33 @@ fn history_has_dockers_columns() {
     project.kiln(&["history"]).fails(2, &["IMAGE"]);
 }
 
-#[test]
-fn images_for_several_platforms() {
+/// An image `multi` for amd64 and arm64.
+fn multi() -> Project {
     let project = Project::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
     project.write("amd64", "a");
     project.write("arm64", vec![b'a'; 3000]);
     project
         .build(&["-t", "multi", "--platform", "linux/amd64,linux/arm64"])
         .ok();
+    project
+}
+
+/// Saves `multi` as a layout folder.
+fn saved(project: &Project) -> std::path::PathBuf {
+    let save = [
+        "save",
+        "--format=oci-dir",
+        "--compression=uncompressed",
+        "-odir",
+        "multi",
+    ];
+    project.kiln(&save).ok();
+    project.path("dir")
+}
+
+#[test]
+fn images_for_several_platforms() {
+    let project = multi();
     let rows = project.kiln(&["images", "--format", "{{.Platforms}}"]).ok();
     assert_eq!(rows.text(), "linux/amd64,linux/arm64");
     assert!(project.kiln(&["images"]).ok().text().contains("PLATFORMS"));
@@ -226,24 +245,31 @@ fn images_for_several_platforms() {
     project
         .kiln(&["inspect", "--platform", "linux/s390x", "multi"])
         .fails(1, &["linux/s390x", "linux/amd64, linux/arm64"]);
-
-    // The index as it is, one of its platforms, and what a docker archive can hold.
-    let index = inspect(&project, &["-f", "{{.Descriptor.digest}}", "multi"]);
-    project
-        .kiln(&[
-            "save",
-            "--format",
-            "oci-dir",
-            "--compression",
-            "uncompressed",
-            "-o",
-            "dir",
-            "multi",
-        ])
+    let removed = project
+        .kiln(&["rmi", "--platform", "linux/arm64", "multi"])
         .ok();
-    testkit::validate(&project.path("dir")).unwrap();
+    assert!(
+        removed.text().starts_with("Deleted: sha256:"),
+        "{}",
+        removed.text()
+    );
+    assert_eq!(
+        inspect(&project, &["-f", "{{.Platforms}}", "multi"]),
+        "[linux/amd64]"
+    );
+    project
+        .kiln(&["rmi", "--platform", "linux/amd64", "multi"])
+        .fails(1, &["it is the only platform of the image"]);
+}
+
+/// The index as it is, one of its platforms, and what a docker archive can hold.
+#[test]
+fn images_for_several_platforms_are_saved() {
+    let project = multi();
+    let index = inspect(&project, &["-f", "{{.Descriptor.digest}}", "multi"]);
+    let dir = saved(&project);
+    testkit::validate(&dir).unwrap();
     let other = Project::new("");
-    let dir = project.path("dir");
     other.kiln(&["load", "-i", dir.to_str().unwrap()]).ok();
     assert_eq!(
         inspect(&other, &["-f", "{{.Descriptor.digest}}", "multi"]),
@@ -281,6 +307,12 @@ fn images_for_several_platforms() {
         inspect(&other, &["-f", "{{.Platforms}} {{.Architecture}}", "multi"]),
         "[linux/arm64] arm64"
     );
+}
+
+#[test]
+fn one_of_several_platforms_is_loaded() {
+    let project = multi();
+    let dir = saved(&project);
     let other = Project::new("");
     let load = [
         "load",
@@ -306,20 +338,4 @@ fn images_for_several_platforms() {
             1,
             &["does not provide the specified platform (linux/s390x)"],
         );
-
-    let removed = project
-        .kiln(&["rmi", "--platform", "linux/arm64", "multi"])
-        .ok();
-    assert!(
-        removed.text().starts_with("Deleted: sha256:"),
-        "{}",
-        removed.text()
-    );
-    assert_eq!(
-        inspect(&project, &["-f", "{{.Platforms}}", "multi"]),
-        "[linux/amd64]"
-    );
-    project
-        .kiln(&["rmi", "--platform", "linux/amd64", "multi"])
-        .fails(1, &["it is the only platform of the image"]);
 }

@@ -231,7 +231,12 @@ fn g07_blocked_and_rejected_images_are_not_asked_for() {
 fn g07_a_pull_through_mirror_of_debians_registry_works() {
     let upstream = FakeRegistry::start();
     let layer = tar("a", vec![7; 100_000]);
-    let digest = upstream.put_image("library/app", Some("latest"), "amd64", &[layer.clone()]);
+    let digest = upstream.put_image(
+        "library/app",
+        Some("latest"),
+        "amd64",
+        std::slice::from_ref(&layer),
+    );
     let setup = RegistrySetup {
         mirror_of: Some(upstream.url()),
         ..RegistrySetup::default()
