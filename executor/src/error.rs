@@ -245,9 +245,8 @@ impl Error {
                 help.clone()
             }
             Self::Command { foreign, .. } => foreign.clone(),
-            Self::Registry { source, .. }
-            | Self::Login { source, .. }
-            | Self::Push { source, .. } => source.hint(),
+            Self::Registry { source, .. } | Self::Login { source, .. } => source.hint(),
+            Self::Push { source, .. } => source.push_hint(),
             Self::Unavailable { source, .. }
             | Self::Base {
                 suggestion: None,

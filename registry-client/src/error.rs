@@ -381,6 +381,37 @@ impl Error {
     /// What a person could do about it.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        match self.refused_at() {
+            Some((registry, has_login)) => Some(login_hint(registry, has_login)),
+            None => self.innermost().plain_hint().map(str::to_owned),
+        }
+    }
+
+    /// What a person could do about it, where it was a push that failed.
+    #[must_use]
+    pub fn push_hint(&self) -> Option<String> {
+        let Some((registry, has_login)) = self.refused_at() else {
+            return self.hint();
+        };
+        let command = login_command(registry);
+        Some(match has_login {
+            false => format!("pushing mostly needs a login: `{command}`"),
+            true => format!(
+                "this login may not push there: ask the repository's owner for the right to, or log in as somebody else with `{command}`"
+            ),
+        })
+    }
+
+    /// The error without what stands around it.
+    fn innermost(&self) -> &Self {
+        match self {
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.innermost(),
+            other => other,
+        }
+    }
+
+    /// The registry that refused access, and whether it had got a login.
+    fn refused_at(&self) -> Option<(&str, bool)> {
         match self {
             Self::Status {
                 status: 401 | 403,
@@ -389,21 +420,18 @@ impl Error {
                 ..
             } => {
                 let host = url.split_once("://").map_or(&**url, |(_, rest)| rest);
-                Some(login_hint(
-                    host.split('/').next().unwrap_or(host),
-                    login.is_some(),
-                ))
+                Some((host.split('/').next().unwrap_or(host), login.is_some()))
             }
-            Self::LoginRequired { registry, .. } => Some(login_hint(registry, false)),
-            Self::LoginUnusable { registry, .. } => Some(login_hint(registry, true)),
+            Self::LoginRequired { registry, .. } => Some((registry, false)),
+            Self::LoginUnusable { registry, .. } => Some((registry, true)),
             Self::Token {
                 registry,
                 login,
                 source,
                 ..
-            } if source.is_denied() => Some(login_hint(registry, login.is_some())),
-            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.hint(),
-            other => other.plain_hint().map(str::to_owned),
+            } if source.is_denied() => Some((registry, login.is_some())),
+            Self::Mirrors { source, .. } | Self::Token { source, .. } => source.refused_at(),
+            _ => None,
         }
     }
 
@@ -497,11 +525,15 @@ fn access(status: u16, login: Option<&str>) -> String {
     }
 }
 
-fn login_hint(registry: &str, logged_in: bool) -> String {
-    let command = match crate::credentials::canonical_host(registry).as_str() {
+fn login_command(registry: &str) -> String {
+    match crate::credentials::canonical_host(registry).as_str() {
         "docker.io" => "kiln login".to_owned(),
         _ => format!("kiln login {registry}"),
-    };
+    }
+}
+
+fn login_hint(registry: &str, logged_in: bool) -> String {
+    let command = login_command(registry);
     match logged_in {
         false => format!("the repository may not exist, or may need a login: `{command}`"),
         true => format!(

@@ -1,6 +1,6 @@
 //! Arguments of the commands on images of the store, and `kiln image`, which has them all by Docker's names.
 
-use super::{ExportArgs, ImportArgs, LoadArgs, PruneArgs, PullArgs, SaveArgs};
+use super::{ExportArgs, ImportArgs, LoadArgs, PruneArgs, PullArgs, PushArgs, SaveArgs};
 use clap::{Args, Subcommand};
 
 /// `kiln image`.
@@ -38,6 +38,8 @@ pub enum ImageCommand {
     History(HistoryArgs),
     /// Pull images from a registry into the store
     Pull(Box<PullArgs>),
+    /// Push an image to one or more registries
+    Push(Box<PushArgs>),
     /// Remove untagged images, and cached layers and files that nothing needs
     Prune(PruneArgs),
 }

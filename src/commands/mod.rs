@@ -85,6 +85,7 @@ fn image(
         ImageCommand::Inspect(args) => inspect::run(&args, &open.space()?),
         ImageCommand::History(args) => history::run(&args, &open.space()?),
         ImageCommand::Pull(args) => pull::run(&args, open, environment),
+        ImageCommand::Push(args) => push::run(&args, open, environment),
         ImageCommand::Prune(args) => prune::run(&args, &open.space()?),
     }
 }

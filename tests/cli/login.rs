@@ -93,7 +93,7 @@ impl Home {
     }
 }
 
-fn htpasswd(folder: &Path) -> PathBuf {
+pub fn htpasswd(folder: &Path) -> PathBuf {
     let path = folder.join("htpasswd");
     fs::write(&path, HTPASSWD).unwrap();
     path

@@ -39,6 +39,7 @@ mod platforms;
 mod pull;
 mod push;
 mod push_outputs;
+mod push_refused;
 mod registries;
 mod remote_contexts;
 mod reproducible;
