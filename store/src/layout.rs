@@ -11,7 +11,7 @@
 //!                                  which is what lets us rename it (rename(2) wants write permission on a moved folder)
 //! identities/XX/REST               content identity -> diff_id
 //! records/XX/REST                  cache records: see `record`
-//! refs/SHA256(NAME)                references as JSON; `refs/untagged-ALGORITHM-ENCODED` for images without a name
+//! refs/SHA256(NAME)                references as JSON (the folder flock'd while one is edited); `refs/untagged-ALGORITHM-ENCODED` for images without a name
 //! stat/SHA256(CONTEXT)             stat caches: see `stat_cache`
 //! mounts/SHA256(ID)/id, N/data     cache mounts; N flock'd while in use; N/ready once filled
 //! scratch/RANDOM/                  flock'd by its owner; swept when nobody holds the lock

@@ -25,7 +25,7 @@ pub use file::remove_tree;
 pub use layer::{LayerBlob, LayerMeta, StagedLayer};
 pub use mounts::{CacheMount, MountSharing};
 pub use prune::{Counts, PruneOptions, PruneReport, PrunedKind, Usage};
-pub use refs::ImageRef;
+pub use refs::{ImageRef, ReferenceEdit};
 pub use scratch::Scratch;
 pub use stat_cache::{StatCache, StatKey};
 

@@ -6,9 +6,10 @@ use crate::error::Error;
 use crate::file;
 use crate::layer::to_json;
 use oci_spec::image::{Descriptor, Digest};
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 const REFERENCE_LIMIT: u64 = 1 << 20;
@@ -24,7 +25,27 @@ pub struct ImageRef {
     pub tagged: String,
 }
 
+/// While it lives no other process (and no other holder in this one) edits references; see [`Store::edit_references`].
+#[derive(Debug)]
+#[must_use]
+pub struct ReferenceEdit {
+    // The lock ends when the folder is closed.
+    _folder: File,
+}
+
 impl Store {
+    /// Waits until nobody else changes what references mean, for changes that begin with what a reference is now. Setting
+    /// and removing references does not need it.
+    ///
+    /// # Errors
+    /// The folder cannot be opened or locked.
+    pub fn edit_references(&self) -> Result<ReferenceEdit, Error> {
+        let path = self.inner.layout.folder("refs");
+        let folder = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+        file::lock(&folder, FlockOperation::LockExclusive, &path)?;
+        Ok(ReferenceEdit { _folder: folder })
+    }
+
     /// Sets a reference (fsynced: it was promised). Replaces an older one of the same name; what loses its last name so
     /// stays as an untagged image until it is removed or pruned.
     ///

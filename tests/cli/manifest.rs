@@ -345,3 +345,53 @@ fn it01_images_of_builds_are_pushed_compressed() {
         "application/vnd.docker.distribution.manifest.list.v2+json"
     );
 }
+
+#[test]
+fn it01_processes_that_change_one_list_lose_nothing() {
+    let (source, project) = (FakeRegistry::start(), Project::new(""));
+    let arches = [
+        "386", "amd64", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x",
+    ];
+    for arch in arches {
+        let layer = testkit::archive(&[testkit::Entry::file("f", arch)]).unwrap();
+        source.put_image("team/app", Some(arch), arch, &[layer]);
+    }
+    project.kiln(&["manifest", "create", "list"]).ok();
+    let images: Vec<String> = arches
+        .iter()
+        .map(|arch| format!("{}/team/app:{arch}", source.host()))
+        .collect();
+    let all_at_once = |args: &dyn Fn(&str) -> Vec<String>| {
+        let start = |image: &String| project.start(project.command(&args(image)));
+        let started: Vec<_> = images.iter().map(start).collect();
+        for process in started {
+            process.finish().ok();
+        }
+    };
+    let args = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+    let list = || parse(project.kiln(&["manifest", "inspect", "list"]).ok().text());
+    all_at_once(&|image| args(&["manifest", "add", "list", image]));
+    let expected: Vec<String> = arches.iter().map(|arch| format!("linux/{arch}")).collect();
+    assert_eq!(platforms(&list()), expected);
+    all_at_once(&|image| {
+        let annotation = format!("of={}", image.rsplit_once(':').unwrap().1);
+        args(&[
+            "manifest",
+            "annotate",
+            "list",
+            image,
+            "--annotation",
+            &annotation,
+        ])
+    });
+    for entry in list()["manifests"].as_array().unwrap() {
+        assert_eq!(
+            entry["annotations"]["of"],
+            entry["platform"]["architecture"]
+        );
+    }
+    let more = ["manifest", "create", "--amend", "other"];
+    all_at_once(&|image| args(&[more.as_slice(), &[image]].concat()));
+    let other = project.kiln(&["manifest", "inspect", "other"]).ok();
+    assert_eq!(platforms(&parse(other.text())), expected);
+}

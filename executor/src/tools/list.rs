@@ -82,6 +82,19 @@ impl<'a> Lists<'a> {
         options: &CreateOptions,
     ) -> Result<String, Error> {
         let name = list_name(name)?;
+        let wanted = if options.all {
+            Wanted::All
+        } else {
+            Wanted::Single
+        };
+        if !options.amend {
+            self.absent(&name)?;
+        }
+        let mut found = Vec::new();
+        for image in images {
+            found.extend(instances(self.access(), image, &wanted)?);
+        }
+        let _edit = self.space.store().edit_references()?;
         let known = self.space.store().reference(&name)?;
         let mut list = match known {
             None => List {
@@ -89,26 +102,22 @@ impl<'a> Lists<'a> {
                 index: Index::of(Vec::new()),
                 origins: BTreeMap::new(),
             },
-            Some(_) if !options.amend => {
-                return Err(Error::Request(
-                    "refusing to amend an existing manifest list with no --amend flag".to_owned(),
-                ));
-            }
+            Some(_) if !options.amend => return Err(refused()),
             Some(known) => self.opened(&name, &known)?,
         };
-        let wanted = if options.all {
-            Wanted::All
-        } else {
-            Wanted::Single
-        };
-        for image in images {
-            for instance in instances(self.access(), image, &wanted)? {
-                self.take(&mut list, instance)?;
-            }
+        for instance in found {
+            self.take(&mut list, instance)?;
         }
         list.index.annotations.extend(options.annotations.clone());
         self.save(&mut list)?;
         Ok(name)
+    }
+
+    fn absent(&self, name: &str) -> Result<(), Error> {
+        match self.space.store().reference(name)? {
+            None => Ok(()),
+            Some(_) => Err(refused()),
+        }
     }
 
     /// Adds an image to a list; returns the list's digest.
@@ -122,7 +131,8 @@ impl<'a> Lists<'a> {
         all: bool,
         options: &EntryOptions,
     ) -> Result<String, Error> {
-        let mut list = self.open(list)?;
+        // Registries are asked before others are made to wait.
+        self.open(list)?;
         let host = Platform::host();
         let platform = Platform::new(
             options.os.as_deref().unwrap_or(&host.os),
@@ -134,9 +144,14 @@ impl<'a> Lists<'a> {
         } else {
             Wanted::Best(&platform)
         };
-        for mut instance in instances(self.access(), image, &wanted)? {
+        let mut found = instances(self.access(), image, &wanted)?;
+        for instance in &mut found {
             change(&mut instance.desc, options);
             check_platform(&instance.desc)?;
+        }
+        let _edit = self.space.store().edit_references()?;
+        let mut list = self.open(list)?;
+        for instance in found {
             self.take(&mut list, instance)?;
         }
         self.save(&mut list)
@@ -160,6 +175,7 @@ impl<'a> Lists<'a> {
                 "manifest for image {image} does not exist in {name}"
             ))
         };
+        let _edit = self.space.store().edit_references()?;
         let Some(known) = self.space.store().reference(&name)? else {
             return Err(absent());
         };
@@ -183,6 +199,7 @@ impl<'a> Lists<'a> {
         list: &str,
         annotations: &BTreeMap<String, String>,
     ) -> Result<String, Error> {
+        let _edit = self.space.store().edit_references()?;
         let mut list = self.open(list)?;
         list.index.annotations.extend(annotations.clone());
         self.save(&mut list)
@@ -193,6 +210,7 @@ impl<'a> Lists<'a> {
     /// # Errors
     /// No such list, a bad digest, no such entry.
     pub fn remove_entry(&self, list: &str, digest: &str) -> Result<String, Error> {
+        let _edit = self.space.store().edit_references()?;
         let mut list = self.open(list)?;
         let wanted = match manifest::digest(digest) {
             Ok(digest) => digest.to_string(),
@@ -369,6 +387,11 @@ impl<'a> Lists<'a> {
 /// The normalised name of a list.
 pub(super) fn list_name(name: &str) -> Result<String, Error> {
     crate::build::normalised(name)
+}
+
+/// Docker's words.
+fn refused() -> Error {
+    Error::Request("refusing to amend an existing manifest list with no --amend flag".to_owned())
 }
 
 pub(super) fn no_such(name: &str) -> Error {
