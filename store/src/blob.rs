@@ -301,7 +301,7 @@ impl Store {
         meta.is_file().then_some(meta.len())
     }
 
-    /// Removes a blob, whoever refers to it; `false` when it was not there.
+    /// Removes a blob, whoever refers to it; `false` when it was not there. For use in [`Store::alone`].
     ///
     /// # Errors
     /// A failed removal.

@@ -140,18 +140,26 @@ impl Store {
         if options.dry_run {
             return Pruning::new(self, options, remove_tree).run();
         }
+        self.alone(|| Pruning::new(self, options, remove_tree).run())
+    }
+
+    /// Does what only a process may do that has the store to itself, such as removing what others might be about to use.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another process has the store open; those of the work.
+    pub fn alone<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let path = self.inner.layout.lock();
         let lock = &self.inner.lock;
         if !file::try_lock(lock, FlockOperation::NonBlockingLockExclusive, &path)? {
             // The attempt has cost us the shared lock (flock(2), "Converting a lock").
             file::lock(lock, FlockOperation::LockShared, &path)?;
-            return Err(Error::Busy {
+            return Err(E::from(Error::Busy {
                 path: self.root().to_owned(),
-            });
+            }));
         }
-        let report = Pruning::new(self, options, remove_tree).run();
+        let done = work();
         file::lock(lock, FlockOperation::LockShared, &path)?;
-        report
+        done
     }
 
     /// Bytes on disk by kind. Walks everything, trees included.

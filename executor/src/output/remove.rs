@@ -135,41 +135,57 @@ fn free(space: &Space) -> Vec<String> {
 }
 
 fn remove_platforms(space: &Space, name: &str, options: &RemoveOptions) -> Result<Removed, Error> {
-    let store = space.store();
-    let image = images::find(space, name)?;
-    let members = images::members(store, image.descriptor.digest())?;
-    let mut removed = Removed::default();
-    for platform in &options.platforms {
-        let going = images::select(name, &members, Some(platform))?;
-        let shared = store.references()?.into_iter().any(|other| {
-            other.descriptor.digest() != image.descriptor.digest()
-                && images::members(store, other.descriptor.digest()).is_ok_and(|others| {
-                    others
-                        .iter()
-                        .any(|member| member.desc.digest == going.desc.digest)
-                })
-        });
-        if shared {
-            let message =
-                format!("conflict: unable to delete {name} for {platform} - another image has it");
-            return Err(Error::Request(message));
-        }
-        if members.len() == 1 || image.descriptor.digest().as_ref() == going.desc.digest {
-            let message = format!(
-                "conflict: unable to delete {name} for {platform} - it is the only platform of the image"
-            );
-            return Err(Error::Request(message));
-        }
-        let gone = |member: &Member| {
-            store
-                .remove_blob(&member.desc.digest()?)
-                .map_err(Error::from)
-        };
-        gone(going)?;
-        removed.deleted.push(going.desc.digest.clone());
-    }
+    let removed = space
+        .store()
+        .alone(|| unneeded_platforms(space, name, options))?;
     if !options.keep_content {
         free(space);
+    }
+    Ok(removed)
+}
+
+/// All are looked at before the first one goes.
+fn unneeded_platforms(
+    space: &Space,
+    name: &str,
+    options: &RemoveOptions,
+) -> Result<Removed, Error> {
+    let store = space.store();
+    let image = images::find(space, name)?;
+    let root = image.descriptor.digest();
+    let members = images::members(store, root)?;
+    let mut going: Vec<&Member> = Vec::new();
+    for platform in &options.platforms {
+        let conflict = |reason: &str| {
+            Error::Request(format!(
+                "conflict: unable to delete {name} for {platform} - {reason}"
+            ))
+        };
+        let member = images::select(name, &members, Some(platform))?;
+        let has_it = |other: &ImageRef| {
+            other.descriptor.digest() != root
+                && images::members(store, other.descriptor.digest()).is_ok_and(|others| {
+                    let mut others = others.iter();
+                    others.any(|other| other.desc.digest == member.desc.digest)
+                })
+        };
+        if store.references()?.iter().any(has_it) {
+            return Err(conflict("another image has it"));
+        }
+        if !going
+            .iter()
+            .any(|known| known.desc.digest == member.desc.digest)
+        {
+            going.push(member);
+        }
+        if members.len() == going.len() || root.as_ref() == member.desc.digest {
+            return Err(conflict("it is the only platform of the image"));
+        }
+    }
+    let mut removed = Removed::default();
+    for member in going {
+        store.remove_blob(&member.desc.digest()?)?;
+        removed.deleted.push(member.desc.digest.clone());
     }
     Ok(removed)
 }
