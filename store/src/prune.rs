@@ -16,11 +16,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Manifests, indexes and configs are smaller; anything larger holds no references.
 const DOCUMENT_LIMIT: u64 = 16 << 20;
 const LOG_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long another process may keep us from being alone, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_millis(300);
+const POLL: Duration = Duration::from_millis(10);
 
 /// How much may go, for [`Store::prune`].
 #[derive(Clone, Debug, Default)]
@@ -150,12 +153,17 @@ impl Store {
     pub fn alone<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let path = self.inner.layout.lock();
         let lock = &self.inner.lock;
-        if !file::try_lock(lock, FlockOperation::NonBlockingLockExclusive, &path)? {
+        // A program that another thread is just starting holds a copy of the lock until its exec.
+        let patience = Instant::now() + PATIENCE;
+        while !file::try_lock(lock, FlockOperation::NonBlockingLockExclusive, &path)? {
             // The attempt has cost us the shared lock (flock(2), "Converting a lock").
             file::lock(lock, FlockOperation::LockShared, &path)?;
-            return Err(E::from(Error::Busy {
-                path: self.root().to_owned(),
-            }));
+            if Instant::now() >= patience {
+                return Err(E::from(Error::Busy {
+                    path: self.root().to_owned(),
+                }));
+            }
+            std::thread::sleep(POLL);
         }
         let done = work();
         file::lock(lock, FlockOperation::LockShared, &path)?;

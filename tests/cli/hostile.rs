@@ -256,7 +256,7 @@ fn a_full_disk_is_said_and_a_larger_one_is_enough() {
     if !able(is_root(), "root, to mount a small disk") {
         return;
     }
-    for size in ["300k", "2m", "4m"] {
+    for size in ["300k", "1500k", "2500k"] {
         let mut mount = Command::new("mount");
         mount
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "kiln-test"])
