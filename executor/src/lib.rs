@@ -15,6 +15,7 @@ pub mod pull;
 
 pub mod push;
 pub mod remote;
+mod repo_digests;
 pub mod request;
 pub mod snapshot;
 mod source;

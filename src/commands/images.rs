@@ -103,7 +103,7 @@ fn row(image: &ImageSummary, whole: bool) -> Value {
         "Repository": repository,
         "Tag": tag,
         "ID": short_id(shown_id(image), whole),
-        "Digest": image.digest,
+        "Digest": image.repo_digest.as_deref().unwrap_or("<none>"),
         "CreatedSince": created.map(table::age).unwrap_or_default(),
         "CreatedAt": created.map(table::moment).unwrap_or_default(),
         "Size": size,

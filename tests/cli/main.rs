@@ -42,6 +42,7 @@ mod push_outputs;
 mod push_refused;
 mod registries;
 mod remote_contexts;
+mod repo_digests;
 mod reproducible;
 mod run_caches;
 mod run_flags;

@@ -7,9 +7,11 @@ use crate::build::fetch::{ImageSource, Origin};
 use crate::build::layout::Layout;
 use crate::build::manifest::{self, Config, Desc, Index};
 use crate::build::prepare::Pending;
+use crate::places;
 use crate::pull;
 use crate::pull::select::{Picked, choose, diff_ids_of, pick};
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::request::{BuildRequest, ContextSource};
 use crate::space::Space;
 use planner::lower::{BaseRequest, ResolvedBase, ResolvedImage};
@@ -252,6 +254,12 @@ impl Resolver<'_> {
                 .small_blob(reference, config_desc, manifest::CONFIG_LIMIT)?,
         };
         let image = self.image(&name, &picked, &config, Origin::Repository(name.clone()))?;
+        // The layers may never come here; then these say where they are.
+        for layer in picked.manifest.layers.iter().filter(|l| l.urls.is_empty()) {
+            places::remember(store, &layer.digest()?, reference)?;
+        }
+        let digest = root.descriptor.digest();
+        repo_digests::remember(store, digest, &[reference], digest)?;
         if reference.digest.is_none() {
             let tagged = crate::build::image::rfc3339(self.request.now);
             store.tag(&ImageRef {

@@ -7,9 +7,11 @@ use crate::build::manifest::{
 use crate::build::normalised;
 use crate::output::archive::familiar;
 use crate::output::{ImageSummary, Inspected, MemberSummary, split_tag};
+use crate::repo_digests;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
+use registry_client::Reference;
 use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -73,6 +75,7 @@ pub(crate) fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummar
     Ok(ImageSummary {
         name: reference.name.clone(),
         digest: reference.descriptor.digest().to_string(),
+        repo_digest: repo_digest(store, reference)?,
         id: shown.map(|at| parts[at].id.clone()).unwrap_or_default(),
         created: member.and_then(|member| member.config.created.clone()),
         size: shown.map_or(0, |at| parts[at].size),
@@ -80,6 +83,23 @@ pub(crate) fn summary(store: &Store, reference: &ImageRef) -> Result<ImageSummar
         labels: labels.unwrap_or_default(),
         members: parts,
     })
+}
+
+/// The digest by which the repository of its name knows an image; of an image without a name, any repository.
+fn repo_digest(store: &Store, reference: &ImageRef) -> Result<Option<String>, Error> {
+    let known = repo_digests::of(store, reference.descriptor.digest())?;
+    let repository = repository_of(&reference.name);
+    let mut fitting = known.iter().filter_map(|text| {
+        let (name, digest) = text.split_once('@')?;
+        (repository.is_empty() || name == repository).then(|| digest.to_owned())
+    });
+    Ok(fitting.next())
+}
+
+/// A full name without tag and digest.
+pub(crate) fn repository_of(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    split_tag(name).0
 }
 
 /// Bytes of a manifest and all that it names, as they are transferred.
@@ -210,7 +230,11 @@ pub(crate) fn find(space: &Space, name: &str) -> Result<ImageRef, Error> {
         return Ok(found);
     }
     let mut found = all_with_id(space, name)?;
-    Ok(found.swap_remove(0))
+    // The image itself before an index that has it.
+    let prefix = id_prefix(name).unwrap_or_default();
+    let is_it = |image: &ImageRef| image.descriptor.digest().as_ref() == prefix;
+    let position = found.iter().position(is_it).unwrap_or(0);
+    Ok(found.swap_remove(position))
 }
 
 /// All references of the one image that has this ID or digest.
@@ -219,8 +243,17 @@ pub(crate) fn all_with_id(space: &Space, name: &str) -> Result<Vec<ImageRef>, Er
     let mut found: Vec<ImageRef> = Vec::new();
     let mut ids = Vec::new();
     if let Some(prefix) = id_prefix(name) {
+        let parsed = Reference::parse(name).ok();
+        let full = parsed.filter(|parsed| parsed.digest.is_some());
+        let full = full.map(|parsed| format!("{}@{prefix}", parsed.name()));
         for reference in store.references()? {
-            if has_id(store, &reference, &prefix)? {
+            let is_known = match &full {
+                Some(full) => {
+                    repo_digests::of(store, reference.descriptor.digest())?.contains(full)
+                }
+                None => false,
+            };
+            if is_known || has_id(store, &reference, &prefix)? {
                 ids.push(summary(store, &reference)?.id);
                 found.push(reference);
             }
@@ -305,16 +338,10 @@ pub(crate) fn inspect(
         .filter(|other| other.descriptor.digest() == digest && !other.name.is_empty())
         .map(|other| other.name)
         .collect();
-    let mut repo_digests = repo_digests(&names, digest, &members);
-    for pushed in crate::push::repo_digests(space, digest)? {
-        let pushed = familiar(&pushed).to_owned();
-        if !repo_digests.contains(&pushed) {
-            repo_digests.push(pushed);
-        }
-    }
+    let known = repo_digests::of(store, digest)?;
     Ok(Inspected {
         name: image.name.clone(),
-        repo_digests,
+        repo_digests: known.iter().map(|text| familiar(text).to_owned()).collect(),
         names,
         digest: digest.to_string(),
         media_type: image.descriptor.media_type().to_string(),
@@ -330,21 +357,4 @@ pub(crate) fn inspect(
             .map(|member| member.platform().to_string())
             .collect(),
     })
-}
-
-/// `repository@digest`. What the store keeps uncompressed was made here, and registries know it by another digest.
-fn repo_digests(names: &[String], digest: &Digest, members: &[Member]) -> Vec<String> {
-    let is_own = members.iter().any(|member| {
-        let mut layers = member.manifest.layers.iter();
-        layers.any(|layer| layer.media_type == manifest::OCI_LAYER)
-    });
-    if is_own {
-        return Vec::new();
-    }
-    let mut digests: Vec<String> = names
-        .iter()
-        .map(|name| format!("{}@{digest}", familiar(split_tag(name).0)))
-        .collect();
-    digests.dedup();
-    digests
 }

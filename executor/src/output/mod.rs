@@ -37,8 +37,10 @@ use std::path::Path;
 pub struct ImageSummary {
     /// Normalised name with tag; empty when untagged.
     pub name: String,
-    /// Manifest or index digest.
+    /// Manifest or index digest in the store.
     pub digest: String,
+    /// Digest by which the repository of its name knows it, where one is known to.
+    pub repo_digest: Option<String>,
     /// Config digest (image ID); of the machine's platform for an index.
     pub id: String,
     /// `created` of the config, RFC 3339.

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use crate::output::ImageFilters;
+use crate::repo_digests;
 use crate::space::Space;
 use store::{PruneOptions, PrunedKind};
 
@@ -31,9 +32,18 @@ pub fn prune(space: &Space, request: &PruneRequest) -> Result<store::PruneReport
         references: going.into_iter().map(|image| image.digest).collect(),
         older_than: request.filters.until(),
     };
-    let report = space
-        .store()
-        .prune(&options, &|path| space.remove_tree(path))?;
+    let store = space.store();
+    let mut known = Vec::new();
+    for image in store.references()? {
+        let digest = image.descriptor.digest();
+        known.push((digest.clone(), repo_digests::of(store, digest)?));
+    }
+    let report = store.prune(&options, &|path| space.remove_tree(path))?;
+    // They are records, but no cache: an image that stays is known to registries as before.
+    known.retain(|(digest, texts)| !texts.is_empty() && store.blob_size(digest).is_some());
+    for (digest, texts) in known.iter().filter(|_| options.all && !options.dry_run) {
+        repo_digests::replace(store, digest, texts)?;
+    }
     Ok(report)
 }
 

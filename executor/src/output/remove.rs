@@ -4,10 +4,12 @@ use crate::Error;
 use crate::build::{image, normalised};
 use crate::output::archive::familiar;
 use crate::output::images::{self, Member};
+use crate::repo_digests;
 use crate::space::Space;
+use oci_spec::image::Digest;
 use planner::platform::Platform;
 use registry_client::Reference;
-use store::{ImageRef, PruneOptions};
+use store::{ImageRef, PruneOptions, Store};
 
 /// How to remove an image.
 #[derive(Clone, Debug, Default)]
@@ -66,10 +68,11 @@ pub fn remove(space: &Space, name: &str, options: &RemoveOptions) -> Result<Remo
             store.untag(&image.name)?;
             removed.untagged.push(familiar(&image.name).to_owned());
         }
-        let left = store.references()?;
-        let is_named =
-            |other: &ImageRef| !other.name.is_empty() && other.descriptor.digest() == digest;
-        if !left.iter().any(is_named) {
+        let mut left = store.references()?;
+        left.retain(|other| !other.name.is_empty() && other.descriptor.digest() == digest);
+        let lost = lost_repositories(store, digest, &left)?;
+        removed.untagged.extend(lost);
+        if left.is_empty() {
             store.untag(digest.as_ref())?;
             let id = if id.is_empty() {
                 digest.to_string()
@@ -87,6 +90,25 @@ pub fn remove(space: &Space, name: &str, options: &RemoveOptions) -> Result<Remo
     Ok(removed)
 }
 
+/// Forgets what repositories know the image by that none of its names is in any more.
+fn lost_repositories(
+    store: &Store,
+    digest: &Digest,
+    left: &[ImageRef],
+) -> Result<Vec<String>, Error> {
+    let known = repo_digests::of(store, digest)?;
+    let has_name = |text: &String| {
+        let repository = images::repository_of(text);
+        let mut left = left.iter();
+        left.any(|image| images::repository_of(&image.name) == repository)
+    };
+    let (kept, lost): (Vec<String>, Vec<String>) = known.into_iter().partition(has_name);
+    if !lost.is_empty() {
+        repo_digests::replace(store, digest, &kept)?;
+    }
+    Ok(lost.iter().map(|text| familiar(text).to_owned()).collect())
+}
+
 /// The references that go: one by name; by an ID all of the image, by `name@digest` those of the repository.
 fn going(space: &Space, name: &str, force: bool) -> Result<Vec<ImageRef>, Error> {
     let store = space.store();
@@ -100,7 +122,7 @@ fn going(space: &Space, name: &str, force: bool) -> Result<Vec<ImageRef>, Error>
         && reference.digest.is_some()
     {
         let repository = reference.name();
-        found.retain(|image| super::split_tag(&image.name).0 == repository);
+        found.retain(|image| images::repository_of(&image.name) == repository);
         if found.is_empty() {
             return Err(Error::NoSuchImage(name.to_owned()));
         }

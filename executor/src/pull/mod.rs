@@ -13,6 +13,7 @@ use crate::build::manifest::{
 };
 use crate::layer::Form;
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
@@ -182,7 +183,8 @@ impl Puller<'_> {
         }
         let is_same = before.is_some_and(|before| before.descriptor == root.descriptor);
         let is_newer = !is_same || told.iter().any(|(_, _, is_here)| !is_here);
-        let digest = root.descriptor.digest().to_string();
+        let digest = root.descriptor.digest().clone();
+        repo_digests::remember(store, &digest, &[self.reference], &digest)?;
         store.tag(&ImageRef {
             name: kept_as,
             descriptor: root.descriptor,
@@ -191,7 +193,7 @@ impl Puller<'_> {
         Ok(Pulled {
             name: self.name.clone(),
             familiar: self.reference.familiar(),
-            digest,
+            digest: digest.to_string(),
             is_newer,
         })
     }

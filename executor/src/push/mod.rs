@@ -6,13 +6,11 @@
 
 pub(crate) mod document;
 mod layers;
-mod pushed;
 mod source;
 mod stored;
 mod transfer;
 
 pub use document::Style;
-pub use pushed::repo_digests;
 pub use stored::{Choice, StoredPush, names_of_repository, push_stored};
 pub(crate) use transfer::{Pusher, push};
 

@@ -6,12 +6,13 @@
 use super::document::{Node, Rewritten, Style, rewrite};
 use super::layers::Layers;
 use super::source::Order;
-use super::{LayerEvent, Packing, Pushed, Target, Watcher, pushed};
+use super::{LayerEvent, Packing, Pushed, Target, Watcher};
 use crate::Error;
 use crate::build::fetch::Fetcher;
 use crate::build::manifest;
 use crate::places;
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
@@ -312,7 +313,8 @@ impl Run<'_> {
         }
         let all: Vec<&Reference> = targets.iter().map(|target| &target.reference).collect();
         let local = manifest::digest(self.root.digest())?;
-        pushed::remember(self.pusher.space, &local, &all, &image.root().digest)
+        let store = self.pusher.space.store();
+        repo_digests::remember(store, &local, &all, &image.root().digest)
     }
 }
 
