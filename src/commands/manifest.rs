@@ -9,7 +9,7 @@ use crate::args::{
 };
 use crate::environment::Environment;
 use crate::error::Failure;
-use executor::output::ArchiveFormat;
+use executor::push::Style;
 use executor::space::Space;
 use executor::tools::{CreateOptions, EntryOptions, ListPush, Lists, ordered, reindented};
 use std::collections::BTreeMap;
@@ -161,9 +161,9 @@ fn inspect(args: &ManifestInspectArgs, session: &Session) -> Result<(), Failure>
 fn push(args: &ManifestPushArgs, session: &Session) -> Result<(), Failure> {
     let options = ListPush {
         all: args.all,
-        format: args.format.map(|format| match format {
-            ManifestFormat::Oci => ArchiveFormat::Oci,
-            ManifestFormat::V2s2 => ArchiveFormat::Docker,
+        style: args.format.map(|format| match format {
+            ManifestFormat::Oci => Style::Oci,
+            ManifestFormat::V2s2 => Style::Docker,
         }),
     };
     let say = |line: &str| {

@@ -395,3 +395,79 @@ fn it01_processes_that_change_one_list_lose_nothing() {
     let other = project.kiln(&["manifest", "inspect", "other"]).ok();
     assert_eq!(platforms(&parse(other.text())), expected);
 }
+
+#[test]
+fn it01_a_list_sends_what_the_registry_lacks_and_nothing_else() {
+    let (source, project) = (registry(), Project::new("FROM scratch\nCOPY f /f\n"));
+    project.write("f", "content ".repeat(10_000));
+    project
+        .build(&["-t", "built", "--platform", "linux/s390x"])
+        .ok();
+    let host = source.host();
+    let image = |tag: &str| format!("{host}/team/app:{tag}");
+    let create = |list: &str, images: &[&str]| {
+        let args = [&["manifest", "create", list], images].concat();
+        project.kiln(&args).ok();
+    };
+    let asked = |args: &[&str]| -> Vec<String> {
+        let before = source.requests().len();
+        project.kiln(args).ok();
+        let requests = source.requests();
+        let of_method = |request: &&testkit::registry::Received| request.path != "/v2/";
+        let mut asked: Vec<String> = requests[before..]
+            .iter()
+            .filter(of_method)
+            .map(|request| {
+                let path = request.path.split('?').next().unwrap_or_default();
+                let short = path.split("sha256:").next().unwrap_or_default();
+                format!("{} {short}", request.method)
+            })
+            .collect();
+        asked.sort();
+        asked
+    };
+    // Both images are in the repository: a question for each, one for the tag and one for the list.
+    create("two", &[&image("amd64"), &image("arm")]);
+    let manifests = "/v2/team/app/manifests/";
+    assert_eq!(
+        asked(&["manifest", "push", "two", &image("two")]),
+        [
+            format!("HEAD {manifests}"),
+            format!("HEAD {manifests}"),
+            format!("HEAD {manifests}"),
+            format!("HEAD {manifests}two"),
+            format!("PUT {manifests}two"),
+        ]
+    );
+    assert_eq!(
+        asked(&["manifest", "push", "two", &image("two")]),
+        [format!("HEAD {manifests}two")]
+    );
+    // In another repository of the registry they are mounted; what was built here is compressed and sent.
+    create("three", &[&image("amd64"), &image("arm64"), "built"]);
+    let target = format!("{host}/other/app:three");
+    let wrote = asked(&["manifest", "push", "three", &target]);
+    let count = |text: &str| wrote.iter().filter(|line| line.starts_with(text)).count();
+    assert_eq!(count("GET /v2/team/app/blobs/"), 0, "{wrote:?}");
+    assert_eq!(count("PUT /v2/other/app/manifests/"), 4, "{wrote:?}");
+    assert!(source.uploaded() < 10_000, "{}", source.uploaded());
+    assert_eq!(
+        asked(&["manifest", "push", "three", &target]),
+        ["HEAD /v2/other/app/manifests/three"]
+    );
+    // Copies from the store go the same way, into several registries at once.
+    let other = FakeRegistry::start();
+    let places = [
+        format!("{host}/third:1"),
+        format!("{}/third:1", other.host()),
+    ];
+    let copied = project
+        .kiln(&["copy", "store:three", &places[0], &places[1]])
+        .ok();
+    assert_eq!(copied.text().lines().count(), 2);
+    assert_eq!(
+        source.tagged("third", "1"),
+        source.tagged("other/app", "three")
+    );
+    assert_eq!(other.tagged("third", "1"), source.tagged("third", "1"));
+}

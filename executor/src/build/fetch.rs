@@ -63,6 +63,8 @@ pub(crate) struct Fetcher<'a> {
     space: &'a Space,
     remote: &'a Remote,
     known: HashMap<Digest, Known>,
+    /// Blobs that are no layers of file systems, by digest.
+    loose: HashMap<String, Known>,
     /// Layers that lie under a RUN of the plan.
     mounted: HashSet<Digest>,
 }
@@ -104,6 +106,7 @@ impl<'a> Fetcher<'a> {
             space,
             remote,
             known: HashMap::new(),
+            loose: HashMap::new(),
             mounted: HashSet::new(),
         }
     }
@@ -114,6 +117,28 @@ impl<'a> Fetcher<'a> {
             desc,
             origin: origin.clone(),
         });
+    }
+
+    /// Learns where a blob can be had that is no layer of a file system.
+    pub(crate) fn add_loose(&mut self, desc: Desc, origin: &Origin) {
+        self.loose.entry(desc.digest.clone()).or_insert(Known {
+            desc,
+            origin: origin.clone(),
+        });
+    }
+
+    /// Where such a blob can be had.
+    pub(crate) fn origin_of_loose(&self, digest: &str) -> Option<&Origin> {
+        self.loose.get(digest).map(|known| &known.origin)
+    }
+
+    /// Makes sure that the store has such a blob.
+    pub(crate) fn ensure_loose(&self, desc: &Desc, cancel: &Cancel) -> Result<(), Error> {
+        match self.loose.get(&desc.digest) {
+            Some(known) => self.blob(&known.desc, &known.origin, &|_, _, _| {}, cancel),
+            None if self.space.store().blob_size(&desc.digest()?).is_some() => Ok(()),
+            None => Err(nowhere(desc)),
+        }
     }
 
     /// The descriptor that a base image gives for a layer.
@@ -140,12 +165,7 @@ impl<'a> Fetcher<'a> {
             }
             let known = self.known.get(diff_id);
             let Some(known) = known.filter(|known| known.desc.digest == blob.digest) else {
-                return Err(Error::Image {
-                    subject: blob.digest.clone(),
-                    reason:
-                        "the blob is not in the store, and nothing is known of where it can be had"
-                            .to_owned(),
-                });
+                return Err(nowhere(blob));
             };
             let writer = self.transfer(known, None, &|_, _, _| {}, cancel)?;
             let writer = writer.expect("BUG: without a reader none can give up");
@@ -408,6 +428,14 @@ impl<'a> Fetcher<'a> {
             source,
         })?;
         Ok(Some(writer))
+    }
+}
+
+fn nowhere(desc: &Desc) -> Error {
+    Error::Image {
+        subject: desc.digest.clone(),
+        reason: "the blob is not in the store, and nothing is known of where it can be had"
+            .to_owned(),
     }
 }
 

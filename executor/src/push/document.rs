@@ -7,6 +7,7 @@ use crate::Error;
 use crate::build::manifest::{self, Config, Desc, Document};
 use crate::layer::packed::Packed;
 use oci_spec::image::Digest;
+use registry_client::Reference;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 use store::Store;
@@ -57,9 +58,13 @@ pub(crate) struct ImageNode {
     pub desc: Desc,
     pub bytes: Vec<u8>,
     value: Value,
-    config: Desc,
+    pub config: Desc,
     config_bytes: Vec<u8>,
     pub layers: Vec<LayerNode>,
+    /// The repository to get layers from that the store has not.
+    pub origin: Option<Reference>,
+    /// It goes as it is, also with layers that are not compressed.
+    pub is_fixed: bool,
 }
 
 /// A layer of a manifest.
@@ -70,6 +75,8 @@ pub(crate) struct LayerNode {
     pub diff_id: Option<Digest>,
     /// Is fetched from elsewhere and not from registries.
     pub is_foreign: bool,
+    /// Goes as it is, see [`ImageNode::is_fixed`].
+    pub is_fixed: bool,
 }
 
 /// An index.
@@ -153,6 +160,7 @@ fn load_node(
                     desc: layer.clone(),
                     diff_id: diff_id.map(|id| manifest::digest(id)).transpose()?,
                     is_foreign: is_foreign(&value["layers"][position]),
+                    is_fixed: false,
                 });
             }
             Ok(Some(Node::Image(ImageNode {
@@ -162,6 +170,8 @@ fn load_node(
                 value,
                 config_bytes,
                 layers,
+                origin: None,
+                is_fixed: false,
             })))
         }
     }
@@ -189,6 +199,23 @@ impl Node {
         match self {
             Self::Image(image) => vec![image],
             Self::Index(index) => index.children.iter().flat_map(Self::images).collect(),
+        }
+    }
+
+    /// Says of each manifest where missing parts of it are, and whether it goes as it is.
+    pub(crate) fn settle(&mut self, of: &dyn Fn(&str) -> (Option<Reference>, bool)) {
+        match self {
+            Self::Image(image) => {
+                (image.origin, image.is_fixed) = of(&image.desc.digest);
+                for layer in &mut image.layers {
+                    layer.is_fixed = image.is_fixed;
+                }
+            }
+            Self::Index(index) => {
+                for child in &mut index.children {
+                    child.settle(of);
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use super::Packing;
 use super::document::{LayerNode, Node};
 use super::source::{LayerSource, Order};
 use crate::Error;
-use crate::build::fetch::{Fetcher, Origin};
+use crate::build::fetch::{self, Fetcher, Origin};
 use crate::build::manifest::Desc;
 use crate::layer::outgoing::Outgoing;
 use crate::layer::packed::{self, Packed};
@@ -59,12 +59,10 @@ fn key(layer: &LayerNode, packing: Packing) -> String {
 
 fn recipe(layer: &LayerNode, packing: Packing) -> Recipe {
     let as_it_is = || Recipe::Blob(layer.desc.clone(), layer.diff_id.clone());
-    let Some(diff_id) = &layer.diff_id else {
+    let Some(diff_id) = layer.diff_id.as_ref().filter(|_| !layer.is_fixed) else {
         return as_it_is();
     };
     let kind = layer.desc.media_type.as_str();
-    let is_layer = kind.starts_with("application/vnd.oci.image.layer.")
-        || kind.starts_with("application/vnd.docker.image.rootfs.");
     let is_plain = kind.ends_with(".tar") || layer.desc.digest == diff_id.to_string();
     let wants_plain = packing.compression == Compression::Uncompressed;
     let is_wanted = match packing.compression {
@@ -75,10 +73,46 @@ fn recipe(layer: &LayerNode, packing: Packing) -> Recipe {
             .contains_key(layers::ESTARGZ_ANNOTATIONS[0]),
         _ => false,
     };
-    if !is_layer || layer.is_foreign || is_wanted || !(is_plain && !wants_plain || packing.force) {
+    if !is_layer(&layer.desc)
+        || layer.is_foreign
+        || is_wanted
+        || !(is_plain && !wants_plain || packing.force)
+    {
         return as_it_is();
     }
     Recipe::Pack(diff_id.clone(), packing)
+}
+
+/// Whether it is a file system's, and not a document of an attestation or what else people keep in registries.
+fn is_layer(desc: &Desc) -> bool {
+    let kind = desc.media_type.as_str();
+    kind.starts_with("application/vnd.oci.image.layer.")
+        || kind.starts_with("application/vnd.docker.image.rootfs.")
+}
+
+/// The form in which a layer goes out, its bytes in the store where they can be had there.
+pub(crate) fn packed_now(
+    space: &Space,
+    layer: &LayerNode,
+    packing: Packing,
+) -> Result<Packed, Error> {
+    let as_it_is = || as_is(&layer.desc, layer.diff_id.as_ref());
+    match recipe(layer, packing) {
+        Recipe::Pack(diff_id, packing) if fetch::available(space, &diff_id)? => {
+            packed::packed(space, &diff_id, packing.compression, packing.force)
+        }
+        // The blob has gone, and the layer is here.
+        Recipe::Blob(desc, Some(diff_id))
+            if !layer.is_fixed
+                && !layer.is_foreign
+                && is_layer(&desc)
+                && space.store().blob_size(&desc.digest()?).is_none()
+                && fetch::available(space, &diff_id)? =>
+        {
+            packed::packed(space, &diff_id, packing.compression, false)
+        }
+        _ => as_it_is(),
+    }
 }
 
 impl<'a> Layers<'a> {
@@ -147,6 +181,11 @@ impl<'a> Layers<'a> {
         })
     }
 
+    /// The number of a layer of a manifest, unless it goes nowhere.
+    pub(crate) fn number(&self, node: &LayerNode, packing: Packing) -> Option<usize> {
+        self.by_key.get(&key(node, packing)).copied()
+    }
+
     /// The form in which a layer of a manifest goes out, as far as it is known yet.
     pub(crate) fn packed(&self, node: &LayerNode, packing: Packing) -> Option<Packed> {
         if node.is_foreign {
@@ -163,9 +202,12 @@ impl<'a> Layers<'a> {
     pub(crate) fn mounts(&self, layer: &Layer) -> Vec<Reference> {
         let find = || {
             let mut found = Vec::new();
-            if let Recipe::Blob(_, Some(diff_id)) = &layer.recipe
-                && let Some(Origin::Repository(name)) = self.fetcher.origin(diff_id)
-            {
+            let origin = match &layer.recipe {
+                Recipe::Blob(desc, Some(diff_id)) if is_layer(desc) => self.fetcher.origin(diff_id),
+                Recipe::Blob(desc, _) => self.fetcher.origin_of_loose(&desc.digest),
+                Recipe::Pack(..) => None,
+            };
+            if let Some(Origin::Repository(name)) = origin {
                 found.extend(Reference::parse(name).ok());
             }
             if let Some((digest, _)) = layer.source.known() {
@@ -232,19 +274,16 @@ impl<'a> Layers<'a> {
         let packed = as_is(desc, diff_id)?;
         let digest = packed.descriptor.digest();
         if self.space.store().blob_size(digest).is_none() {
-            let Some(diff_id) = diff_id else {
-                return Err(Error::Image {
-                    subject: desc.digest.clone(),
-                    reason: "the blob is not in the store".to_owned(),
-                });
-            };
-            if diff_id == digest {
+            match diff_id.filter(|_| is_layer(desc)) {
+                None => self.fetcher.ensure_loose(desc, stop)?,
                 // A plain layer can be written again from whatever there is of it.
-                self.available(diff_id, stop)?;
-                let plain = Compression::Uncompressed;
-                return packed::make(self.space, diff_id, plain, outgoing, &|| false).map(drop);
+                Some(diff_id) if diff_id == digest => {
+                    self.available(diff_id, stop)?;
+                    let plain = Compression::Uncompressed;
+                    return packed::make(self.space, diff_id, plain, outgoing, &|| false).map(drop);
+                }
+                Some(diff_id) => self.fetcher.ensure_blob(diff_id, desc, stop)?,
             }
-            self.fetcher.ensure_blob(diff_id, desc, stop)?;
         }
         self.present(&packed, outgoing)
     }

@@ -11,6 +11,8 @@ mod stored;
 mod transfer;
 
 pub use document::Style;
+pub(crate) use layers::packed_now;
+pub(crate) use stored::push_node;
 pub use stored::{Choice, StoredPush, names_of_repository, push_stored};
 pub(crate) use transfer::{Pusher, push};
 
@@ -103,6 +105,8 @@ pub trait Watcher: Sync {
     fn layer(&self, layer: &str, event: LayerEvent);
     /// The manifest goes to a reference now.
     fn manifest(&self, reference: &Reference, digest: &str);
+    /// A manifest below the image has come into a repository.
+    fn part(&self, _repository: &Reference, _digest: &str) {}
     /// Something that people should know.
     fn note(&self, text: &str);
 }

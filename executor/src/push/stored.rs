@@ -9,6 +9,7 @@ use crate::build::manifest::Desc;
 use crate::output::find;
 use crate::places;
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::space::Space;
 use planner::platform::Platform;
 use planner::scheduler::Cancel;
@@ -54,7 +55,20 @@ pub fn push_stored(
     };
     let loaded = load(&documents, &Desc::of(&image.descriptor))?;
     let root = choose(name, loaded, &how.choice, watcher)?;
-    let fetcher = fetcher(space, remote, &root)?;
+    let origin = repo_digests::repository(space.store(), image.descriptor.digest())?;
+    let mut root = root;
+    root.settle(&|_| (origin.clone(), false));
+    push_node((space, remote), &root, (targets, how), (watcher, cancel))
+}
+
+/// Pushes what was read of an image, in the store or elsewhere.
+pub(crate) fn push_node(
+    (space, remote): (&Space, &Remote),
+    root: &Node,
+    (targets, how): (&[Target], &StoredPush),
+    (watcher, cancel): (&dyn Watcher, &Cancel),
+) -> Result<Pushed, Error> {
+    let fetcher = fetcher(space, remote, root)?;
     let pusher = Pusher {
         space,
         remote,
@@ -64,7 +78,7 @@ pub fn push_stored(
         packing: how.packing,
         style: how.style,
     };
-    push(&pusher, &root, targets)
+    push(&pusher, root, targets)
 }
 
 /// Full names with tags that the store has of a repository, by name.
@@ -135,20 +149,36 @@ fn images(node: &Node, found: &mut Vec<(Platform, Node)>) {
     }
 }
 
-/// Knows where layers can be had that the store has no bytes of.
-fn fetcher<'a>(space: &'a Space, remote: &'a Remote, root: &Node) -> Result<Fetcher<'a>, Error> {
+/// Knows where layers can be had that the store has no bytes of: where they were seen, else where the image is from.
+pub(crate) fn fetcher<'a>(
+    space: &'a Space,
+    remote: &'a Remote,
+    root: &Node,
+) -> Result<Fetcher<'a>, Error> {
     let mut fetcher = Fetcher::without_layers(space, remote);
     let store = space.store();
-    for layer in root.images().iter().flat_map(|image| &image.layers) {
-        let Some(diff_id) = &layer.diff_id else {
-            continue;
-        };
-        let digest = layer.desc.digest()?;
-        if store.blob_size(&digest).is_none()
-            && let Some(place) = places::of(store, &digest)?.first()
-        {
+    for image in root.images() {
+        for layer in image.layers.iter().filter(|layer| !layer.is_foreign) {
+            let digest = layer.desc.digest()?;
+            // What goes as it is can be mounted from there too.
+            if store.blob_size(&digest).is_some() && !image.is_fixed {
+                continue;
+            }
+            let seen = places::of(store, &digest)?.into_iter().next();
+            let Some(place) = image
+                .origin
+                .clone()
+                .filter(|_| image.is_fixed)
+                .or(seen)
+                .or(image.origin.clone())
+            else {
+                continue;
+            };
             let origin = Origin::Repository(place.name());
-            fetcher.add(diff_id.clone(), layer.desc.clone(), &origin);
+            fetcher.add_loose(layer.desc.clone(), &origin);
+            if let Some(diff_id) = &layer.diff_id {
+                fetcher.add(diff_id.clone(), layer.desc.clone(), &origin);
+            }
         }
     }
     Ok(fetcher)

@@ -17,6 +17,7 @@ use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
 use registry_client::{BlobSource, MemoryBlob, Reference};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +49,8 @@ struct Repository {
     targets: Vec<Reference>,
     /// The manifest is there, only tags are missing.
     has_image: bool,
+    /// Manifests below that are there with all they need.
+    there: HashSet<String>,
 }
 
 /// Pushes an image to all targets.
@@ -124,6 +127,7 @@ impl Run<'_> {
                     },
                     targets: Vec::new(),
                     has_image: false,
+                    there: HashSet::new(),
                 });
                 repositories.len() - 1
             });
@@ -143,7 +147,40 @@ impl Run<'_> {
                 }
             }
         }
+        for repository in repositories.iter_mut().filter(|r| !r.has_image) {
+            repository.there = self.there(&repository.reference)?;
+        }
         Ok(repositories)
+    }
+
+    /// The images of a list that a repository has: one question for each that comes from a registry as it is.
+    fn there(&self, repository: &Reference) -> Result<HashSet<String>, Error> {
+        let is_list = !self.root.children().is_empty();
+        if !is_list || self.pusher.style.is_some() {
+            return Ok(HashSet::new());
+        }
+        let mut fixed = self.root.images();
+        fixed.retain(|image| image.is_fixed);
+        let asked = in_parallel(TAGS, &fixed, |image| {
+            self.has(repository, &image.desc.digest()?)
+        });
+        let mut there = HashSet::new();
+        for (image, has) in fixed.iter().zip(asked) {
+            if has? {
+                there.insert(image.desc.digest.clone());
+            }
+        }
+        Ok(there)
+    }
+
+    /// The layers that a repository needs.
+    fn needed(&self, repository: &Repository) -> HashSet<usize> {
+        let mut images = self.root.images();
+        images.retain(|image| !repository.there.contains(&image.desc.digest));
+        let layers = images.iter().flat_map(|image| &image.layers);
+        layers
+            .filter_map(|layer| self.layers.number(layer, self.pusher.packing))
+            .collect()
     }
 
     fn has(&self, reference: &Reference, digest: &Digest) -> Result<bool, Error> {
@@ -160,6 +197,10 @@ impl Run<'_> {
         orders: &std::sync::mpsc::Sender<Order>,
     ) -> Result<(), Error> {
         let registries = by_registry(repositories);
+        let needed: HashMap<String, HashSet<usize>> = repositories
+            .iter()
+            .map(|repository| (repository.reference.name(), self.needed(repository)))
+            .collect();
         let tasks: Vec<(usize, usize)> = (0..self.layers.all.len())
             .flat_map(|layer| (0..registries.len()).map(move |registry| (layer, registry)))
             .collect();
@@ -193,7 +234,9 @@ impl Run<'_> {
                             if self.stop.is_cancelled() {
                                 return;
                             }
-                            if let Err(error) = self.layer(*layer, &registries[*registry]) {
+                            let mut wanted = registries[*registry].clone();
+                            wanted.retain(|place| needed[&place.name()].contains(layer));
+                            if let Err(error) = self.layer(*layer, &wanted) {
                                 fail(error);
                             }
                         }
@@ -265,20 +308,24 @@ impl Run<'_> {
         let (remote, store) = (self.pusher.remote, self.pusher.space.store());
         let root = image.root();
         if !repository.has_image {
+            let known = self.known_configs(repository);
             for config in &image.configs {
+                if known.contains(&manifest::digest_of(config).to_string()) {
+                    continue;
+                }
                 let blob: Arc<dyn BlobSource> = Arc::new(MemoryBlob::new(config.clone()));
                 let mounts = places::of(store, &manifest::digest_of(config))?;
                 remote.push_blob_until(&repository.reference, &blob, &mounts, &self.stop)?;
             }
             let below = &image.manifests[..image.manifests.len() - 1];
             for manifest in below {
-                let kind = &manifest.media_type;
-                remote.put_manifest_until(
-                    &repository.reference,
-                    kind,
-                    &manifest.bytes,
-                    &self.stop,
-                )?;
+                let digest = manifest.digest.to_string();
+                if repository.there.contains(&digest) {
+                    continue;
+                }
+                let (place, kind) = (&repository.reference, &manifest.media_type);
+                remote.put_manifest_until(place, kind, &manifest.bytes, &self.stop)?;
+                self.pusher.watcher.part(place, &digest);
             }
         }
         let digest = root.digest.to_string();
@@ -296,6 +343,18 @@ impl Run<'_> {
             ended?;
         }
         Ok(())
+    }
+
+    /// The configs that only manifests have which are there.
+    fn known_configs(&self, repository: &Repository) -> HashSet<String> {
+        let of = |is_there: bool| {
+            let images = self.root.images().into_iter();
+            images
+                .filter(move |image| repository.there.contains(&image.desc.digest) == is_there)
+                .map(|image| image.config.digest.clone())
+        };
+        let needed: HashSet<String> = of(false).collect();
+        of(true).filter(|digest| !needed.contains(digest)).collect()
     }
 
     fn remember(

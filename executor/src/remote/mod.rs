@@ -53,6 +53,11 @@ impl Remote {
         }
     }
 
+    /// What ends all its work.
+    pub(crate) fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
     fn started(&self) -> Result<&(Runtime, Client), Error> {
         if let Some(started) = self.started.get() {
             return Ok(started);

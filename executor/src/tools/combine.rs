@@ -5,8 +5,9 @@
 use super::document::{self, ATTESTATION_OF, Doc};
 use super::indented::ordered;
 use super::parallel::each;
+use super::say::Say;
 use super::source::Source;
-use super::transfer::{Say, Transfer};
+use super::transfer::Transfer;
 use crate::Error;
 use crate::build::manifest::{
     self, CONFIG_LIMIT, DOCKER_LIST, Desc, DescPlatform, Document, Index, OCI_INDEX,

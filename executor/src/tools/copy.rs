@@ -3,11 +3,15 @@
 use super::document::{self, Doc, MAX_NESTING};
 use super::files;
 use super::place::Place;
+use super::say::{Say, Teller};
 use super::source::{Access, Source};
-use super::transfer::{Counts, Say, Transfer};
+use super::stored::Stored;
+use super::transfer::Transfer;
 use crate::Error;
 use crate::build::manifest::{self, Desc, DescPlatform, Document, Index};
+use crate::push::Target;
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::space::Space;
 use planner::platform::Platform;
 use registry_client::Reference;
@@ -35,8 +39,6 @@ pub struct Copied {
     pub digest: String,
     /// It was there already.
     pub existed: bool,
-    /// What was done for it.
-    pub counts: Counts,
 }
 
 /// Copies an image to places. Registries need no store.
@@ -52,7 +54,10 @@ pub fn copy(
 ) -> Result<Vec<Copied>, Error> {
     let access = Access { space, remote };
     let mut opened = Source::open(access, source, false)?;
-    if let Source::Store(stored) = &mut opened {
+    // A push compresses while it sends; files need to know all digests first.
+    if let Source::Store(stored) = &mut opened
+        && targets.iter().any(|target| registry_of(target).is_none())
+    {
         stored.prepare(None)?;
     }
     let copier = Copier {
@@ -75,6 +80,9 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     fn run(&self, targets: &[Place]) -> Result<Vec<Copied>, Error> {
+        if let Source::Store(stored) = self.source {
+            return self.of_store(stored, targets);
+        }
         let mut copied = Vec::new();
         let mut root = None;
         for target in targets {
@@ -87,6 +95,35 @@ impl Copier<'_> {
                 None => root.insert(self.selected()?),
             };
             copied.push(self.one(root, target)?);
+        }
+        Ok(copied)
+    }
+
+    /// From the store: into all registries at once.
+    fn of_store(&self, stored: &Stored<'_>, targets: &[Place]) -> Result<Vec<Copied>, Error> {
+        let root = self.selected()?;
+        let references: Vec<Target> = targets
+            .iter()
+            .filter_map(registry_of)
+            .map(|reference| Target {
+                reference: reference.clone(),
+            })
+            .collect();
+        let teller = Teller::new(self.say);
+        let mut digest = root.desc.digest.clone();
+        if !references.is_empty() {
+            digest = stored.push(&root, &references, None, &teller)?.digest;
+        }
+        let mut copied = Vec::new();
+        for target in targets {
+            copied.push(match registry_of(target) {
+                None => self.one(&root, target)?,
+                Some(reference) => Copied {
+                    place: target.to_string(),
+                    digest: digest.clone(),
+                    existed: !teller.has_set(reference),
+                },
+            });
         }
         Ok(copied)
     }
@@ -108,7 +145,6 @@ impl Copier<'_> {
             place: target.to_string(),
             digest: digest.to_string(),
             existed: true,
-            counts: Counts::default(),
         }))
     }
 
@@ -204,10 +240,10 @@ impl Copier<'_> {
             place: target.to_string(),
             digest: root.desc.digest.clone(),
             existed: false,
-            counts: Counts::default(),
         };
         let Some(reference) = registry_of(target) else {
             files::write(self.access, self.source, root, target, self.options.now)?;
+            self.remember(root, target)?;
             return Ok(copied);
         };
         let remote = self.access.remote;
@@ -220,8 +256,20 @@ impl Copier<'_> {
         if self.options.referrers {
             self.referrers(root, &transfer)?;
         }
-        copied.counts = transfer.counts();
         Ok(copied)
+    }
+
+    /// Notes which repository knows an image that came into the store by its digest.
+    fn remember(&self, root: &Doc, target: &Place) -> Result<(), Error> {
+        let (Source::Registry { reference, .. }, Place::Store(_)) = (self.source, target) else {
+            return Ok(());
+        };
+        // An index over some platforms is made here.
+        if self.options.platforms.len() > 1 {
+            return Ok(());
+        }
+        let (store, digest) = (self.access.space()?.store(), root.desc.digest()?);
+        repo_digests::remember(store, &digest, &[reference], &digest)
     }
 
     /// Copies what refers to the image or to a part of it, and what refers to that.

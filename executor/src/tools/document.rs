@@ -1,7 +1,7 @@
 //! A manifest or index with its descriptor, and platforms as descriptors and configs tell them.
 
 use crate::Error;
-use crate::build::manifest::{self, Desc, DescPlatform, Document, Index, Manifest};
+use crate::build::manifest::{self, Desc, DescPlatform, Document, Index};
 use planner::platform::Platform;
 use serde_json::Value;
 
@@ -36,16 +36,6 @@ impl Doc {
         let digest = manifest::digest_of(&bytes);
         Self {
             desc: Desc::new(&index.media_type, &digest, bytes.len() as u64),
-            bytes,
-        }
-    }
-
-    /// A manifest in canonical JSON, of the media type that it says.
-    pub(super) fn of_manifest(document: &Manifest, media_type: &str) -> Self {
-        let bytes = manifest::bytes_of(document);
-        let digest = manifest::digest_of(&bytes);
-        Self {
-            desc: Desc::new(media_type, &digest, bytes.len() as u64),
             bytes,
         }
     }

@@ -12,6 +12,7 @@ use crate::build::manifest::{Desc, Document};
 use crate::output::archive::{Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
 use crate::output::load;
+use crate::places;
 use registry_client::BlobSource;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -45,7 +46,11 @@ pub(super) fn write(
             return Ok(());
         }
         let blob = source.blob(manifest, desc)?;
-        take(store, &blob, desc)
+        take(store, &blob, desc)?;
+        match source {
+            Source::Registry { reference, .. } => places::remember(store, &digest, reference),
+            _ => Ok(()),
+        }
     })?;
     if let Place::Store(name) = place {
         for (doc, _) in parts.documents.values() {

@@ -3,13 +3,11 @@
 use super::document::Doc;
 use super::list::{Lists, list_name};
 use super::place::Place;
-use super::source::Source;
+use super::say::{Say, Teller};
 use super::stored::Stored;
-use super::transfer::{Say, Transfer};
 use crate::Error;
-use crate::build::image::Flavour;
 use crate::build::manifest::Document;
-use crate::output::ArchiveFormat;
+use crate::push::{Style, Target};
 use registry_client::Reference;
 
 /// How a list is pushed.
@@ -18,7 +16,7 @@ pub struct ListPush {
     /// Its images are pushed too; else they must be in the repository.
     pub all: bool,
     /// Media types; as they are without one.
-    pub format: Option<ArchiveFormat>,
+    pub style: Option<Style>,
 }
 
 impl Lists<'_> {
@@ -53,19 +51,17 @@ impl Lists<'_> {
         }
         let mut stored = Stored::of(self.space, self.remote, &known)?;
         check(&stored.root)?;
-        stored.prepare(options.format.map(|format| match format {
-            ArchiveFormat::Oci => Flavour::Oci,
-            ArchiveFormat::Docker => Flavour::Docker,
-        }))?;
-        let root = stored.root.clone();
-        let source = Source::Store(Box::new(stored));
-        let transfer = Transfer::new(self.remote, &source, &target, say);
         if options.all {
-            transfer.run(&root)?;
-        } else {
-            self.remote
-                .put_manifest(&target, &root.desc.media_type, &root.bytes)?;
+            let targets = [Target { reference: target }];
+            let teller = Teller::new(say);
+            let pushed = stored.push(&stored.root, &targets, options.style, &teller)?;
+            return Ok(pushed.digest);
         }
+        // What the images are in the repository depends on their compression.
+        stored.prepare(options.style)?;
+        let root = stored.root;
+        self.remote
+            .put_manifest(&target, &root.desc.media_type, &root.bytes)?;
         Ok(root.desc.digest)
     }
 }

@@ -82,7 +82,12 @@ impl<'a> Source<'a> {
                 })?;
                 Ok(Self::Layout { layout, root })
             }
-            Place::Archive { path, name, .. } => Self::archive(access, path, name.as_deref()),
+            Place::Archive { path, name, docker } => {
+                let mut stored = Self::archive(access, path, name.as_deref())?;
+                // The manifests of Docker's archives are made here.
+                stored.is_fixed |= !docker;
+                Ok(Self::Store(Box::new(stored)))
+            }
         }
     }
 
@@ -94,7 +99,7 @@ impl<'a> Source<'a> {
     }
 
     /// An archive is taken into the store, and read there; names of the store stay as they were.
-    fn archive(access: Access<'a>, path: &Path, name: Option<&str>) -> Result<Self, Error> {
+    fn archive(access: Access<'a>, path: &Path, name: Option<&str>) -> Result<Stored<'a>, Error> {
         let space = access.space()?;
         let mut file = std::fs::File::open(path).map_err(|source| Error::Io {
             op: "open",
@@ -123,7 +128,7 @@ impl<'a> Source<'a> {
                 None => drop(store.untag(key)?),
             }
         }
-        Ok(Self::Store(Box::new(stored?)))
+        stored
     }
 
     fn loaded(

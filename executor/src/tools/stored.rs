@@ -1,25 +1,24 @@
 //! An image or manifest list of the store, some of whose parts may be in registries only.
 //!
-//! What a build has made has layers without blobs; before such an image goes anywhere they are compressed, so its manifest
-//! (and the index above it) is another one then. What came from a registry goes on as it is.
+//! What a build has made has layers without compressed blobs; before such an image goes anywhere they are compressed, so its
+//! manifest (and the index above it) is another one then. What came from a registry goes on as it is. Pushing is `push`'s.
 
-use super::document::{ATTESTATION_OF, Doc, MAX_NESTING};
+use super::document::Doc;
 use super::source::{FileBlob, fetched, missing};
 use crate::Error;
-use crate::build::image::Flavour;
-use crate::build::manifest::{
-    self, CONFIG_LIMIT, Config, DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, Desc, Document, Index,
-    MANIFEST_LIMIT, Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
-};
-use crate::layer::{self, Compression};
+use crate::build::manifest::{self, CONFIG_LIMIT, Desc, Document, MANIFEST_LIMIT};
+use crate::push::document::{Documents, LayerNode, Node, load, rewrite};
+use crate::push::{Packing, Pushed, StoredPush, Style, Target, Watcher, packed_now, push_node};
 use crate::remote::Remote;
+use crate::repo_digests;
 use crate::space::Space;
 use registry_client::{BlobSource, Reference};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Compression of layers that have no blob yet.
-const COMPRESSION: Compression = Compression::Gzip(6);
+/// Indexes inside indexes whose documents are fetched.
+const MAX_NESTING: usize = 8;
 
 /// An image of the store.
 pub(super) struct Stored<'a> {
@@ -28,6 +27,8 @@ pub(super) struct Stored<'a> {
     /// The name or digest that it goes by.
     pub name: String,
     pub root: Doc,
+    /// It goes on as it is, also with layers that are not compressed.
+    pub is_fixed: bool,
     /// Documents that stand in for those of the store, by digest.
     documents: BTreeMap<String, Vec<u8>>,
     /// By manifest digest, which repository has what the store has not.
@@ -45,7 +46,11 @@ impl<'a> Stored<'a> {
         let digest = image.descriptor.digest();
         let root = Doc::of(space.store().read_blob(digest, MANIFEST_LIMIT)?)?;
         let (origins, names) = super::list::origins_of(image);
+        let own = format!("@{digest}");
+        let known = repo_digests::of(space.store(), digest)?;
         Ok(Self {
+            // Some registry has these very bytes.
+            is_fixed: known.iter().any(|text| text.ends_with(&own)),
             space,
             remote,
             name: if image.name.is_empty() {
@@ -81,10 +86,15 @@ impl<'a> Stored<'a> {
             .transpose()
     }
 
-    /// Where to look for what the store lacks: what the list says, else the image's own name.
+    /// Where to look for what the store lacks: what the list says, else where the image is known to be, else its own name.
     pub(super) fn origin(&self, manifest: &str) -> Option<Reference> {
         let known = self.origins.get(manifest).or(self.names.get(manifest));
-        known.cloned().or_else(|| Reference::parse(&self.name).ok())
+        known.cloned().or_else(|| {
+            let root = self.root.desc.digest().ok()?;
+            let seen = repo_digests::repository(self.space.store(), &root);
+            let seen = seen.ok().flatten();
+            seen.or_else(|| Reference::parse(&self.name).ok())
+        })
     }
 
     pub(super) fn document(&self, desc: &Desc) -> Result<Doc, Error> {
@@ -103,6 +113,9 @@ impl<'a> Stored<'a> {
     }
 
     pub(super) fn config(&self, manifest: &str, desc: &Desc) -> Result<Vec<u8>, Error> {
+        if let Some(bytes) = self.documents.get(&desc.digest) {
+            return Ok(bytes.clone());
+        }
         let store = self.space.store();
         match store.read_blob(&desc.digest()?, CONFIG_LIMIT) {
             Ok(bytes) => Ok(bytes),
@@ -125,169 +138,105 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Makes it fit to leave the store: layers that have no blob get one, and manifests the media types asked for.
-    pub(super) fn prepare(&mut self, flavour: Option<Flavour>) -> Result<(), Error> {
-        let root = self.root.clone();
-        if let Some(changed) = self.rewritten(&root, flavour, 0)? {
-            self.root = changed;
+    /// The image that one of its documents is, with all below. Documents that the store has not are fetched.
+    fn node(&self, root: &Doc) -> Result<Node, Error> {
+        let mut made: HashMap<String, Vec<u8>> = self.documents.clone().into_iter().collect();
+        self.fetch_missing(root, 0, &mut made)?;
+        let documents = Documents {
+            store: self.space.store(),
+            made,
+        };
+        let mut node = load(&documents, &root.desc)?.root;
+        node.settle(&|manifest| {
+            let is_fixed = self.is_fixed || self.origins.contains_key(manifest);
+            (self.origin(manifest), is_fixed)
+        });
+        Ok(node)
+    }
+
+    fn fetch_missing(
+        &self,
+        document: &Doc,
+        depth: usize,
+        made: &mut HashMap<String, Vec<u8>>,
+    ) -> Result<(), Error> {
+        let digest = &document.desc.digest;
+        made.insert(digest.clone(), document.bytes.clone());
+        match document.parse()? {
+            Document::Manifest(manifest) => {
+                let config = self.config(digest, &manifest.config)?;
+                made.insert(manifest.config.digest, config);
+            }
+            Document::Index(index) if depth < MAX_NESTING => {
+                for entry in &index.manifests {
+                    self.fetch_missing(&self.document(entry)?, depth + 1, made)?;
+                }
+            }
+            Document::Index(_) => {}
         }
         Ok(())
     }
 
-    fn rewritten(
-        &mut self,
-        document: &Doc,
-        flavour: Option<Flavour>,
-        depth: usize,
-    ) -> Result<Option<Doc>, Error> {
-        let changed = match document.parse()? {
-            Document::Index(_) if depth > MAX_NESTING => return Ok(None),
-            Document::Index(index) => self.rewritten_index(index, flavour, depth)?,
-            Document::Manifest(manifest) => {
-                self.rewritten_manifest(&document.desc, manifest, flavour)?
-            }
-        };
-        if let Some(new) = &changed {
-            self.documents
-                .insert(new.desc.digest.clone(), new.bytes.clone());
-            // What belongs to the old manifest belongs to the new one.
-            for known in [&mut self.origins, &mut self.names] {
-                if let Some(origin) = known.get(&document.desc.digest).cloned() {
-                    known.insert(new.desc.digest.clone(), origin);
-                }
-            }
-        }
-        Ok(changed)
-    }
-
-    fn rewritten_index(
-        &mut self,
-        mut index: Index,
-        flavour: Option<Flavour>,
-        depth: usize,
-    ) -> Result<Option<Doc>, Error> {
-        let mut replaced = HashMap::new();
-        for entry in &mut index.manifests {
-            let document = self.document(entry)?;
-            if let Some(new) = self.rewritten(&document, flavour, depth + 1)? {
-                replaced.insert(entry.digest.clone(), new.desc.digest.clone());
-                entry.digest = new.desc.digest;
-                entry.size = new.desc.size;
-                entry.media_type = new.desc.media_type;
-            }
-        }
-        let media_type = match flavour {
-            None => index.media_type.clone(),
-            Some(Flavour::Oci) => OCI_INDEX.to_owned(),
-            Some(Flavour::Docker) => DOCKER_LIST.to_owned(),
-        };
-        if replaced.is_empty() && media_type == index.media_type {
-            return Ok(None);
-        }
-        index.media_type = media_type;
-        for entry in &mut index.manifests {
-            if let Some(about) = entry.annotations.get_mut(ATTESTATION_OF)
-                && let Some(new) = replaced.get(about)
-            {
-                about.clone_from(new);
-            }
-        }
-        Ok(Some(Doc::of_index(&index)))
-    }
-
-    fn rewritten_manifest(
+    /// Pushes one of its documents with all below.
+    pub(super) fn push(
         &self,
-        desc: &Desc,
-        mut manifest: Manifest,
-        flavour: Option<Flavour>,
-    ) -> Result<Option<Doc>, Error> {
-        let layers = if self.origins.contains_key(&desc.digest) {
-            manifest.layers.clone()
-        } else {
-            self.layers(desc, &manifest)?
+        root: &Doc,
+        targets: &[Target],
+        style: Option<Style>,
+        watcher: &dyn Watcher,
+    ) -> Result<Pushed, Error> {
+        let node = self.node(root)?;
+        let how = StoredPush {
+            style,
+            ..StoredPush::default()
         };
-        let mut media_type = desc.media_type.clone();
-        let mut changed = layers != manifest.layers;
-        manifest.layers = layers;
-        let is_image = matches!(
-            manifest.config.media_type.as_str(),
-            OCI_CONFIG | DOCKER_CONFIG
-        );
-        if let Some(flavour) = flavour.filter(|_| is_image) {
-            let before = (manifest.layers.clone(), media_type.clone());
-            convert(&mut manifest, flavour);
-            media_type.clone_from(&manifest.media_type);
-            changed |= before != (manifest.layers.clone(), media_type.clone());
-        }
-        Ok(changed.then(|| Doc::of_manifest(&manifest, &media_type)))
+        let (space, remote) = (self.space, self.remote);
+        push_node(
+            (space, remote),
+            &node,
+            (targets, &how),
+            (watcher, remote.cancel()),
+        )
     }
 
-    /// The layers; what lacks a blob, and what goes with it uncompressed, gets compressed. An image that is whole, as those are
-    /// which were pulled or loaded, stays.
-    fn layers(&self, desc: &Desc, manifest: &Manifest) -> Result<Vec<Desc>, Error> {
-        let store = self.space.store();
-        let has = |layer: &Desc| Ok::<_, Error>(store.blob_size(&layer.digest()?).is_some());
-        let is_compressed =
-            |layer: &Desc| layer.media_type.ends_with("gzip") || layer.media_type.ends_with("zstd");
-        let mut whole = true;
-        for layer in &manifest.layers {
-            whole &= is_foreign(layer) || has(layer)?;
+    /// Makes it fit to go into files: layers are compressed as a push would compress them, and the documents say so.
+    pub(super) fn prepare(&mut self, style: Option<Style>) -> Result<(), Error> {
+        let node = self.node(&self.root)?;
+        let mut forms = HashMap::new();
+        let key = |layer: &LayerNode| (layer.desc.digest.clone(), layer.is_fixed);
+        for layer in node.images().iter().flat_map(|image| &image.layers) {
+            if let Entry::Vacant(slot) = forms.entry(key(layer)) {
+                slot.insert(packed_now(self.space, layer, Packing::default())?);
+            }
         }
-        if whole {
-            return Ok(manifest.layers.clone());
-        }
-        let config = self.config(&desc.digest, &manifest.config)?;
-        let config = Config::parse(&desc.digest, &config)?;
-        if config.diff_ids.len() != manifest.layers.len() {
-            return Ok(manifest.layers.clone());
-        }
-        let mut layers = Vec::new();
-        for (diff_id, layer) in config.diff_ids.iter().zip(&manifest.layers) {
-            let diff_id = manifest::digest(diff_id)?;
-            if (is_compressed(layer) && has(layer)?) || store.layer(&diff_id)?.is_none() {
-                layers.push(layer.clone());
-                continue;
-            }
-            let made = layer::blob(self.space, &diff_id, COMPRESSION, false)?;
-            let kind = made.media_type().to_string();
-            layers.push(Desc {
-                media_type: kind,
-                ..Desc::of(&made)
-            });
-        }
-        Ok(layers)
-    }
-}
-
-/// Gives a manifest, its config and its layers the media types of one kind.
-fn convert(manifest: &mut Manifest, flavour: Flavour) {
-    let (own, config) = match flavour {
-        Flavour::Oci => (OCI_MANIFEST, OCI_CONFIG),
-        Flavour::Docker => (DOCKER_MANIFEST, DOCKER_CONFIG),
-    };
-    own.clone_into(&mut manifest.media_type);
-    config.clone_into(&mut manifest.config.media_type);
-    for layer in &mut manifest.layers {
-        let compression = ["gzip", "zstd"]
-            .into_iter()
-            .find(|kind| layer.media_type.ends_with(kind));
-        let is_foreign = is_foreign(layer);
-        layer.media_type = match (flavour, compression, is_foreign) {
-            (Flavour::Oci, None, false) => manifest::OCI_LAYER.to_owned(),
-            (Flavour::Oci, Some(kind), false) => format!("{}+{kind}", manifest::OCI_LAYER),
-            (Flavour::Docker, None, false) => {
-                "application/vnd.docker.image.rootfs.diff.tar".to_owned()
-            }
-            (Flavour::Docker, Some(kind), false) => {
-                format!("application/vnd.docker.image.rootfs.diff.tar.{kind}")
-            }
-            (Flavour::Oci, _, true) => {
-                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip".to_owned()
-            }
-            (Flavour::Docker, _, true) => {
-                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".to_owned()
-            }
+        let rewritten = |node: &Node| {
+            rewrite(node, style, &|layer| forms.get(&key(layer)).cloned())
+                .expect("BUG: the forms of all layers are known")
         };
+        // What belongs to the old manifest belongs to the new one.
+        for image in node.images() {
+            if let Some(origin) = self.names.get(&image.desc.digest).cloned() {
+                let new = rewritten(&Node::Image(image.clone()))
+                    .root()
+                    .digest
+                    .to_string();
+                self.names.insert(new, origin);
+            }
+        }
+        let image = rewritten(&node);
+        let root = image.root();
+        self.root = Doc {
+            desc: Desc::new(&root.media_type, &root.digest, root.bytes.len() as u64),
+            bytes: root.bytes.clone(),
+        };
+        for config in image.configs {
+            let digest = manifest::digest_of(&config).to_string();
+            self.documents.insert(digest, config);
+        }
+        for sent in image.manifests {
+            self.documents.insert(sent.digest.to_string(), sent.bytes);
+        }
+        Ok(())
     }
 }
 

@@ -5,31 +5,13 @@
 use super::document::Doc;
 use super::parallel::each;
 use super::parts::Parts;
+use super::say::{Say, pushed_ref};
 use super::source::Source;
 use crate::Error;
 use crate::build::manifest::Desc;
 use crate::remote::Remote;
 use registry_client::{PushedHow, Reference};
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
-
-/// What a transfer did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Manifests and indexes that were sent.
-    pub manifests: u64,
-    /// Blobs that were there.
-    pub existed: u64,
-    /// Blobs that the registry took from another repository.
-    pub mounted: u64,
-    /// Blobs that were sent.
-    pub uploaded: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// Says what is done, one line each; may be called from several threads.
-pub type Say<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// One image into one repository.
 pub(super) struct Transfer<'a> {
@@ -38,7 +20,6 @@ pub(super) struct Transfer<'a> {
     /// Repository and tag.
     pub target: &'a Reference,
     pub say: Say<'a>,
-    pub counts: Mutex<Counts>,
 }
 
 impl<'a> Transfer<'a> {
@@ -53,7 +34,6 @@ impl<'a> Transfer<'a> {
             source,
             target,
             say,
-            counts: Mutex::default(),
         }
     }
 
@@ -67,20 +47,15 @@ impl<'a> Transfer<'a> {
     }
 
     /// Brings everything below a document, and puts it under the target's tag (by digest when it has none).
-    pub(super) fn run(&self, root: &Doc) -> Result<Counts, Error> {
+    pub(super) fn run(&self, root: &Doc) -> Result<(), Error> {
         self.below(root)?;
-        self.put(root, self.target)?;
-        Ok(self.counts())
+        self.put(root, self.target)
     }
 
     /// Brings a document with all that it needs, by digest.
     pub(super) fn by_digest_of(&self, root: &Doc) -> Result<(), Error> {
         self.below(root)?;
         self.put(root, &self.by_digest(&root.desc.digest))
-    }
-
-    pub(super) fn counts(&self) -> Counts {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Brings everything that a document needs, and not the document.
@@ -141,16 +116,6 @@ impl<'a> Transfer<'a> {
         let blob = self.source.blob(manifest, desc)?;
         let target = self.by_digest(manifest);
         let pushed = self.remote.push_blob(&target, &blob, &mount_from)?;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        match pushed.how {
-            PushedHow::Existed => counts.existed += 1,
-            PushedHow::Mounted => counts.mounted += 1,
-            PushedHow::Uploaded => {
-                counts.uploaded += 1;
-                counts.bytes += pushed.sent;
-            }
-        }
-        drop(counts);
         let how = match pushed.how {
             PushedHow::Existed => return Ok(()),
             PushedHow::Mounted => "mounted",
@@ -163,13 +128,8 @@ impl<'a> Transfer<'a> {
     pub(super) fn put(&self, doc: &Doc, reference: &Reference) -> Result<(), Error> {
         self.remote
             .put_manifest(reference, &doc.desc.media_type, &doc.bytes)?;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.manifests += 1;
-        drop(counts);
-        let name = reference.name();
-        let digest = &doc.desc.digest;
         if reference.tag.is_none() {
-            (self.say)(&format!("Pushed ref {name}@{digest} with digest: {digest}"));
+            (self.say)(&pushed_ref(reference, &doc.desc.digest));
         }
         Ok(())
     }
