@@ -39,6 +39,7 @@ fn compress(bytes: &[u8], compression: Compression, threads: usize, step: usize)
 fn threads_and_portions_make_no_difference() {
     let bytes = sample();
     for compression in [
+        Compression::AutoGzip,
         Compression::Gzip(6),
         Compression::Gzip(1),
         Compression::Zstd(3),
@@ -70,6 +71,89 @@ fn levels_that_do_not_exist() {
     }
 }
 
+/// Words in an order without sense.
+fn prose(length: usize) -> Vec<u8> {
+    let words = [
+        "the", "of", "and", "layer", "image", "build", "cache", "manifest", "config", "digest",
+        "step", "user", "label", "path", "file", "index", "upper", "lower", "work", "merge",
+        "sha256", "gzip", "entry", "header", "name", "mode", "size", "type", "link", "root",
+    ];
+    let mut state = 7_u64;
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        bytes.extend_from_slice(words[(state >> 33) as usize % words.len()].as_bytes());
+        bytes.push(b' ');
+    }
+    bytes.truncate(length);
+    bytes
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 3_u64;
+    let next = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (state >> 40) as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+/// Without a level each block has the encoder that suits it, and one that does not shrink costs a few bytes.
+#[test]
+fn gzip_without_a_level_goes_by_content() {
+    let block = 1 << 20;
+    let program = fs::read(std::env::current_exe().unwrap()).unwrap();
+    let program = &program[..program.len().min(4 * block)];
+    let (prose, noise) = (prose(2 * block), noise(block));
+    let size = |input: &[u8], compression| {
+        let packed = compress(input, compression, 2, 1 << 20);
+        let mut out = Vec::new();
+        let mut reader = flate2::read::MultiGzDecoder::new(packed.as_slice());
+        reader.read_to_end(&mut out).unwrap();
+        assert!(out == input);
+        packed
+    };
+    let both = |input: &[u8]| {
+        (
+            size(input, Compression::AutoGzip),
+            size(input, Compression::Gzip(6)),
+        )
+    };
+    let (auto, six) = both(&prose);
+    assert!(
+        auto.len() * 100 < six.len() * 98,
+        "words: {} {}",
+        auto.len(),
+        six.len()
+    );
+    let (auto, six) = both(&vec![0; block]);
+    assert!(auto.len() <= six.len() + 100, "zeros: {}", auto.len());
+    let (auto, _) = both(&noise);
+    assert!(auto.len() < block + 200, "noise: {}", auto.len());
+    let (auto, six) = both(program);
+    assert!(
+        auto.len() * 100 <= six.len() * 102,
+        "a program: {} {}",
+        auto.len(),
+        six.len()
+    );
+    let (auto, six) = both(&program[program.len() / 2..][..block]);
+    assert!(auto == six, "code: {} {}", auto.len(), six.len());
+    let mixed = [&prose[..block], &noise, &program[..block], b"short"].concat();
+    let apart: Vec<u8> = [&prose[..block], &noise, &program[..block], b"short"]
+        .iter()
+        .flat_map(|part| compress(part, Compression::AutoGzip, 1, 1 << 20))
+        .collect();
+    assert!(
+        compress(&mixed, Compression::AutoGzip, 3, 12_345) == apart,
+        "each block by itself"
+    );
+}
+
 /// What a program makes of bytes on its standard input; `None` when there is no such program.
 fn through(program: &str, args: &[&str], input: &[u8]) -> Option<Vec<u8>> {
     let spawned = Command::new(program)
@@ -94,12 +178,14 @@ fn through(program: &str, args: &[&str], input: &[u8]) -> Option<Vec<u8>> {
 fn other_readers_take_it() {
     let bytes = sample();
     for input in [bytes.as_slice(), b"", b"x"] {
-        let packed = compress(input, Compression::Gzip(6), 2, 1 << 20);
         let python =
             "import gzip,sys; sys.stdout.buffer.write(gzip.decompress(sys.stdin.buffer.read()))";
-        for (program, args) in [("gzip", vec!["-dc"]), ("python3", vec!["-c", python])] {
-            if let Some(output) = through(program, &args, &packed) {
-                assert!(output == input, "{program}");
+        for compression in [Compression::Gzip(6), Compression::AutoGzip] {
+            let packed = compress(input, compression, 2, 1 << 20);
+            for (program, args) in [("gzip", vec!["-dc"]), ("python3", vec!["-c", python])] {
+                if let Some(output) = through(program, &args, &packed) {
+                    assert!(output == input, "{program}");
+                }
             }
         }
         let packed = compress(input, Compression::Zstd(3), 2, 1 << 20);

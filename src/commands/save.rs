@@ -51,7 +51,8 @@ fn compression(text: &str) -> Result<Compression, Failure> {
     };
     match (name, level) {
         ("uncompressed", None) => Ok(Compression::Uncompressed),
-        ("gzip", level @ (None | Some(0..=9))) => Ok(Compression::Gzip(level.unwrap_or(6))),
+        ("gzip", None) => Ok(Compression::AutoGzip),
+        ("gzip", Some(level @ 0..=9)) => Ok(Compression::Gzip(level)),
         ("zstd", level @ (None | Some(1..=22))) => {
             Ok(Compression::Zstd(level.unwrap_or(3).cast_signed()))
         }

@@ -4,6 +4,7 @@ mod capture;
 mod collect;
 mod compress;
 mod decode;
+mod deflate;
 mod estargz;
 mod extract;
 mod growing;
@@ -46,7 +47,9 @@ use std::path::Path;
 pub enum Compression {
     /// Plain tar.
     Uncompressed,
-    /// gzip with a level (default 6).
+    /// gzip, each part by the encoder and level that suit it: about as small as level 6, and faster where it can be.
+    AutoGzip,
+    /// gzip with a level.
     Gzip(u32),
     /// zstd with a level (default 3).
     Zstd(i32),

@@ -89,7 +89,7 @@ pub(crate) fn known(
     if matches!(compression, Compression::Estargz(_)) {
         return remembered(store, diff_id, &encoder);
     }
-    let family = if matches!(compression, Compression::Gzip(_)) {
+    let family = if matches!(compression, Compression::Gzip(_) | Compression::AutoGzip) {
         "gzip"
     } else {
         "zstd"
@@ -245,7 +245,9 @@ fn key(diff_id: &Digest, encoder: &str) -> [u8; 32] {
 fn media_type(compression: Compression) -> Option<MediaType> {
     match compression {
         Compression::Uncompressed => None,
-        Compression::Gzip(_) | Compression::Estargz(_) => Some(MediaType::ImageLayerGzip),
+        Compression::AutoGzip | Compression::Gzip(_) | Compression::Estargz(_) => {
+            Some(MediaType::ImageLayerGzip)
+        }
         Compression::Zstd(_) => Some(MediaType::ImageLayerZstd),
     }
 }

@@ -243,7 +243,7 @@ fn layers(
         let desc = match compression {
             Some(compression) if is_known => plain_desc(space, &diff_id, compression)?,
             None if is_compressed && is_held => layer.clone(),
-            None if is_known => plain_desc(space, &diff_id, Compression::Gzip(6))?,
+            None if is_known => plain_desc(space, &diff_id, Compression::AutoGzip)?,
             _ => {
                 let reason = format!("its layer {} was never pulled", layer.digest);
                 return Err(Error::Image {

@@ -31,7 +31,7 @@ pub struct Packing {
 impl Default for Packing {
     fn default() -> Self {
         Self {
-            compression: Compression::Gzip(DEFAULT_GZIP),
+            compression: Compression::AutoGzip,
             force: false,
         }
     }
@@ -53,8 +53,9 @@ impl Packing {
                 "invalid compression-level {level}: it must be from {least} to {most} for {name}"
             ))
         };
-        let gzip = |name| within(0..=9, name, DEFAULT_GZIP.cast_signed()).map(i32::unsigned_abs);
+        let gzip = |name| within(0..=9, name, DEFAULT_ESTARGZ).map(i32::unsigned_abs);
         let compression = match format {
+            None | Some("gzip") if level.is_none() => Compression::AutoGzip,
             None | Some("gzip") => Compression::Gzip(gzip("gzip")?),
             Some("estargz") => Compression::Estargz(gzip("estargz")?),
             Some("zstd") => Compression::Zstd(within(1..=22, "zstd", DEFAULT_ZSTD)?),
@@ -73,13 +74,13 @@ impl Packing {
     pub fn fits_docker(&self) -> bool {
         matches!(
             self.compression,
-            Compression::Uncompressed | Compression::Gzip(_)
+            Compression::Uncompressed | Compression::AutoGzip | Compression::Gzip(_)
         )
     }
 }
 
-/// The level of gzip when none is asked for.
-pub const DEFAULT_GZIP: u32 = 6;
+/// The level of estargz when none is asked for.
+pub const DEFAULT_ESTARGZ: i32 = 6;
 /// The level of zstd when none is asked for.
 pub const DEFAULT_ZSTD: i32 = 3;
 
