@@ -16,6 +16,10 @@ fn key(root: &Digest) -> [u8; 32] {
     Sha256::digest(format!("kiln repository digests 1\n{root}\n")).into()
 }
 
+fn came_key(root: &Digest) -> [u8; 32] {
+    Sha256::digest(format!("kiln came from a registry 1\n{root}\n")).into()
+}
+
 /// `REPOSITORY@DIGEST`, with full names, for each repository that is known to have an image of the store (by the digest
 /// that it has there).
 pub(crate) fn of(store: &Store, root: &Digest) -> Result<Vec<String>, Error> {
@@ -56,6 +60,17 @@ pub(crate) fn remember(
     let excess = all.len().saturating_sub(MOST);
     all.drain(..excess);
     replace(store, root, &all)
+}
+
+/// Notes that an image came from a repository just as it is here.
+pub(crate) fn came_from(store: &Store, root: &Digest, repository: &Reference) -> Result<(), Error> {
+    remember(store, root, &[repository], root)?;
+    Ok(store.put_record(&came_key(root), b"1", &[])?)
+}
+
+/// Whether an image came from a repository just as it is here, so that it should be the same one in the next.
+pub(crate) fn is_of_a_registry(store: &Store, root: &Digest) -> Result<bool, Error> {
+    Ok(store.record(&came_key(root))?.is_some())
 }
 
 /// Sets all of them.

@@ -122,8 +122,10 @@ fn how(args: &PushArgs) -> Result<StoredPush, Failure> {
         Some(platform) => Choice::Platform(platform),
         None => Choice::All,
     };
+    let is_default = args.compression.is_none() && args.compression_level.is_none();
     Ok(StoredPush {
         packing,
+        keep_published: is_default && !args.force_compression,
         style,
         choice,
     })

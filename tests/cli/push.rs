@@ -214,6 +214,22 @@ fn every_compression_is_one_that_others_read() {
         .fails(2, &["it must be from 0 to 9 for gzip"]);
 }
 
+/// A pulled image is the same image in the next registry, also when its layers are plain.
+#[test]
+fn g05_what_was_pulled_keeps_its_digest() {
+    let registry = FakeRegistry::start();
+    let name = format!("{}/plain:1", registry.host());
+    let there = built(&name);
+    let plain = ["push", "--compression", "uncompressed", &name];
+    let pushed = digest(&there.kiln(&plain).ok());
+    let (project, again) = (Project::new(""), format!("{}/again:1", registry.host()));
+    project.kiln(&["pull", "-q", &name]).ok();
+    project.kiln(&["tag", &name, &again]).ok();
+    assert_eq!(digest(&project.kiln(&["push", &again]).ok()), pushed);
+    let gzip = ["push", "--compression", "gzip", &again];
+    assert_ne!(digest(&project.kiln(&gzip).ok()), pushed);
+}
+
 #[test]
 fn o09_an_index_goes_with_its_platforms_and_one_alone() {
     let Some(registry) = DockerRegistry::start(&RegistrySetup::default()) else {

@@ -259,7 +259,7 @@ impl Resolver<'_> {
             places::remember(store, &layer.digest()?, reference)?;
         }
         let digest = root.descriptor.digest();
-        repo_digests::remember(store, digest, &[reference], digest)?;
+        repo_digests::came_from(store, digest, reference)?;
         if reference.digest.is_none() {
             let tagged = crate::build::image::rfc3339(self.request.now);
             store.tag(&ImageRef {

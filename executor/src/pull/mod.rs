@@ -184,7 +184,7 @@ impl Puller<'_> {
         let is_same = before.is_some_and(|before| before.descriptor == root.descriptor);
         let is_newer = !is_same || told.iter().any(|(_, _, is_here)| !is_here);
         let digest = root.descriptor.digest().clone();
-        repo_digests::remember(store, &digest, &[self.reference], &digest)?;
+        repo_digests::came_from(store, &digest, self.reference)?;
         store.tag(&ImageRef {
             name: kept_as,
             descriptor: root.descriptor,

@@ -21,6 +21,8 @@ use std::collections::HashMap;
 pub struct StoredPush {
     /// Compression.
     pub packing: Packing,
+    /// An image that came from a registry goes as it is, layers included that are not compressed.
+    pub keep_published: bool,
     /// Media types, where they are to be others than the image has.
     pub style: Option<Style>,
     /// What of an index.
@@ -55,9 +57,11 @@ pub fn push_stored(
     };
     let loaded = load(&documents, &Desc::of(&image.descriptor))?;
     let root = choose(name, loaded, &how.choice, watcher)?;
-    let origin = repo_digests::repository(space.store(), image.descriptor.digest())?;
+    let digest = image.descriptor.digest();
+    let origin = repo_digests::repository(space.store(), digest)?;
+    let is_fixed = how.keep_published && repo_digests::is_of_a_registry(space.store(), digest)?;
     let mut root = root;
-    root.settle(&|_| (origin.clone(), false));
+    root.settle(&|_| (origin.clone(), is_fixed));
     push_node((space, remote), &root, (targets, how), (watcher, cancel))
 }
 

@@ -269,7 +269,7 @@ impl Copier<'_> {
             return Ok(());
         }
         let (store, digest) = (self.access.space()?.store(), root.desc.digest()?);
-        repo_digests::remember(store, &digest, &[reference], &digest)
+        repo_digests::came_from(store, &digest, reference)
     }
 
     /// Copies what refers to the image or to a part of it, and what refers to that.

@@ -46,11 +46,8 @@ impl<'a> Stored<'a> {
         let digest = image.descriptor.digest();
         let root = Doc::of(space.store().read_blob(digest, MANIFEST_LIMIT)?)?;
         let (origins, names) = super::list::origins_of(image);
-        let own = format!("@{digest}");
-        let known = repo_digests::of(space.store(), digest)?;
         Ok(Self {
-            // Some registry has these very bytes.
-            is_fixed: known.iter().any(|text| text.ends_with(&own)),
+            is_fixed: repo_digests::is_of_a_registry(space.store(), digest)?,
             space,
             remote,
             name: if image.name.is_empty() {
