@@ -73,6 +73,14 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// The store knows an image and lacks a layer of it.
+    #[error("layer {layer} of {image} was never pulled, and no registry is known to have it")]
+    NeverPulled {
+        /// The image, as people write it.
+        image: String,
+        /// Digest.
+        layer: String,
+    },
     /// A registry did not take an image; BuildKit's wording.
     #[error("failed to push {reference}")]
     Push {
@@ -247,6 +255,9 @@ impl Error {
             Self::Command { foreign, .. } => foreign.clone(),
             Self::Registry { source, .. } | Self::Login { source, .. } => source.hint(),
             Self::Push { source, .. } => source.push_hint(),
+            Self::NeverPulled { image, .. } => Some(format!(
+                "if a registry has the image, `kiln pull {image}` brings it whole"
+            )),
             Self::Unavailable { source, .. }
             | Self::Base {
                 suggestion: None,

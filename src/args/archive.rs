@@ -41,6 +41,9 @@ pub struct SaveArgs {
     /// compressed stay as they are, and the others become gzip
     #[arg(long, value_name = "COMPRESSION")]
     pub compression: Option<String>,
+    /// How registries are reached, for layers that are not in the store.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }
 
 /// Archive formats.
@@ -90,4 +93,7 @@ pub struct ExportArgs {
     /// Platform of an image with several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
+    /// How registries are reached, for layers that are not in the store.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }

@@ -1,6 +1,8 @@
 //! Arguments of the commands on images of the store, and `kiln image`, which has them all by Docker's names.
 
-use super::{ExportArgs, ImportArgs, LoadArgs, PruneArgs, PullArgs, PushArgs, SaveArgs};
+use super::{
+    ExportArgs, ImportArgs, LoadArgs, PruneArgs, PullArgs, PushArgs, RegistryArgs, SaveArgs,
+};
 use clap::{Args, Subcommand};
 
 /// `kiln image`.
@@ -172,4 +174,7 @@ pub struct DiffArgs {
     /// `json` (one object a line), `table`, `table TEMPLATE`, or a Go template
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
+    /// How registries are reached, for layers that are not in the store.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }

@@ -26,6 +26,12 @@ pub fn connect(args: &RegistryArgs, environment: &Environment) -> Result<Connect
     })
 }
 
+/// A client for what is missing in the store, which mostly is nothing. Signals end the process.
+pub fn fetching(args: &RegistryArgs, environment: &Environment) -> Result<Remote, Failure> {
+    let options = crate::registry_options::client_options(args, environment)?;
+    Ok(Remote::new(&options, &Cancel::default()))
+}
+
 impl Connection {
     /// A failure of work over this connection.
     pub fn failed(&self, error: executor::Error) -> Failure {

@@ -1,11 +1,12 @@
 //! `kiln diff`.
 
-use super::{platform, print};
+use super::connect::fetching;
+use super::{Opener, platform, print};
 use crate::args::DiffArgs;
+use crate::environment::Environment;
 use crate::error::Failure;
 use crate::template::{Columns, List};
 use executor::output::{DiffOptions, FileChange};
-use executor::space::Space;
 use serde_json::{Value, json};
 
 const FILES: Columns<'_> = Columns {
@@ -32,7 +33,7 @@ const KEYS: Columns<'_> = Columns {
 };
 
 /// Prints a line for each path or key that differs.
-pub fn run(args: &DiffArgs, space: &Space) -> Result<(), Failure> {
+pub fn run(args: &DiffArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
     let platform = platform(args.platform.as_deref())?;
     let platform = platform.as_ref();
     let (columns, plain, table) = if args.config {
@@ -54,8 +55,10 @@ pub fn run(args: &DiffArgs, space: &Space) -> Result<(), Failure> {
     };
     let format = args.format.as_deref().filter(|format| !format.is_empty());
     let list = List::new(Some(format.unwrap_or(plain)), columns)?;
+    let remote = fetching(&args.registry, environment)?;
+    let space = open.space()?;
     let rows: Vec<Value> = if args.config {
-        executor::output::diff_configs(space, &args.first, &args.second, platform)?
+        executor::output::diff_configs(&space, &args.first, &args.second, platform)?
             .into_iter()
             .map(|change| {
                 json!({
@@ -71,7 +74,8 @@ pub fn run(args: &DiffArgs, space: &Space) -> Result<(), Failure> {
             platform,
             times: args.times,
         };
-        let changes = executor::output::diff(space, &args.first, &args.second, options)?;
+        let changes =
+            executor::output::diff((&space, &remote), &args.first, &args.second, options)?;
         changes.iter().map(row).collect()
     };
     print(&list.render(&rows)?);

@@ -1,6 +1,7 @@
 //! `kiln import` and `kiln export`: root file systems as tars.
 
 use super::build::watch_signals;
+use super::connect::fetching;
 use super::save::{to_file, to_stdout};
 use super::{Opener, platform, print_line};
 use crate::args::{ExportArgs, ImportArgs};
@@ -10,7 +11,6 @@ use crate::error::Failure;
 use crate::registry_options::client_options;
 use executor::output::ImportOptions;
 use executor::remote::Remote;
-use executor::space::Space;
 use planner::platform::Platform;
 use planner::scheduler::Cancel;
 use std::fs::File;
@@ -83,11 +83,17 @@ fn input(source: &str) -> Result<Box<dyn Read>, Failure> {
 }
 
 /// Writes a root file system.
-pub fn export(args: &ExportArgs, space: &Space) -> Result<(), Failure> {
+pub fn export(
+    args: &ExportArgs,
+    open: &Opener<'_>,
+    environment: &Environment,
+) -> Result<(), Failure> {
     let platform = platform(args.platform.as_deref())?;
+    let remote = fetching(&args.registry, environment)?;
+    let space = open.space()?;
     let write = |out: &mut dyn std::io::Write| {
         Ok(executor::output::export(
-            space,
+            (&space, &remote),
             &args.image,
             platform.as_ref(),
             out,

@@ -1,17 +1,18 @@
 //! `kiln save`.
 
-use super::platforms;
+use super::connect::fetching;
+use super::{Opener, platforms};
 use crate::args::{SaveArgs, SaveFormat};
+use crate::environment::Environment;
 use crate::error::Failure;
 use executor::layer::Compression;
 use executor::output::{ArchiveFormat, SaveOptions, SaveTarget};
-use executor::space::Space;
 use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Write};
 use std::path::Path;
 
 /// Writes an archive to a file (complete or not at all) or standard output, or a layout into a folder.
-pub fn run(args: &SaveArgs, space: &Space) -> Result<(), Failure> {
+pub fn run(args: &SaveArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
     let options = SaveOptions {
         format: match args.format {
             SaveFormat::Docker => ArchiveFormat::Docker,
@@ -20,8 +21,11 @@ pub fn run(args: &SaveArgs, space: &Space) -> Result<(), Failure> {
         platforms: platforms(&args.platforms)?,
         compression: args.compression.as_deref().map(compression).transpose()?,
     };
+    let remote = fetching(&args.registry, environment)?;
+    let space = open.space()?;
+    let with = (&space, &remote);
     let save =
-        |target: SaveTarget<'_>| executor::output::save(space, &args.images, &options, target);
+        |target: SaveTarget<'_>| executor::output::save(with, &args.images, &options, target);
     match (&args.output, args.format) {
         (Some(dir), SaveFormat::OciDir) => Ok(save(SaveTarget::Folder(dir))?),
         (None, SaveFormat::OciDir) => Err(Failure::Usage(

@@ -31,6 +31,7 @@ mod killed;
 mod load;
 mod login;
 mod manifest;
+mod missing_layers;
 mod mounts;
 mod output_files;
 mod output_images;

@@ -67,6 +67,8 @@ pub(crate) struct Fetcher<'a> {
     loose: HashMap<String, Known>,
     /// Layers that lie under a RUN of the plan.
     mounted: HashSet<Digest>,
+    /// The image of the store whose layers they are, where there is one.
+    image: Option<String>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -108,7 +110,14 @@ impl<'a> Fetcher<'a> {
             known: HashMap::new(),
             loose: HashMap::new(),
             mounted: HashSet::new(),
+            image: None,
         }
+    }
+
+    /// Says whose layers they are when one is nowhere to be had.
+    pub(crate) fn for_image(mut self, image: String) -> Self {
+        self.image = Some(image);
+        self
     }
 
     /// Learns where a layer can be had; what was learnt first stays.
@@ -137,7 +146,21 @@ impl<'a> Fetcher<'a> {
         match self.loose.get(&desc.digest) {
             Some(known) => self.blob(&known.desc, &known.origin, &|_, _, _| {}, cancel),
             None if self.space.store().blob_size(&desc.digest()?).is_some() => Ok(()),
-            None => Err(nowhere(desc)),
+            None => Err(self.nowhere(desc)),
+        }
+    }
+
+    fn nowhere(&self, desc: &Desc) -> Error {
+        if let Some(image) = &self.image {
+            return Error::NeverPulled {
+                image: image.clone(),
+                layer: desc.digest.clone(),
+            };
+        }
+        Error::Image {
+            subject: desc.digest.clone(),
+            reason: "the blob is not in the store, and nothing is known of where it can be had"
+                .to_owned(),
         }
     }
 
@@ -165,7 +188,7 @@ impl<'a> Fetcher<'a> {
             }
             let known = self.known.get(diff_id);
             let Some(known) = known.filter(|known| known.desc.digest == blob.digest) else {
-                return Err(nowhere(blob));
+                return Err(self.nowhere(blob));
             };
             let writer = self.transfer(known, None, &|_, _, _| {}, cancel)?;
             let writer = writer.expect("BUG: without a reader none can give up");
@@ -295,6 +318,12 @@ impl<'a> Fetcher<'a> {
                 return Ok(());
             }
             let Some(known) = self.known.get(diff_id) else {
+                if let Some(image) = &self.image {
+                    return Err(Error::NeverPulled {
+                        image: image.clone(),
+                        layer: diff_id.to_string(),
+                    });
+                }
                 let reason =
                     "it is not in the store, and no base image of this build has it".to_owned();
                 return Err(Error::Layer {
@@ -428,14 +457,6 @@ impl<'a> Fetcher<'a> {
             source,
         })?;
         Ok(Some(writer))
-    }
-}
-
-fn nowhere(desc: &Desc) -> Error {
-    Error::Image {
-        subject: desc.digest.clone(),
-        reason: "the blob is not in the store, and nothing is known of where it can be had"
-            .to_owned(),
     }
 }
 

@@ -255,8 +255,11 @@ impl Resolver<'_> {
         };
         let image = self.image(&name, &picked, &config, Origin::Repository(name.clone()))?;
         // The layers may never come here; then these say where they are.
-        for layer in picked.manifest.layers.iter().filter(|l| l.urls.is_empty()) {
-            places::remember(store, &layer.digest()?, reference)?;
+        let layers = picked.manifest.layers.iter();
+        for desc in layers.chain([&picked.manifest.config]) {
+            if desc.urls.is_empty() {
+                places::remember(store, &desc.digest()?, reference)?;
+            }
         }
         let digest = root.descriptor.digest();
         repo_digests::came_from(store, digest, reference)?;

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::layer;
 use crate::output::export;
+use crate::remote::Remote;
 use crate::snapshot::View;
 use crate::space::Space;
 use crate::tree::{Entry, FileTree, Kind};
@@ -74,14 +75,13 @@ pub struct DiffOptions<'a> {
 /// # Errors
 /// Not found, layers that were never pulled or are damaged.
 pub fn diff(
-    space: &Space,
+    (space, remote): (&Space, &Remote),
     first: &str,
     second: &str,
     options: DiffOptions<'_>,
 ) -> Result<Vec<FileChange>, Error> {
     let view = |name: &str| -> Result<View, Error> {
-        let member = export::member(space, name, options.platform)?;
-        let files = export::layers(space, &member)?
+        let files = export::layers((space, remote), name, options.platform)?
             .iter()
             .map(|layer| layer::readable(space, layer))
             .collect::<Result<Vec<_>, _>>()?;

@@ -5,24 +5,26 @@ use crate::build::{fetch, manifest};
 use crate::layer;
 use crate::output::files;
 use crate::output::images::{self, Member};
+use crate::output::missing;
 use crate::output::tarball::TarSink;
+use crate::remote::Remote;
 use crate::snapshot::View;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
 use std::io::Write;
 
-/// Writes the merged root file system of an image.
+/// Writes the merged root file system of an image. Layers that never came into the store are fetched.
 ///
 /// # Errors
 /// Not found, layers that were never pulled; I/O.
 pub fn export(
-    space: &Space,
+    (space, remote): (&Space, &Remote),
     name: &str,
     platform: Option<&Platform>,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let files = layers(space, &member(space, name, platform)?)?
+    let files = layers((space, remote), name, platform)?
         .iter()
         .map(|layer| layer::content(space, layer))
         .collect::<Result<Vec<_>, _>>()?;
@@ -44,20 +46,20 @@ pub(super) fn member(
     images::select(name, &members, platform).cloned()
 }
 
-/// Its layers, all of which the store has.
-pub(super) fn layers(space: &Space, member: &Member) -> Result<Vec<Digest>, Error> {
+/// The layers of an image of one platform, all of which the store has then.
+pub(super) fn layers(
+    (space, remote): (&Space, &Remote),
+    name: &str,
+    platform: Option<&Platform>,
+) -> Result<Vec<Digest>, Error> {
+    let member = member(space, name, platform)?;
+    let image = images::find(space, name)?;
+    missing::bring((space, remote), &image, std::slice::from_ref(&member))?;
     let mut layers = Vec::new();
     for (diff_id, desc) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let diff_id = manifest::digest(diff_id)?;
         if !fetch::available(space, &diff_id)? {
-            let descriptor = desc.to_oci()?;
-            if space.store().blob_size(descriptor.digest()).is_none() {
-                return Err(Error::Image {
-                    subject: member.desc.digest.clone(),
-                    reason: format!("its layer {} was never pulled", desc.digest),
-                });
-            }
-            layer::adopt(space, &diff_id, &descriptor)?;
+            layer::adopt(space, &diff_id, &desc.to_oci()?)?;
         }
         layers.push(diff_id);
     }

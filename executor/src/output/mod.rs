@@ -11,6 +11,7 @@ pub(crate) mod folder;
 mod images;
 mod import;
 pub(crate) mod load;
+pub(crate) mod missing;
 pub(crate) mod platforms;
 mod prune;
 mod remove;
@@ -26,6 +27,7 @@ pub use remove::{RemoveOptions, Removed, remove, tag};
 
 use crate::Error;
 use crate::layer::Compression;
+use crate::remote::Remote;
 use crate::space::Space;
 use planner::platform::Platform;
 use std::collections::BTreeMap;
@@ -209,17 +211,17 @@ impl std::fmt::Debug for SaveTarget<'_> {
     }
 }
 
-/// Writes images as one archive or layout.
+/// Writes images as one archive or layout. Layers that never came into the store are fetched.
 ///
 /// # Errors
 /// Not found; I/O.
 pub fn save(
-    space: &Space,
+    (space, remote): (&Space, &Remote),
     names: &[String],
     options: &SaveOptions,
     target: SaveTarget<'_>,
 ) -> Result<(), Error> {
-    save::save(space, names, options, target)
+    save::save((space, remote), names, options, target)
 }
 
 /// What there is to tell of an image: of the platform asked for, else of the only one, else of the machine's.

@@ -6,7 +6,9 @@ use crate::build::manifest::{self, Desc, DescPlatform, Document};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::images::{self, Member};
+use crate::output::missing;
 use crate::output::{ArchiveFormat, SaveOptions, SaveTarget, find};
+use crate::remote::Remote;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::platform::Platform;
@@ -17,7 +19,7 @@ use store::ImageRef;
 const MAX_NESTING: usize = 4;
 
 pub(crate) fn save(
-    space: &Space,
+    (space, remote): (&Space, &Remote),
     names: &[String],
     options: &SaveOptions,
     target: SaveTarget<'_>,
@@ -46,7 +48,7 @@ pub(crate) fn save(
         }
     }
     for (image, names) in wanted {
-        let entry = add(space, &mut contents, &image, names, options)?;
+        let entry = add((space, remote), &mut contents, &image, names, options)?;
         contents.entries.push(entry);
     }
     match target {
@@ -58,7 +60,7 @@ pub(crate) fn save(
 /// Adds an image's blobs. Layers that the store keeps uncompressed are compressed, which changes their descriptors
 /// and so the manifest; what has compressed layers only keeps its digest.
 fn add(
-    space: &Space,
+    (space, remote): (&Space, &Remote),
     contents: &mut Contents,
     image: &ImageRef,
     names: Vec<String>,
@@ -74,6 +76,7 @@ fn add(
     }
     let format = options.format;
     let members = chosen(image, all, options)?;
+    missing::bring((space, remote), image, &members)?;
     let (mut descs, mut docker) = (Vec::new(), None);
     for member in &members {
         let layers = layers(space, contents, member, options.compression)?;

@@ -12,6 +12,7 @@ use crate::build::manifest::{
     self, CONFIG_LIMIT, Config, Desc, DescPlatform, Document, Index, MANIFEST_LIMIT,
 };
 use crate::layer::Form;
+use crate::places;
 use crate::remote::Remote;
 use crate::repo_digests;
 use crate::space::Space;
@@ -183,6 +184,16 @@ impl Puller<'_> {
         }
         let is_same = before.is_some_and(|before| before.descriptor == root.descriptor);
         let is_newer = !is_same || told.iter().any(|(_, _, is_here)| !is_here);
+        // Also of what was here before: the repository has it.
+        let configs = images.iter().map(|image| &image.picked.manifest.config);
+        let blobs = images
+            .iter()
+            .flat_map(|image| &image.picked.manifest.layers);
+        for desc in configs.chain(blobs).chain(&others) {
+            if desc.urls.is_empty() {
+                places::remember(store, &desc.digest()?, self.reference)?;
+            }
+        }
         let digest = root.descriptor.digest().clone();
         repo_digests::came_from(store, &digest, self.reference)?;
         store.tag(&ImageRef {

@@ -6,7 +6,7 @@ use super::{Packing, Pushed, Style, Target, Watcher};
 use crate::Error;
 use crate::build::fetch::{Fetcher, Origin};
 use crate::build::manifest::Desc;
-use crate::output::find;
+use crate::output::{find, missing};
 use crate::places;
 use crate::remote::Remote;
 use crate::repo_digests;
@@ -62,17 +62,23 @@ pub fn push_stored(
     let is_fixed = how.keep_published && repo_digests::is_of_a_registry(space.store(), digest)?;
     let mut root = root;
     root.settle(&|_| (origin.clone(), is_fixed));
-    push_node((space, remote), &root, (targets, how), (watcher, cancel))
+    let name = missing::shown(&image);
+    push_node(
+        (space, remote),
+        (&root, name),
+        (targets, how),
+        (watcher, cancel),
+    )
 }
 
-/// Pushes what was read of an image, in the store or elsewhere.
+/// Pushes what was read of an image (with its name, for messages), in the store or elsewhere.
 pub(crate) fn push_node(
     (space, remote): (&Space, &Remote),
-    root: &Node,
+    (root, name): (&Node, String),
     (targets, how): (&[Target], &StoredPush),
     (watcher, cancel): (&dyn Watcher, &Cancel),
 ) -> Result<Pushed, Error> {
-    let fetcher = fetcher(space, remote, root)?;
+    let fetcher = fetcher(space, remote, root)?.for_image(name);
     let pusher = Pusher {
         space,
         remote,
@@ -154,11 +160,7 @@ fn images(node: &Node, found: &mut Vec<(Platform, Node)>) {
 }
 
 /// Knows where layers can be had that the store has no bytes of: where they were seen, else where the image is from.
-pub(crate) fn fetcher<'a>(
-    space: &'a Space,
-    remote: &'a Remote,
-    root: &Node,
-) -> Result<Fetcher<'a>, Error> {
+fn fetcher<'a>(space: &'a Space, remote: &'a Remote, root: &Node) -> Result<Fetcher<'a>, Error> {
     let mut fetcher = Fetcher::without_layers(space, remote);
     let store = space.store();
     for image in root.images() {

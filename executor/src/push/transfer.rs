@@ -211,6 +211,14 @@ impl Run<'_> {
             let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
             first.get_or_insert(error);
         };
+        // An upload whose layer could not be made fails for that reason, which it can tell as a text only.
+        let make_failed = |error: Error| {
+            self.stop.cancel();
+            let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.is_none() || !matches!(error, Error::Cancelled) {
+                *first = Some(error);
+            }
+        };
         let queue = Mutex::new(queue);
         std::thread::scope(|scope| {
             for _ in 0..MAKERS {
@@ -219,7 +227,7 @@ impl Run<'_> {
                         let order = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(Some(number)) = order else { return };
                         if let Err(error) = self.layers.make(number, &self.stop) {
-                            fail(error);
+                            make_failed(error);
                         }
                     }
                 });

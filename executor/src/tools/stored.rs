@@ -190,7 +190,7 @@ impl<'a> Stored<'a> {
         let (space, remote) = (self.space, self.remote);
         push_node(
             (space, remote),
-            &node,
+            (&node, self.name.clone()),
             (targets, &how),
             (watcher, remote.cancel()),
         )
