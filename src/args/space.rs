@@ -25,6 +25,9 @@ pub struct DuArgs {
     /// Show each image, layer and cache mount
     #[arg(short, long)]
     pub verbose: bool,
+    /// Do not shorten IDs
+    #[arg(long, requires = "verbose")]
+    pub no_trunc: bool,
     /// `table`, `table TEMPLATE`, `json` (one object a line), or a Go template
     #[arg(long, value_name = "FORMAT", conflicts_with = "verbose")]
     pub format: Option<String>,

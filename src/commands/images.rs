@@ -75,7 +75,7 @@ pub fn run(args: &ImagesArgs, space: &Space) -> Result<(), Failure> {
 }
 
 /// The config's digest; of an image of which the store has no platform's, its own.
-fn shown_id(image: &ImageSummary) -> &str {
+pub fn shown_id(image: &ImageSummary) -> &str {
     if image.id.is_empty() {
         &image.digest
     } else {
@@ -84,7 +84,7 @@ fn shown_id(image: &ImageSummary) -> &str {
 }
 
 /// Repository and tag as Docker shows them.
-fn names(image: &ImageSummary) -> (&str, &str) {
+pub fn names(image: &ImageSummary) -> (&str, &str) {
     if image.name.is_empty() {
         return ("<none>", "<none>");
     }

@@ -1,11 +1,12 @@
 //! `kiln prune` and `kiln du`.
 
-use super::{print, print_line};
+use super::images::{names, shown_id};
+use super::{print, print_line, short_id};
 use crate::args::{DuArgs, PruneArgs};
 use crate::error::Failure;
-use crate::table;
+use crate::table::{self, Table};
 use crate::template::{Columns, List};
-use executor::output::{ImageFilters, PRUNE_FILTERS, PruneRequest};
+use executor::output::{ImageFilters, PRUNE_FILTERS, PruneRequest, UsageDetails};
 use executor::space::Space;
 use serde_json::{Value, json};
 use std::time::SystemTime;
@@ -45,6 +46,11 @@ const COLUMNS: Columns<'_> = Columns {
 
 /// Shows what takes room.
 pub fn du(args: &DuArgs, space: &Space) -> Result<(), Failure> {
+    if args.verbose {
+        let details = executor::output::details(space)?;
+        print(&pieces(&details, args.no_trunc));
+        return Ok(());
+    }
     let list = List::new(args.format.as_deref(), COLUMNS)?;
     let usage = executor::output::usage(space)?;
     let rows: Vec<Value> = usage
@@ -66,4 +72,49 @@ pub fn du(args: &DuArgs, space: &Space) -> Result<(), Failure> {
         .collect();
     print(&list.render(&rows)?);
     Ok(())
+}
+
+/// As `docker system df --verbose` shows it.
+fn pieces(details: &UsageDetails, whole: bool) -> String {
+    let mut images = Table::new(&[
+        "REPOSITORY",
+        "TAG",
+        "IMAGE ID",
+        "CREATED",
+        "SIZE",
+        "SHARED SIZE",
+        "UNIQUE SIZE",
+    ]);
+    for usage in &details.images {
+        let image = &usage.image;
+        let (repository, tag) = names(image);
+        images.row(vec![
+            repository.to_owned(),
+            tag.to_owned(),
+            short_id(shown_id(image), whole),
+            image.created.as_deref().map(table::age).unwrap_or_default(),
+            table::size(usage.shared + usage.unique),
+            table::size(usage.shared),
+            table::size(usage.unique),
+        ]);
+    }
+    let mut layers = Table::new(&["LAYER ID", "SIZE", "IMAGES"]);
+    for layer in &details.layers {
+        layers.row(vec![
+            short_id(&layer.id, whole),
+            table::size(layer.size),
+            layer.images.to_string(),
+        ]);
+    }
+    let mut mounts = Table::new(&["CACHE MOUNT ID", "SIZE"]);
+    for (id, size) in &details.mounts {
+        let id: String = id.escape_debug().collect();
+        mounts.row(vec![id, table::size(*size)]);
+    }
+    format!(
+        "Images space usage:\n\n{}\nLayers space usage:\n\n{}\nCache mounts space usage:\n\n{}",
+        images.render(),
+        layers.render(),
+        mounts.render()
+    )
 }

@@ -13,6 +13,7 @@ mod file;
 mod layer;
 mod layout;
 mod mounts;
+mod pieces;
 mod prune;
 mod record;
 mod refs;

@@ -316,3 +316,69 @@ fn what_takes_room_is_told() {
     assert_eq!(of("Images", "TotalCount"), "4");
     assert!(of("Blobs", "Reclaimable").starts_with("0B"));
 }
+
+#[test]
+fn what_takes_room_is_told_piece_by_piece() {
+    let project =
+        Project::new("FROM scratch AS base\nCOPY big /big\n\nFROM base\nARG N\nCOPY $N /f\n");
+    for (name, size) in [("big", 300_000), ("one", 20_000), ("two", 40_000)] {
+        project.write(name, vec![b'x'; size]);
+    }
+    for name in ["one", "two"] {
+        let arg = format!("N={name}");
+        project.build(&["-t", name, "--build-arg", &arg]).ok();
+    }
+    project.kiln(&["tag", "two", "again"]).ok();
+    let store = store::Store::open(&project.store()).unwrap();
+    let mount = store.cache_mount("/root/.cache\n", store::MountSharing::Shared);
+    std::fs::write(mount.unwrap().path().join("f"), vec![b'x'; 100_000]).unwrap();
+    drop(store);
+    let shown = project.kiln(&["du", "--verbose"]).ok();
+    let text = shown.text();
+    let parts: Vec<&str> = text.split(" space usage:").collect();
+    assert_eq!(parts.len(), 4, "{text}");
+    let row = |part: &str, name: &str| -> Vec<String> {
+        let row = part.lines().find(|line| line.starts_with(name)).unwrap();
+        row.split("   ")
+            .map(|cell| cell.trim().to_owned())
+            .filter(|cell| !cell.is_empty())
+            .collect()
+    };
+    assert_eq!(
+        row(parts[1], "REPOSITORY"),
+        [
+            "REPOSITORY",
+            "TAG",
+            "IMAGE ID",
+            "CREATED",
+            "SIZE",
+            "SHARED SIZE",
+            "UNIQUE SIZE"
+        ]
+    );
+    let kilobytes = |cell: &String| -> f64 { cell.strip_suffix("kB").unwrap().parse().unwrap() };
+    let shared = kilobytes(&row(parts[1], "one")[5]);
+    assert!((300.0..310.0).contains(&shared), "{text}");
+    for (name, least) in [("one", 20.0), ("two", 40.0), ("again", 40.0)] {
+        let cells = row(parts[1], name);
+        let unique = kilobytes(&cells[6]);
+        assert!((least..least + 5.0).contains(&unique), "{text}");
+        assert!((kilobytes(&cells[5]) - shared).abs() < 0.01, "{text}");
+        assert!(
+            (kilobytes(&cells[4]) - shared - unique).abs() < 1.0,
+            "{text}"
+        );
+    }
+    // The layer of both, which is the largest, and one of each.
+    let mut used: Vec<String> = parts[2]
+        .lines()
+        .filter(|line| line.ends_with('1') || line.ends_with('2'))
+        .map(|line| line.split_whitespace().last().unwrap().to_owned())
+        .collect();
+    assert_eq!(used.remove(0), "2", "{text}");
+    assert_eq!(used, ["1", "1"], "{text}");
+    let mount = kilobytes(&row(parts[3], r"/root/.cache\n")[1]);
+    assert!((100.0..130.0).contains(&mount), "{text}");
+    let whole = project.kiln(&["du", "-v", "--no-trunc"]).ok();
+    assert!(whole.text().contains("sha256:"));
+}

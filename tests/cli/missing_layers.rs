@@ -139,9 +139,7 @@ fn g02_a_pull_remembers_where_blobs_are_so_that_a_push_mounts_them() {
             .filter(|request| request.method == "POST")
             .map(|request| request.path.as_str())
             .collect();
-        let mounts = posts
-            .iter()
-            .filter(|path| path.contains("from=team/base"));
+        let mounts = posts.iter().filter(|path| path.contains("from=team/base"));
         assert_eq!((mounts.count(), posts.len()), (3, 3), "{posts:?}");
         let fetched = requests.iter().filter(|request| request.method == "GET");
         assert_eq!(fetched.filter(|get| get.path != "/v2/").count(), 0);

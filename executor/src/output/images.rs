@@ -111,7 +111,7 @@ fn content_size(member: &Member) -> u64 {
 }
 
 /// Uncompressed bytes of each layer; the compressed ones of those that were never unpacked.
-fn layer_sizes(store: &Store, member: &Member) -> Result<Vec<u64>, Error> {
+pub(crate) fn layer_sizes(store: &Store, member: &Member) -> Result<Vec<u64>, Error> {
     let mut sizes = Vec::new();
     for (diff_id, layer) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let known = store

@@ -3,6 +3,7 @@
 pub(crate) mod archive;
 pub mod daemon;
 pub(crate) mod dest;
+mod details;
 mod diff;
 mod export;
 pub(crate) mod files;
@@ -18,6 +19,7 @@ mod remove;
 mod save;
 pub(crate) mod tarball;
 
+pub use details::{ImageUsage, LayerUsage, UsageDetails, details};
 pub use diff::{Change, ConfigChange, DiffOptions, FileChange, diff, diff_configs};
 pub use export::export;
 pub use filter::{ImageFilters, LIST_FILTERS, PRUNE_FILTERS};
