@@ -8,8 +8,11 @@ use build_support::{
     Item, LayoutMaker, NOW, Place, base, failure_text, gzip, layer, output, sha256, tar_listing,
 };
 use executor::output::{self as images, ArchiveFormat, Loaded, SaveOptions, SaveTarget};
+use executor::remote::Remote;
 use executor::request::{BuildRequest, OutputDest, OutputKind};
 use executor::space::Space;
+use planner::scheduler::Cancel;
+use registry_client::ClientOptions;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -397,10 +400,11 @@ fn saved_images_load_into_another_store() {
     let place = Place::new();
     let request = request(&place);
     let result = place.build(&request).unwrap();
+    let offline = Remote::new(&ClientOptions::default(), &Cancel::default());
     for format in [ArchiveFormat::Docker, ArchiveFormat::Oci] {
         let mut archive = Vec::new();
         images::save(
-            &Space::new(place.store.clone()),
+            (&Space::new(place.store.clone()), &offline),
             &["test".to_owned()],
             &SaveOptions {
                 format,

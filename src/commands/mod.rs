@@ -78,7 +78,7 @@ fn image(
         ImageCommand::Rm(args) => rmi::run(&args, &open.space()?),
         ImageCommand::Tag(args) => rmi::tag(&args, &open.space()?),
         ImageCommand::Load(args) => load::run(&args, &open.space()?),
-        ImageCommand::Save(args) => save::run(&args, &open, environment),
+        ImageCommand::Save(args) => save::run(&args, open, environment),
         ImageCommand::Import(args) => import::run(&args, open, environment),
         ImageCommand::Export(args) => import::export(&args, open, environment),
         ImageCommand::Diff(args) => diff::run(&args, open, environment),

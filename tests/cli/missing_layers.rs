@@ -28,7 +28,7 @@ fn names(archive: &Path) -> Vec<String> {
 }
 
 #[test]
-fn g06_what_needs_the_layers_of_a_base_fetches_them() {
+fn g03_what_needs_the_layers_of_a_base_fetches_them() {
     let (registry, project, name) = resolved();
     // What the documents tell needs none of them.
     for command in ["inspect", "history"] {
@@ -93,7 +93,7 @@ fn g06_layers_that_cannot_be_had_are_told() {
 }
 
 #[test]
-fn g06_an_image_without_layers_or_origin_says_how_to_get_them() {
+fn an_image_without_layers_or_origin_says_how_to_get_them() {
     let (_registry, project, name) = resolved();
     // Records are a cache: without them nothing is known of where the image came from.
     std::fs::remove_dir_all(project.store().join("records")).unwrap();

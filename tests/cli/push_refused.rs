@@ -15,7 +15,7 @@ fn built(host: &str) -> (Project, String) {
 }
 
 #[test]
-fn g05_a_push_without_a_login_says_how_to_log_in() {
+fn g01_a_push_without_a_login_says_how_to_log_in() {
     let scratch = Scratch::new();
     let setup = RegistrySetup {
         htpasswd: Some(htpasswd(scratch.path())),
@@ -42,7 +42,7 @@ fn g05_a_push_without_a_login_says_how_to_log_in() {
 }
 
 #[test]
-fn g05_a_push_that_is_denied_says_what_the_registry_said() {
+fn g06_a_push_that_is_denied_says_what_the_registry_said() {
     let registry = FakeRegistry::start();
     let host = registry.host();
     let (project, name) = built(&host);
@@ -104,7 +104,7 @@ fn g05_a_push_that_is_denied_says_what_the_registry_said() {
 }
 
 #[test]
-fn g05_image_push_is_push() {
+fn image_push_is_push() {
     let registry = FakeRegistry::start();
     let (project, name) = built(&registry.host());
     let pushed = project.kiln(&["image", "push", &name]).ok();

@@ -39,7 +39,7 @@ fn pushed(run: &Run) -> String {
 }
 
 #[test]
-fn g05_digests_are_those_that_registries_know() {
+fn digests_are_those_that_registries_know() {
     let (registry, base) = with_base();
     let host = registry.host();
     let (app, other) = (format!("{host}/team/app"), format!("{host}/other/app"));
@@ -118,7 +118,7 @@ fn g05_digests_are_those_that_registries_know() {
 }
 
 #[test]
-fn g07_a_pulled_image_has_the_digest_that_was_pulled() {
+fn g02_a_pulled_image_has_the_digest_that_was_pulled() {
     let (registry, base) = with_base();
     let host = registry.host();
     let index = registry.put_index("team/base", "all", &[(&base, arch())]);
