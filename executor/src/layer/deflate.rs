@@ -1,6 +1,6 @@
 //! A fast DEFLATE encoder (RFC 1951) for blocks of up to a few MiB: bytes in, one complete stream out.
 //!
-//! Its matches come from buckets of the four newest places with equal hashes, each bucket one word. The result depends on
+//! Its matches come from buckets of the newest places with equal hashes, each bucket one word. The result depends on
 //! the input only. It does no framing and has no levels: for those there is libdeflate.
 
 mod huffman;
@@ -8,7 +8,7 @@ mod huffman;
 use huffman::{Bits, Codes};
 
 /// Name of what this makes: another one for each change of the bytes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Bits of hashes of the long and the short table.
 const LONG_BITS: u32 = 14;
@@ -22,10 +22,14 @@ const LONGEST: usize = 258;
 /// where there is none of them.
 const LONG: u32 = 8;
 const SHORT: u32 = 4;
+/// Places of a bucket that are tried, of four that it has.
+const TRIED: usize = 3;
 /// Within matches every so many places can be found later.
 const STEP: usize = 2;
 /// After so many bytes without a match places are skipped, the more the longer there was none.
 const PATIENCE: u32 = 6;
+/// And so many at a time at most: matches that begin again are noticed.
+const FASTEST: usize = 127;
 /// Sequences of one block, and the bytes it covers at most.
 const SEQUENCES: usize = 24 << 10;
 const COVERED: usize = 256 << 10;
@@ -118,11 +122,11 @@ impl Fast {
         length + (length / (32 << 10) + length / SEQUENCES + 4) * 16 + 4096
     }
 
-    /// Encodes `input`, replacing what is in `out`.
-    pub(super) fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) {
+    /// Encodes `input` into `out`, which has room for [`Fast::bound`]; gives the number of bytes.
+    pub(super) fn encode(&mut self, input: &[u8], out: &mut [u8]) -> usize {
         self.long.fill(0);
         self.short.fill(0);
-        let mut bits = Bits::new(out, Self::bound(input.len()));
+        let mut bits = Bits::new(out);
         let mut codes = Codes::default();
         let mut at = 0;
         loop {
@@ -134,7 +138,7 @@ impl Fast {
                 break;
             }
         }
-        bits.finish();
+        bits.finish()
     }
 
     /// Finds the sequences of the next block; gives its end.
@@ -146,7 +150,7 @@ impl Fast {
         let (mut at, mut anchor) = (start, start);
         while at < stop && self.sequences.len() < SEQUENCES {
             let Some(found) = self.search(input, at) else {
-                at += 1 + ((at - anchor) >> PATIENCE);
+                at += 1 + ((at - anchor) >> PATIENCE).min(FASTEST);
                 continue;
             };
             let sequence = Sequence::new(at - anchor, found);
@@ -176,7 +180,6 @@ impl Fast {
         let word = word(input, at);
         let bucket = &mut self.long[hash(word, LONG, LONG_BITS)];
         *bucket = *bucket << 16 | low(at);
-        self.short[hash(word, SHORT, SHORT_BITS)] = low16(at);
     }
 
     /// The longest match there is to be found; notes the place.
@@ -192,7 +195,7 @@ impl Fast {
             length: SHORTEST - 1,
             distance: 0,
         };
-        for _ in 0..4 {
+        for _ in 0..TRIED {
             let place = low16_of(places);
             places >>= 16;
             best = better(input, (place, at), here, best);
@@ -243,9 +246,15 @@ mod tests {
     use super::*;
     use std::io::Read as _;
 
+    fn encode(fast: &mut Fast, input: &[u8]) -> Vec<u8> {
+        let mut out = vec![0xff; Fast::bound(input.len())];
+        let size = fast.encode(input, &mut out);
+        out.truncate(size);
+        out
+    }
+
     fn round(fast: &mut Fast, input: &[u8]) -> usize {
-        let mut packed = Vec::new();
-        fast.encode(input, &mut packed);
+        let packed = encode(fast, input);
         let mut out = Vec::new();
         let mut reader = flate2::bufread::DeflateDecoder::new(packed.as_slice());
         reader.read_to_end(&mut out).unwrap();
@@ -255,7 +264,6 @@ mod tests {
         let mut other = libdeflater::Decompressor::new();
         assert_eq!(other.deflate_decompress(&packed, &mut out), Ok(input.len()));
         assert!(out == input, "{} bytes", input.len());
-        assert!(packed.len() <= Fast::bound(input.len()));
         packed.len()
     }
 
@@ -353,13 +361,10 @@ mod tests {
                 _ => input.extend_from_within(input.len().saturating_sub(length)..),
             }
         }
-        let mut first = Vec::new();
-        Fast::new().encode(&input, &mut first);
+        let first = encode(&mut Fast::new(), &input);
         assert_eq!(round(&mut fast, &input), first.len());
-        let mut again = Vec::new();
-        fast.encode(&input, &mut again);
         assert!(
-            first == again,
+            first == encode(&mut fast, &input),
             "what was encoded before makes no difference"
         );
         round(&mut fast, &vec![0; 3 << 20]);

@@ -3,8 +3,9 @@
 //! Reads on threads that may block; tries nothing twice.
 
 use crate::BlobSource;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -16,6 +17,8 @@ use tokio::task::JoinHandle;
 
 /// Bytes read at a time.
 const READ: usize = 256 * 1024;
+/// Pieces that are kept for their memory: one being sent, one behind it.
+const USED: usize = 2;
 
 /// What a request carries.
 #[derive(Clone)]
@@ -60,6 +63,7 @@ impl Body {
                     offset: piece.start,
                     left: piece.length,
                     reading: None,
+                    used: VecDeque::new(),
                     sent: Arc::clone(&piece.sent),
                     progress: Arc::clone(progress),
                 }))
@@ -122,6 +126,8 @@ struct Reader {
     left: Option<u64>,
     /// The next piece, read while the one before is sent.
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+    /// The last pieces: their memory serves again once the network let go of them.
+    used: VecDeque<Bytes>,
     sent: Arc<AtomicU64>,
     progress: Arc<Progress>,
 }
@@ -136,12 +142,21 @@ impl Reader {
             return;
         }
         let (source, offset) = (Arc::clone(&self.source), self.offset);
+        let mut buffer = self.memory();
         self.reading = Some(tokio::task::spawn_blocking(move || {
-            let mut buffer = vec![0; wanted];
+            buffer.resize(wanted, 0);
             let length = source.read_at(offset, &mut buffer)?;
             buffer.truncate(length);
-            Ok(Bytes::from(buffer))
+            Ok(buffer.freeze())
         }));
+    }
+
+    fn memory(&mut self) -> BytesMut {
+        if self.used.len() < USED {
+            return BytesMut::new();
+        }
+        let oldest = self.used.pop_front().map(Bytes::try_into_mut);
+        oldest.and_then(Result::ok).unwrap_or_default()
     }
 
     /// Keeps the error where it can be told apart from the network's, and ends the body.
@@ -191,6 +206,7 @@ impl Stream for Reader {
         }
         this.progress.taken.fetch_add(length, Ordering::Relaxed);
         this.sent.fetch_add(length, Ordering::Relaxed);
+        this.used.push_back(bytes.clone());
         this.read_on();
         Poll::Ready(Some(Ok(bytes)))
     }

@@ -59,16 +59,15 @@ fn distance_symbol(distance: u16) -> (usize, u32, u64) {
 
 /// Writes bits, the lowest first.
 pub(super) struct Bits<'a> {
-    out: &'a mut Vec<u8>,
+    out: &'a mut [u8],
     at: usize,
     word: u64,
     count: u32,
 }
 
 impl<'a> Bits<'a> {
-    /// `room` bytes must do for all that is written.
-    pub(super) fn new(out: &'a mut Vec<u8>, room: usize) -> Self {
-        out.resize(room, 0);
+    /// There must be room for all that is written, and a word.
+    pub(super) fn new(out: &'a mut [u8]) -> Self {
         Self {
             out,
             at: 0,
@@ -98,10 +97,11 @@ impl<'a> Bits<'a> {
         self.flush();
     }
 
-    pub(super) fn finish(mut self) {
+    /// The number of bytes written.
+    pub(super) fn finish(mut self) -> usize {
         self.add(0, 7);
         self.flush();
-        self.out.truncate(self.at);
+        self.at
     }
 
     fn stored(&mut self, bytes: &[u8], is_last: bool) {
