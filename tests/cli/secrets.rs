@@ -62,6 +62,15 @@ fn commands(sleep: &str) -> Vec<u32> {
         .collect()
 }
 
+/// The sleep itself: the command goes on when it is killed.
+fn sleeping(sleep: &str) -> Vec<rustix::process::Pid> {
+    processes_with(&[sleep])
+        .into_iter()
+        .filter(|holder| holder.place == "cmdline of sleep")
+        .filter_map(|holder| rustix::process::Pid::from_raw(holder.pid.try_into().unwrap()))
+        .collect()
+}
+
 /// What progress as JSON carries in base64, as text.
 fn decoded(lines: &str) -> String {
     use base64::Engine as _;
@@ -120,12 +129,7 @@ fn build(project: &Project, secrets: &Secrets, sleep: &str, more: &[&str]) -> Ru
     );
     let started = project.start(command);
     let builder = started.id();
-    let sleeps = || {
-        processes_with(&[sleep])
-            .iter()
-            .any(|holder| holder.place == "cmdline of sleep")
-    };
-    if !wait_until(Duration::from_secs(30), sleeps) {
+    if !wait_until(Duration::from_secs(30), || !sleeping(sleep).is_empty()) {
         panic!("the command does not run:\n{}", started.finish().stderr);
     }
     let entitled = commands(sleep);
@@ -144,7 +148,11 @@ fn build(project: &Project, secrets: &Secrets, sleep: &str, more: &[&str]) -> Ru
     );
     let files = holding(&project.store(), &needles);
     assert!(files.is_empty(), "{files:?} while the command runs");
-    assert!(!commands(sleep).is_empty(), "the command still runs");
+    let sleeping = sleeping(sleep);
+    assert!(!sleeping.is_empty(), "the command still runs");
+    for pid in sleeping {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
     started.finish()
 }
 
@@ -152,13 +160,13 @@ fn build(project: &Project, secrets: &Secrets, sleep: &str, more: &[&str]) -> Ru
 #[test]
 #[expect(clippy::too_many_lines, reason = "one story")]
 fn secrets_leave_no_trace_anywhere() {
-    let sleep = format!("3.{}", std::process::id());
+    let sleep = format!("100.{}", std::process::id());
     let project = Project::new(&format!(
         "FROM busybox\nARG MARK\n\
          RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=VARIABLE --mount=type=ssh \\\n\
          \x20   --mount=type=secret,id=file,target=/etc/key,env=BOTH --mount=type=cache,target=/cache \\\n\
          \x20   [ ${{#VARIABLE}} -gt 9 ] && cmp /etc/key /run/secrets/file && [ \"$BOTH\" = \"$(cat /etc/key)\" ] && \\\n\
-         \x20   [ -n \"$HTTPS_PROXY\" ] && echo now-it-sleeps-$((1+1)) $MARK && sleep {sleep}\n\
+         \x20   [ -n \"$HTTPS_PROXY\" ] && echo now-it-sleeps-$((1+1)) $MARK && {{ sleep {sleep} || true; }}\n\
          RUN --mount=type=secret,id=file,required wc -c < /run/secrets/file > /length\n\
          RUN --mount=type=secret,id=variable,env=V [ -n \"$V\" ]\n"
     ));
