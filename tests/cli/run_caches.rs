@@ -110,8 +110,8 @@ fn ru05_locked_caches_are_used_in_turn() {
 fn ru05_private_caches_are_others_while_in_use() {
     assert_eq!(at_the_same_time("private"), ["1", "1"]);
     let project = Project::new(
-        "FROM busybox AS one\nRUN --mount=type=cache,target=/c,sharing=private sleep 1; touch /c/x; ls /c > /seen\n\
-         FROM busybox AS two\nRUN --mount=type=cache,target=/c,sharing=private sleep 1; touch /c/y; ls /c > /seen\n\
+        "FROM busybox AS one\nRUN --mount=type=cache,target=/c,sharing=private sleep 3; touch /c/x; ls /c > /seen\n\
+         FROM busybox AS two\nRUN --mount=type=cache,target=/c,sharing=private sleep 3; touch /c/y; ls /c > /seen\n\
          FROM scratch\nCOPY --from=one /seen /one\nCOPY --from=two /seen /two\n",
     );
     project.build(&["-o", "out"]).ok();
