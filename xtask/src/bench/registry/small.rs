@@ -32,24 +32,8 @@ pub fn repush(place: &Place) -> Result<(), String> {
             .kiln("small", &["build", "-q", "-o", &output])
             .arg(&dir),
     )?;
-    let kiln = |name: &str, prefix: &'static str| Contestant {
-        name: name.to_owned(),
-        prepare: Box::new(|| Ok(())),
-        work: Box::new(move || {
-            let names: Vec<String> = (0..TAGS)
-                .map(|n| reference(place, &format!("{prefix}{n}")))
-                .collect();
-            let mut command = place.kiln("small", &["build", "-q", "--push"]);
-            for name in &names {
-                command.args(["-t", name]);
-            }
-            command.arg(place.path("small"));
-            vec![command]
-        }),
-        daemon: None,
-    };
     let mut list = vec![
-        kiln("kiln build --push, ten tags", "kiln"),
+        one_build(place),
         Contestant {
             name: "kiln push, ten processes".to_owned(),
             prepare: Box::new(|| {
@@ -85,7 +69,7 @@ pub fn repush(place: &Place) -> Result<(), String> {
         None,
     )?;
     let again = [
-        kiln("kiln build --push, ten tags", "kiln"),
+        one_build(place),
         Contestant {
             name: "limit: 10 HEAD, one curl".to_owned(),
             prepare: Box::new(|| Ok(())),
@@ -94,6 +78,23 @@ pub fn repush(place: &Place) -> Result<(), String> {
         },
     ];
     race::run("ten tags that are there", &again, place.rounds.max(5), None)
+}
+
+/// Ten names of one build.
+fn one_build(place: &Place) -> Contestant<'_> {
+    Contestant {
+        name: "kiln build --push, ten tags".to_owned(),
+        prepare: Box::new(|| Ok(())),
+        work: Box::new(move || {
+            let mut command = place.kiln("small", &["build", "-q", "--push"]);
+            for number in 0..TAGS {
+                command.args(["-t", &reference(place, &format!("kiln{number}"))]);
+            }
+            command.arg(place.path("small"));
+            vec![command]
+        }),
+        daemon: None,
+    }
 }
 
 fn reference(place: &Place, tag: &str) -> String {
