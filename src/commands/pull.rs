@@ -5,6 +5,7 @@ use crate::args::PullArgs;
 use crate::commands::build::watch_signals;
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::progress::lines::{self, Lines, short};
 use crate::registry_options::client_options;
 use executor::pull::{PullOptions, Watch};
 use executor::remote::Remote;
@@ -13,14 +14,8 @@ use planner::platform::Platform;
 use planner::scheduler::Cancel;
 use registry_client::Reference;
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
-
-/// How often the line of a terminal is written anew.
-const TICK: Duration = Duration::from_millis(100);
-/// Digits of a digest that are shown.
-const SHORT: usize = 12;
+use std::time::SystemTime;
 
 /// Pulls one image after the other.
 pub fn run(args: &PullArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
@@ -160,8 +155,7 @@ fn shown(reference: &Reference) -> String {
 
 /// Lines of what is done, and on a terminal below them a line of what is being done.
 struct Display {
-    quiet: bool,
-    terminal: bool,
+    lines: Lines,
     state: Mutex<State>,
 }
 
@@ -169,32 +163,23 @@ struct Display {
 struct State {
     /// Bytes here and in all, by digest.
     under_way: HashMap<String, (u64, u64)>,
-    drawn: Option<Instant>,
 }
 
 impl Display {
     fn new(quiet: bool, terminal: bool) -> Self {
         Self {
-            quiet,
-            terminal: terminal && !quiet,
+            lines: Lines::new(quiet, terminal),
             state: Mutex::default(),
         }
     }
 
     fn say(&self, line: &str) {
-        if self.quiet {
-            return;
-        }
-        self.clear();
-        let _ = writeln!(std::io::stderr(), "{line}");
+        self.lines.say(line);
     }
 
     /// Removes the line of what is being done.
     fn clear(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.drawn.take().is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+        self.lines.clear();
     }
 
     /// All that was under way has arrived.
@@ -207,11 +192,6 @@ impl Display {
             self.say(&format!("{}: Pull complete", short(&digest)));
         }
     }
-}
-
-fn short(digest: &str) -> &str {
-    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
-    hex.get(..SHORT).unwrap_or(hex)
 }
 
 impl Watch for Display {
@@ -235,22 +215,15 @@ impl Watch for Display {
             return;
         }
         state.under_way.insert(digest.to_owned(), (done, total));
-        let is_due = state.drawn.is_none_or(|drawn| drawn.elapsed() >= TICK);
-        if !self.terminal || !is_due {
-            return;
-        }
-        state.drawn = Some(Instant::now());
-        let (mut here, mut all) = (0, 0);
-        for (done, total) in state.under_way.values() {
-            here += done;
-            all += total;
-        }
-        let layers = match state.under_way.len() {
-            1 => "1 layer".to_owned(),
-            count => format!("{count} layers"),
-        };
-        let (here, all) = (crate::table::size(here), crate::table::size(all));
-        let line = format!("\r\x1b[KDownloading {layers}: {here} of {all}");
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        self.lines.draw(|| {
+            let (mut here, mut all) = (0, 0);
+            for (done, total) in state.under_way.values() {
+                here += done;
+                all += total;
+            }
+            let layers = lines::layers(state.under_way.len());
+            let (here, all) = (crate::table::size(here), crate::table::size(all));
+            format!("Downloading {layers}: {here} of {all}")
+        });
     }
 }

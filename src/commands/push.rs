@@ -6,6 +6,7 @@ use crate::commands::build::watch_signals;
 use crate::commands::metadata::write_file;
 use crate::environment::Environment;
 use crate::error::Failure;
+use crate::progress::lines::{self, Lines, short};
 use crate::registry_options::client_options;
 use executor::push::{Choice, LayerEvent, StoredPush, Style, Target, Watcher};
 use executor::remote::Remote;
@@ -13,14 +14,7 @@ use executor::space::Space;
 use planner::scheduler::Cancel;
 use registry_client::{PushedHow, Reference};
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How often the line of a terminal is written anew.
-const TICK: Duration = Duration::from_millis(100);
-/// Digits of a digest that are shown.
-const SHORT: usize = 12;
 
 /// Pushes an image to one or more places, or all tags of a repository.
 pub fn run(args: &PushArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
@@ -82,7 +76,7 @@ fn one(
     display.clear();
     for target in targets {
         let reference = &target.reference;
-        if display.quiet {
+        if display.lines.is_quiet() {
             print_line(&reference.familiar());
             continue;
         }
@@ -241,8 +235,7 @@ fn shown(reference: &Reference) -> String {
 
 /// Lines of what is done, and on a terminal below them a line of what is being done.
 struct Display {
-    quiet: bool,
-    terminal: bool,
+    lines: Lines,
     state: Mutex<State>,
 }
 
@@ -251,14 +244,12 @@ struct State {
     /// Bytes sent, and in all where that is known, by layer.
     under_way: HashMap<String, (u64, Option<u64>)>,
     said: HashSet<String>,
-    drawn: Option<Instant>,
 }
 
 impl Display {
     fn new(quiet: bool, terminal: bool) -> Self {
         Self {
-            quiet,
-            terminal: terminal && !quiet,
+            lines: Lines::new(quiet, terminal),
             state: Mutex::default(),
         }
     }
@@ -270,46 +261,27 @@ impl Display {
     }
 
     fn say(&self, line: &str) {
-        if self.quiet {
-            return;
-        }
-        self.clear();
-        let _ = writeln!(std::io::stderr(), "{line}");
+        self.lines.say(line);
     }
 
     /// Removes the line of what is being done.
     fn clear(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.drawn.take().is_some() {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+        self.lines.clear();
     }
 
     fn sent(&self, layer: &str, sent: u64, total: Option<u64>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.under_way.insert(layer.to_owned(), (sent, total));
-        let is_due = state.drawn.is_none_or(|drawn| drawn.elapsed() >= TICK);
-        if !self.terminal || !is_due {
-            return;
-        }
-        state.drawn = Some(Instant::now());
-        let sent = state.under_way.values().map(|(sent, _)| sent).sum();
-        let layers = match state.under_way.len() {
-            1 => "1 layer".to_owned(),
-            count => format!("{count} layers"),
-        };
-        let totals: Option<u64> = state.under_way.values().map(|(_, total)| *total).sum();
-        let of = totals.map_or(String::new(), |total| {
-            format!(" of {}", crate::table::size(total))
+        self.lines.draw(|| {
+            let sent = state.under_way.values().map(|(sent, _)| sent).sum();
+            let layers = lines::layers(state.under_way.len());
+            let totals: Option<u64> = state.under_way.values().map(|(_, total)| *total).sum();
+            let of = totals.map_or(String::new(), |total| {
+                format!(" of {}", crate::table::size(total))
+            });
+            format!("Pushing {layers}: {}{of}", crate::table::size(sent))
         });
-        let line = format!("\r\x1b[KPushing {layers}: {}{of}", crate::table::size(sent));
-        let _ = std::io::stderr().write_all(line.as_bytes());
     }
-}
-
-fn short(digest: &str) -> &str {
-    let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
-    hex.get(..SHORT).unwrap_or(hex)
 }
 
 impl Watcher for Display {

@@ -3,6 +3,7 @@
 //! Events come from any thread. The live display starts its ticking thread with the first step
 //! that really runs, so that a fully cached build starts none.
 
+pub mod lines;
 mod model;
 mod plain;
 mod rawjson;

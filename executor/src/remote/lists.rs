@@ -1,6 +1,6 @@
 //! What registries list: repositories, and what their search finds.
 
-use super::{Remote, cancelled};
+use super::Remote;
 use crate::Error;
 use registry_client::{Client, Found};
 use std::future::Future;
@@ -38,13 +38,9 @@ impl Remote {
     where
         F: Future<Output = Result<T, registry_client::Error>>,
     {
-        let (runtime, client) = self.started()?;
-        let call = call(client.clone());
-        runtime.block_on(async {
-            tokio::select! {
-                ended = call => ended.map_err(|source| Error::List { what: what.to_owned(), source }),
-                () = cancelled(&self.cancel) => Err(Error::Cancelled),
-            }
+        self.attempt(call)?.map_err(|source| Error::List {
+            what: what.to_owned(),
+            source,
         })
     }
 }

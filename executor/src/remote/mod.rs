@@ -110,16 +110,11 @@ impl Remote {
         download: &Download,
         receiver: &mut dyn Receiver,
     ) -> Result<Downloaded, Error> {
-        let (runtime, client) = self.started()?;
-        runtime.block_on(async {
-            tokio::select! {
-                ended = client.download(download, receiver) => ended.map_err(|source| Error::Download {
-                    url: name.to_owned(),
-                    source,
-                }),
-                () = cancelled(&self.cancel) => Err(Error::Cancelled),
-            }
-        })
+        self.attempt(|client| async move { client.download(download, receiver).await })?
+            .map_err(|source| Error::Download {
+                url: name.to_owned(),
+                source,
+            })
     }
 
     /// A manifest or index, by the reference or by digest in its repository.

@@ -1,6 +1,6 @@
 //! Writing to registries, and what only a registry itself can tell: blobs, manifests, lists.
 
-use super::{Remote, cancelled};
+use super::Remote;
 use crate::Error;
 use oci_spec::image::{Descriptor, Digest};
 use registry_client::{BlobSource, Client, PushedBlob, Reference};
@@ -16,16 +16,9 @@ impl Remote {
     where
         F: Future<Output = Result<T, registry_client::Error>>,
     {
-        let (runtime, client) = self.started()?;
-        let call = call(client.clone());
-        runtime.block_on(async {
-            tokio::select! {
-                ended = call => ended.map_err(|source| Error::Push {
-                    reference: reference.to_string(),
-                    source,
-                }),
-                () = cancelled(&self.cancel) => Err(Error::Cancelled),
-            }
+        self.attempt(call)?.map_err(|source| Error::Push {
+            reference: reference.to_string(),
+            source,
         })
     }
 
