@@ -183,6 +183,21 @@ fn a_failing_run_shows_lines_output_meaning_and_log() {
 }
 
 #[test]
+fn lines_of_the_two_streams_stay_whole() {
+    let project = Project::new(
+        "FROM busybox\nRUN printf 'be' >&2; printf 'one\\ntwo'; sleep 0.2; printf 'gin\\nend' >&2; exit 3\n",
+    );
+    let stderr = refused(&project, 1, &[], &["exit code: 3"]);
+    let log = stderr
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("whole log: "));
+    let log = fs::read_to_string(log.unwrap()).unwrap();
+    let (whole, unfinished) = log.split_at("one\nbegin\n".len());
+    assert_eq!(whole, "one\nbegin\n", "{log:?}");
+    assert!(["twoend", "endtwo"].contains(&unfinished), "{log:?}");
+}
+
+#[test]
 fn output_of_a_failed_run_is_whole_in_quiet_mode_too() {
     let project = Project::new("FROM busybox\nRUN echo reason; exit 3\n");
     let run = project.build(&["-q"]).fails(1, &["reason", "exit code: 3"]);

@@ -26,6 +26,8 @@ use std::time::Duration;
 const TAIL_LINES: usize = 20;
 /// Bytes of one of them.
 const TAIL_LINE_BYTES: usize = 4096;
+/// Bytes of a line that are waited for its end.
+const LINE_HELD: usize = 64 << 10;
 /// How often a running command looks whether it is to stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 /// Logs kept in the store.
@@ -348,26 +350,42 @@ fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {
     })
 }
 
+/// Passes on what the command writes, in whole lines: its two streams share one log and one display, and a line of one
+/// must not end up inside a line of the other.
 fn drain(pipe: OwnedFd, stderr: bool, log: &Log, step: StepId, events: &dyn Observer) {
     let mut pipe = File::from(pipe);
     let mut buffer = vec![0; 32 << 10];
+    let mut held = Vec::new();
+    let pass = |data: Vec<u8>| {
+        if data.is_empty() {
+            return;
+        }
+        log.write(&data);
+        events.event(step, StepEvent::Output { stderr, data });
+    };
     loop {
         match pipe.read(&mut buffer) {
-            Ok(0) => return,
+            Ok(0) => break,
             Ok(read) => {
-                log.write(&buffer[..read]);
-                events.event(
-                    step,
-                    StepEvent::Output {
-                        stderr,
-                        data: buffer[..read].to_vec(),
-                    },
-                );
+                held.extend_from_slice(&buffer[..read]);
+                if let Some(end) = whole_lines(&held) {
+                    let rest = held.split_off(end);
+                    pass(std::mem::replace(&mut held, rest));
+                }
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
+            Err(_) => break,
         }
     }
+    pass(held);
+}
+
+/// How much of the data can be passed on: up to its last line end, or all when its only line is too long to wait for.
+fn whole_lines(data: &[u8]) -> Option<usize> {
+    if let Some(newline) = data.iter().rposition(|&byte| byte == b'\n') {
+        return Some(newline + 1);
+    }
+    (data.len() >= LINE_HELD).then_some(data.len())
 }
 
 /// The whole output in a file of the store, and its last lines.
