@@ -2,9 +2,11 @@
 
 mod annotation;
 mod load;
+mod run;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
+pub use run::RunSettings;
 
 use crate::context::Unpacked;
 use planner::lower::Allowed;
@@ -65,6 +67,8 @@ pub struct BuildRequest {
     pub ulimits: Vec<Ulimit>,
     /// `--volume`.
     pub volumes: Vec<Volume>,
+    /// What commands may do and use.
+    pub run: RunSettings,
     /// `--ssh`, by id.
     pub ssh: BTreeMap<String, SshSource>,
     /// `--secret`, by id.

@@ -5,8 +5,9 @@
 //! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
 
 use crate::build::volumes;
+use crate::request::RunSettings;
 use crate::{Error, copy, layer};
-use sandbox::{IdMapping, Sandbox};
+use sandbox::{IdMapping, Isolation, RootKind, Sandbox};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -48,6 +49,8 @@ pub struct Space {
     limits: layer::Limits,
     /// Paths of the host that commands are given, without repetition.
     volumes: Vec<String>,
+    isolation: Isolation,
+    root: Option<RootKind>,
     /// Where they lie in the store while the sandbox runs. It must outlive the sandbox, and be removed from outside only:
     /// inside, the host's files are in it.
     volume_places: OnceLock<store::Scratch>,
@@ -65,8 +68,18 @@ impl Space {
             is_root: rustix::process::geteuid().is_root(),
             limits: layer::Limits::default(),
             volumes: Vec::new(),
+            isolation: Isolation::Auto,
+            root: None,
             volume_places: OnceLock::new(),
         }
+    }
+
+    /// With the sandbox set up so.
+    #[must_use]
+    pub fn with_isolation(mut self, settings: &RunSettings) -> Self {
+        self.isolation = settings.isolation;
+        self.root = settings.root;
+        self
     }
 
     /// With paths of the host for commands.
@@ -164,6 +177,8 @@ impl Space {
         let started = Sandbox::start(&sandbox::Options {
             stores: vec![root],
             volumes: self.place_volumes()?,
+            isolation: self.isolation,
+            root: self.root,
         })?;
         let sandbox = self.sandbox.get_or_init(|| started);
         self.sweep();

@@ -2,7 +2,7 @@
 
 use crate::fail::Failure;
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
-use crate::{Error, Exit, IdMapping, Network, Options, RunSpec};
+use crate::{Error, Exit, IdMapping, Mode, Network, Options, RunSpec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -26,6 +26,7 @@ pub(crate) struct Helper {
     control: OwnedFd,
     process: Mutex<Child>,
     mapping: IdMapping,
+    mode: Mode,
     notes: Mutex<Vec<String>>,
 }
 
@@ -38,13 +39,20 @@ impl Helper {
                 stores: options.stores.clone(),
                 single,
                 volumes: options.volumes.clone(),
+                isolation: options.isolation,
+                root: options.root,
             };
             let reason = match greet(&control, &hello) {
-                Ok(Entered::Ready { mapping, notes }) => {
+                Ok(Entered::Ready {
+                    mapping,
+                    mode,
+                    notes,
+                }) => {
                     return Ok(Self {
                         control,
                         process: Mutex::new(process),
                         mapping,
+                        mode,
                         notes: Mutex::new(notes),
                     });
                 }
@@ -61,6 +69,10 @@ impl Helper {
 
     pub(crate) fn id_mapping(&self) -> IdMapping {
         self.mapping
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {

@@ -16,10 +16,12 @@ mod init;
 mod limits;
 mod mounts;
 mod namespace;
+mod options;
 mod overlay;
 mod resolve;
 mod rootfs;
 mod seccomp;
+mod spec;
 mod subid;
 mod sys;
 mod task;
@@ -27,9 +29,12 @@ mod volumes;
 mod watch;
 mod wire;
 
-use serde::{Deserialize, Serialize};
+pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
+pub use spec::{
+    Device, Exit, Limit, Mount, Network, Overlay, Resources, RunSpec, Seccomp, Security,
+};
+
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 
 /// Errors.
 #[derive(Debug, thiserror::Error)]
@@ -73,177 +78,10 @@ pub fn end_with_caller(command: &mut std::process::Command) {
     watch::end_with_caller(command);
 }
 
-/// How ids are mapped.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum IdMapping {
-    /// Root: a user namespace over idmapped mounts; files on disk keep container ids.
-    Idmapped,
-    /// Subordinate id ranges by newuidmap/newgidmap: files on disk have shifted ids.
-    Subordinate,
-    /// Only the user's own id: all files belong to it.
-    Single,
-}
-
-/// How to set up the build's namespace.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Folders the sandbox must reach as they are (the store root): idmapped when root.
-    pub stores: Vec<PathBuf>,
-    /// Parts of the host that commands may be given.
-    pub volumes: Vec<Volume>,
-}
-
-/// A part of the host made available inside a store, so that it keeps its ids as the store does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Volume {
-    /// Folder or file of the host.
-    pub source: PathBuf,
-    /// An empty folder or file in a store, of the same kind, to mount it on.
-    pub at: PathBuf,
-}
-
 /// The build's namespace and its helper process: one per build, started when first needed. Dropping it ends the helper and all in it.
 #[derive(Debug)]
 pub struct Sandbox {
     helper: client::Helper,
-}
-
-/// A root file system: overlay of read-only folders, with or without a writable upper.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Overlay {
-    /// Lowers, topmost first. One that comes twice counts where it is topmost, which makes no difference.
-    pub lowers: Vec<PathBuf>,
-    /// Upper and work folder (same file system); read-only without. The work folder is the caller's to remove afterwards,
-    /// inside the namespace; it may be used again.
-    pub upper: Option<(PathBuf, PathBuf)>,
-}
-
-/// Something mounted into the root.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Mount {
-    /// A path inside another overlay (bind mounts from stages and contexts). With an `upper`, writes go there (and are thrown away by the caller).
-    Overlay {
-        /// The file system.
-        overlay: Overlay,
-        /// Path inside it; a file or a folder. Resolved inside it, links included.
-        source: String,
-        /// Absolute target.
-        target: String,
-        /// Read-only.
-        readonly: bool,
-    },
-    /// A host folder, file or socket of the store (cache mounts, agents, volumes), with what is mounted in it.
-    Bind {
-        /// Host path; `subpath` inside it is resolved in that root.
-        source: PathBuf,
-        /// Path inside `source`, may be empty.
-        subpath: String,
-        /// Absolute target.
-        target: String,
-        /// Read-only.
-        readonly: bool,
-        /// Set-uid bits on it mean nothing.
-        nosuid: bool,
-        /// Programs on it cannot be run.
-        noexec: bool,
-    },
-    /// A fresh tmpfs.
-    Tmpfs {
-        /// Absolute target.
-        target: String,
-        /// Bytes.
-        size: Option<u64>,
-        /// Mode.
-        mode: u32,
-    },
-    /// A file that never touches a disk (secrets, resolv.conf, hosts, heredoc scripts).
-    File {
-        /// Absolute target.
-        target: String,
-        /// Content.
-        data: Vec<u8>,
-        /// Mode.
-        mode: u32,
-        /// Owner inside.
-        uid: u32,
-        /// Group inside.
-        gid: u32,
-    },
-}
-
-/// Network of a run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Network {
-    /// A namespace with loopback only.
-    #[default]
-    None,
-    /// The host's.
-    Host,
-    /// One namespace of the whole build with a way out, when a helper for it is there; else the host's with a note. (The helper programs come later; today: host with a note.)
-    Private,
-}
-
-/// One command to run.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct RunSpec {
-    /// Root.
-    pub root: Overlay,
-    /// Mounts, in order.
-    pub mounts: Vec<Mount>,
-    /// argv; looked up in the environment's PATH inside the root as runc does.
-    pub args: Vec<String>,
-    /// Whole environment.
-    pub env: Vec<(String, String)>,
-    /// Working directory; made by the caller beforehand or created with the user's ownership.
-    pub cwd: String,
-    /// Ids inside.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-    /// Supplementary groups.
-    pub groups: Vec<u32>,
-    /// Network.
-    pub network: Network,
-    /// Host name.
-    pub hostname: String,
-    /// No seccomp filter, all capabilities of the namespace (`--security=insecure`).
-    pub insecure: bool,
-    /// `/dev/shm` size in bytes.
-    pub shm_size: Option<u64>,
-    /// Resource limits, in order.
-    pub limits: Vec<Limit>,
-    /// Device nodes besides those that every command has.
-    pub devices: Vec<Device>,
-}
-
-/// A resource limit of the command (setrlimit(2)).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limit {
-    /// Name without its prefix, in lower case: `nofile`, `core`, ...
-    pub name: String,
-    /// Soft limit; `None` is none.
-    pub soft: Option<u64>,
-    /// Hard limit; `None` is none.
-    pub hard: Option<u64>,
-}
-
-/// A device node of the host in the command's root. Who may open it is said by the node's own mode and owner, which a bind
-/// mount cannot change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Device {
-    /// On the host.
-    pub source: PathBuf,
-    /// Absolute target, mostly in `/dev`.
-    pub target: String,
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Exit {
-    /// Exit code; 126 and 127 also stand for what could not be executed or found, as shells have it.
-    Code(i32),
-    /// Killed by a signal.
-    Signal(i32),
 }
 
 /// A command under way. Dropping it kills the command and everything it started.
@@ -265,6 +103,11 @@ impl Sandbox {
     #[must_use]
     pub fn id_mapping(&self) -> IdMapping {
         self.helper.id_mapping()
+    }
+    /// How commands are isolated here.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.helper.mode()
     }
     /// Things worth telling once per build (`no subordinate ids for user x: ...`).
     #[must_use]

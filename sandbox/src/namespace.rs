@@ -32,9 +32,9 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
     };
     match entered {
         // Root's volumes are attached with the stores, while the ids of their mounts can still be mapped.
-        Ok(Entered::Ready { mapping, notes }) if mapping != IdMapping::Idmapped => {
+        Ok(ready @ Entered::Ready { mapping, .. }) if mapping != IdMapping::Idmapped => {
             match volumes::attach(&hello.volumes, None) {
-                Ok(_) => Entered::Ready { mapping, notes },
+                Ok(_) => ready,
                 Err(failure) => Entered::Failed(failure),
             }
         }
@@ -115,7 +115,11 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Entered, Failure>
     // Where groups cannot be dropped they mean nothing inside either.
     let _ = rustix::thread::set_thread_groups(&[]);
     become_root_of_namespace(one)?;
-    Ok(Entered::Ready { mapping, notes })
+    Ok(Entered::Ready {
+        mapping,
+        mode: crate::Mode::Full,
+        notes,
+    })
 }
 
 /// The real paths of the stores that are not inside another one.
@@ -308,6 +312,7 @@ fn enter_as_user(one: SingleThreaded) -> Result<Entered, Failure> {
     };
     Ok(Entered::Ready {
         mapping: IdMapping::Subordinate,
+        mode: crate::Mode::Full,
         notes,
     })
 }
@@ -359,6 +364,7 @@ fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
     become_root_of_namespace(one)?;
     Ok(Entered::Ready {
         mapping: IdMapping::Single,
+        mode: crate::Mode::Full,
         notes: vec![single_note(reason)],
     })
 }

@@ -44,6 +44,8 @@ pub(crate) struct Hello {
     /// Map the own id only, whatever the host offers.
     pub(crate) single: Option<String>,
     pub(crate) volumes: Vec<crate::Volume>,
+    pub(crate) isolation: crate::Isolation,
+    pub(crate) root: Option<crate::RootKind>,
 }
 
 /// Answer to [`Hello`].
@@ -51,6 +53,7 @@ pub(crate) struct Hello {
 pub(crate) enum Entered {
     Ready {
         mapping: IdMapping,
+        mode: crate::Mode,
         notes: Vec<String>,
     },
     /// Start over with the own id only, for this reason.

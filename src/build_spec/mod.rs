@@ -22,7 +22,9 @@ use crate::environment::Environment;
 use crate::error::Failure;
 use crate::registry_options;
 use executor::build::Stream;
-use executor::request::{Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest};
+use executor::request::{
+    Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest, RunSettings,
+};
 use planner::plan::Network;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -109,6 +111,7 @@ fn request(
         cdi_spec_dirs: cdi_spec_dirs(&args.run.cdi_spec_dirs),
         ulimits: collect(&args.run.ulimits, run::ulimit)?,
         volumes: collect(&args.run.volumes, run::volume)?,
+        run: RunSettings::default(),
         ssh: ssh::parse(&args.run.ssh, environment)?,
         secrets,
         outputs,

@@ -131,7 +131,9 @@ pub fn build(
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
-    let space = Space::new(store.clone()).with_volumes(sources.collect());
+    let space = Space::new(store.clone())
+        .with_volumes(sources.collect())
+        .with_isolation(&request.run);
     let remote = Remote::new(&request.registry, cancel);
     let pending = Pending::new(&space, request, &remote, ui, cancel);
     let request = &epoch::resolve(&front.parsed.dockerfile, request, &front.options, &pending)?;

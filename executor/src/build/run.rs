@@ -84,6 +84,8 @@ pub(crate) fn run(
         shm_size: op.shm_size,
         limits: op.ulimits.iter().map(limit).collect(),
         devices: edits.nodes.into_iter().map(device).collect(),
+        security: executor.request.run.security.clone(),
+        resources: executor.request.run.resources.clone(),
     };
     let log = Log::create(
         &executor.space.store().logs(),
