@@ -1,6 +1,6 @@
 //! Where a build works: the store, and the user namespace when one is needed.
 //!
-//! File work on trees runs in this process when it is root, and as a task inside the build's
+//! File work on trees runs in this process when it is a root that has all ids, and as a task inside the build's
 //! user namespace otherwise, because trees then hold files of subordinate ids. (For root the files on disk keep the
 //! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
 
@@ -65,7 +65,7 @@ impl Space {
             sandbox: OnceLock::new(),
             starting: Mutex::new(()),
             turns: Mutex::new(HashMap::new()),
-            is_root: rustix::process::geteuid().is_root(),
+            is_root: sandbox::works_as_root(),
             limits: layer::Limits::default(),
             volumes: Vec::new(),
             isolation: Isolation::Auto,
@@ -150,7 +150,7 @@ impl Space {
         &self.store
     }
 
-    /// Whether this process is root, so that trees can be worked on in it.
+    /// Whether this process may work on files of any owner, so that trees can be worked on in it.
     #[must_use]
     pub fn is_root(&self) -> bool {
         self.is_root

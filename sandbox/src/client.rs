@@ -2,7 +2,7 @@
 
 use crate::fail::Failure;
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
-use crate::{Error, Exit, IdMapping, Mode, Network, Options, RunSpec};
+use crate::{Error, Exit, IdMapping, Mode, Network, Options, RootKind, RunSpec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -27,43 +27,58 @@ pub(crate) struct Helper {
     process: Mutex<Child>,
     mapping: IdMapping,
     mode: Mode,
+    root: RootKind,
     notes: Mutex<Vec<String>>,
 }
 
 impl Helper {
     pub(crate) fn start(options: &Options) -> Result<Self, Error> {
-        let mut single = None;
+        let mut hello = Hello {
+            stores: options.stores.clone(),
+            single: None,
+            none: None,
+            volumes: options.volumes.clone(),
+            isolation: options.isolation,
+            root: options.root,
+        };
+        // Each round takes away something more to ask for.
         loop {
             let (control, mut process) = spawn()?;
-            let hello = Hello {
-                stores: options.stores.clone(),
-                single,
-                volumes: options.volumes.clone(),
-                isolation: options.isolation,
-                root: options.root,
-            };
-            let reason = match greet(&control, &hello) {
-                Ok(Entered::Ready {
+            let answer = greet(&control, &hello)
+                .map_err(|errno| Error::Helper(format!("no answer from it: {errno}")))?;
+            match answer {
+                Entered::Ready {
                     mapping,
                     mode,
-                    notes,
-                }) => {
+                    root,
+                    lost,
+                    mut notes,
+                } => {
+                    let lost = lost.map(Error::from);
+                    if mode != Mode::Full {
+                        notes.insert(0, mode_line(mode, lost.as_ref()));
+                    }
                     return Ok(Self {
                         control,
                         process: Mutex::new(process),
                         mapping,
                         mode,
+                        root,
                         notes: Mutex::new(notes),
                     });
                 }
-                Ok(Entered::Failed(failure)) => Err(Error::from(failure)),
-                Ok(Entered::NeedsSingle(reason)) if hello.single.is_none() => Ok(reason),
-                Ok(Entered::NeedsSingle(reason)) => Err(Error::Helper(reason)),
-                Err(errno) => Err(Error::Helper(format!("no answer from it: {errno}"))),
-            };
+                Entered::Failed(failure) => return Err(failure.into()),
+                Entered::NeedsSingle(reason) if hello.single.is_none() => {
+                    hello.single = Some(reason);
+                }
+                Entered::NeedsChroot(failure) if hello.none.is_none() => {
+                    hello.none = Some(failure);
+                }
+                Entered::NeedsSingle(reason) => return Err(Error::Helper(reason)),
+                Entered::NeedsChroot(failure) => return Err(failure.into()),
+            }
             drop(control);
             let _ = process.wait();
-            single = Some(reason?);
         }
     }
 
@@ -73,6 +88,10 @@ impl Helper {
 
     pub(crate) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    pub(crate) fn root_kind(&self) -> RootKind {
+        self.root
     }
 
     pub(crate) fn notes(&self) -> Vec<String> {
@@ -260,6 +279,16 @@ fn spawn() -> Result<(OwnedFd, Child), Error> {
             source,
         })?;
     Ok((near, process))
+}
+
+/// The mode in one line, with what kept it from being a better one.
+fn mode_line(mode: Mode, lost: Option<&Error>) -> String {
+    let Some(lost) = lost else {
+        return format!("isolation: {mode}");
+    };
+    let cause =
+        std::error::Error::source(lost).map_or_else(String::new, |cause| format!(": {cause}"));
+    format!("isolation: {mode}: {lost}{cause}")
 }
 
 fn greet(control: &OwnedFd, hello: &Hello) -> Result<Entered, Errno> {

@@ -10,7 +10,7 @@ use crate::fail::{Failure, Stage};
 use crate::seccomp::Filter;
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{init, namespace, task};
+use crate::{Mode as IsolationMode, init, ladder, namespace, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -48,13 +48,14 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     let request = wire::receive_request(control.as_fd(), &mut buffer).ok()??;
     let answer = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
-    if !matches!(answer, Entered::Ready { .. }) {
+    let Entered::Ready { mode, .. } = answer else {
         return Some(());
-    }
+    };
     let (life, life_of_children) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
     let mut helper = Helper {
         one,
+        mode,
         tasks,
         control,
         caller,
@@ -108,7 +109,7 @@ fn enter(one: SingleThreaded, mut request: Request) -> Entered {
         _ => None,
     };
     match hello {
-        Some(hello) => namespace::enter(one, &hello),
+        Some(hello) => ladder::enter(one, &hello),
         None => Entered::Failed(Failure::new("read the first request", Errno::BADMSG)),
     }
 }
@@ -123,6 +124,7 @@ struct Child {
 
 struct Helper<'a> {
     one: SingleThreaded,
+    mode: IsolationMode,
     tasks: Tasks<'a>,
     control: OwnedFd,
     /// The caller's process; none when it was gone already, which the control socket tells as well.
@@ -222,9 +224,11 @@ impl Helper<'_> {
 
     fn start_run(&mut self, request: Request, reply: OwnedFd) {
         let new_network = request.flags & wire::NEW_NETWORK != 0;
-        match sys::clone_process(self.one, init::clone_flags(new_network))
-            .stage("start a process in new namespaces")
-        {
+        let namespaces = match self.mode {
+            IsolationMode::Full | IsolationMode::Nested => init::clone_flags(new_network),
+            IsolationMode::Chroot => 0,
+        };
+        match sys::clone_process(self.one, namespaces).stage("start a process in new namespaces") {
             Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child {
                 pid,
                 pidfd,
@@ -236,7 +240,11 @@ impl Helper<'_> {
                     filter: &self.filter,
                     life: &self.life,
                     new_network,
+                    mode: self.mode,
                 };
+                if self.mode == IsolationMode::Chroot {
+                    ladder::chroot_main(&start, request, &reply)
+                }
                 init::main(&start, request, &reply)
             }
             Err(failure) => {

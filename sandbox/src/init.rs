@@ -9,7 +9,7 @@ use crate::mounts;
 use crate::seccomp::Filter;
 use crate::sys::{self, SingleThreaded};
 use crate::wire::{self, Request, RunReply};
-use crate::{Exit, RunSpec};
+use crate::{Exit, Mode, RunSpec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -23,6 +23,7 @@ pub(crate) struct Start<'a> {
     pub(crate) filter: &'a Filter,
     pub(crate) life: &'a OwnedFd,
     pub(crate) new_network: bool,
+    pub(crate) mode: Mode,
 }
 
 /// Namespaces of a run. Its user namespace is the build's.
@@ -76,7 +77,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let bytes = request.payload.take().stage("read the request")?;
     let spec: RunSpec = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
-    set_up(&spec, start.new_network)?;
+    set_up(&spec, start)?;
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;
@@ -88,15 +89,15 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     Ok(reap_until(pid))
 }
 
-fn set_up(spec: &RunSpec, new_network: bool) -> Result<(), Failure> {
+fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<(), Failure> {
     if !spec.hostname.is_empty() {
         rustix::system::sethostname(spec.hostname.as_bytes())
             .stage_with(|| format!("set the host name {}", spec.hostname))?;
     }
-    if new_network {
+    if start.new_network {
         sys::loopback_up().stage("bring the loopback interface up")?;
     }
-    let root = mounts::build_root(spec, new_network)?;
+    let root = mounts::build_root(spec, start)?;
     enter_root(root.as_fd())?;
     drop(root);
     command::make_working_folder(spec)

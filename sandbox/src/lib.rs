@@ -13,6 +13,7 @@ mod command;
 mod fail;
 mod helper;
 mod init;
+mod ladder;
 mod limits;
 mod mounts;
 mod namespace;
@@ -72,6 +73,15 @@ pub fn init_if_child(tasks: &[(&'static str, TaskFn)]) {
     helper::run_if_child(tasks);
 }
 
+/// Whether this process may work on files of any owner by itself, as root may: not in a user namespace of one id, and not
+/// without the capabilities for it.
+#[must_use]
+pub fn works_as_root() -> bool {
+    use rustix::thread::CapabilitySet;
+    let needed = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
+    namespace::is_root_with(needed) && !namespace::has_one_id()
+}
+
 /// A program started by this command is killed when the calling process ends, however that comes about, and with it
 /// all it has started that stays in its process group, which it leads. What it leaves behind at its own end is killed too.
 pub fn end_with_caller(command: &mut std::process::Command) {
@@ -108,6 +118,11 @@ impl Sandbox {
     #[must_use]
     pub fn mode(&self) -> Mode {
         self.helper.mode()
+    }
+    /// How the root file systems of commands are put together here.
+    #[must_use]
+    pub fn root_kind(&self) -> RootKind {
+        self.helper.root_kind()
     }
     /// Things worth telling once per build (`no subordinate ids for user x: ...`).
     #[must_use]

@@ -1,10 +1,11 @@
 //! Everything mounted into a command's root: `/proc`, `/dev`, `/sys`, what is hidden in them, and the mounts asked for.
 
 use crate::fail::{Failure, Stage};
+use crate::init::Start;
 use crate::resolve;
 use crate::rootfs::{self, Point, Scratch};
 use crate::sys;
-use crate::{Device, Mount, RunSpec};
+use crate::{Device, Mode as IsolationMode, Mount, RunSpec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -67,6 +68,9 @@ const NOSUID: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID;
 const NODEV: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NODEV;
 const NOEXEC: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOEXEC;
 const RDONLY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+const RECURSIVE_CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
+    .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    .union(OpenTreeFlags::AT_RECURSIVE);
 
 /// A mount that is asked for, ready to be attached.
 #[derive(Debug)]
@@ -76,7 +80,7 @@ struct Prepared {
 }
 
 /// Builds the whole root of a command and returns it, attached but not entered.
-pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, Failure> {
+pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<OwnedFd, Failure> {
     let scratch = Scratch::new()?;
     let mut prepared = Vec::new();
     for mount in &spec.mounts {
@@ -106,9 +110,9 @@ pub(crate) fn build_root(spec: &RunSpec, new_network: bool) -> Result<OwnedFd, F
     }
     let root = rootfs::mount_root(&spec.root, &points, &scratch)?;
     scratch.attach(&root)?;
-    mount_proc(&root)?;
+    mount_proc(&root, start.mode)?;
     mount_dev(&root, spec)?;
-    mount_sys(&root, new_network, spec.insecure)?;
+    mount_sys(&root, start.new_network, spec.insecure)?;
     if !spec.insecure {
         hide(&root, &scratch)?;
     }
@@ -157,16 +161,30 @@ fn attach_at(root: &OwnedFd, tree: &OwnedFd, path: &str) -> Result<(), Failure> 
     rootfs::attach(tree, &place).stage_with(|| format!("mount /{path}"))
 }
 
-fn mount_proc(root: &OwnedFd) -> Result<(), Failure> {
-    let fix = "the surrounding container hides parts of its /proc: start it privileged or with its /proc unmasked";
-    let proc = new_mount("proc", &[], NOSUID | NODEV | NOEXEC).map_err(|failure| {
-        if failure.errno() == Errno::PERM {
-            failure.detail(fix)
-        } else {
-            failure
-        }
-    })?;
-    attach_at(root, &proc, "proc")
+/// In a nested sandbox it is the surrounding container's, with all that hides parts of it: a new one would show them.
+fn mount_proc(root: &OwnedFd, mode: IsolationMode) -> Result<(), Failure> {
+    if mode == IsolationMode::Nested {
+        let proc = rustix::mount::open_tree(CWD, "/proc", RECURSIVE_CLONE)
+            .stage("open the surrounding /proc")?;
+        sys::mount_setattr(&proc, NOSUID | NODEV | NOEXEC, true)
+            .stage("set the attributes of /proc")?;
+        return attach_at(root, &proc, "proc");
+    }
+    attach_at(root, &new_proc()?, "proc")
+}
+
+/// A new `/proc` of this process's pid namespace, not attached yet.
+pub(crate) fn new_proc() -> Result<OwnedFd, Failure> {
+    new_mount("proc", &[], NOSUID | NODEV | NOEXEC).map_err(|failure| no_proc(failure.errno()))
+}
+
+/// Why a new `/proc` cannot be mounted.
+pub(crate) fn no_proc(errno: Errno) -> Failure {
+    let failure = Failure::new("mount a new /proc", errno);
+    if errno == Errno::PERM {
+        return failure.detail("the surrounding container hides parts of its own: start it with `--security-opt systempaths=unconfined`, or privileged");
+    }
+    failure
 }
 
 fn mount_dev(root: &OwnedFd, spec: &RunSpec) -> Result<(), Failure> {
@@ -229,10 +247,7 @@ fn mount_sys(root: &OwnedFd, new_network: bool, writable: bool) -> Result<(), Fa
     if new_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
         return attach_at(root, &sys, "sys");
     }
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    let sys = rustix::mount::open_tree(CWD, "/sys", flags).stage("mount /sys")?;
+    let sys = rustix::mount::open_tree(CWD, "/sys", RECURSIVE_CLONE).stage("mount /sys")?;
     sys::mount_setattr(&sys, attributes, true).stage("set the attributes of /sys")?;
     attach_at(root, &sys, "sys")
 }
@@ -259,8 +274,10 @@ fn hide(root: &OwnedFd, scratch: &Scratch) -> Result<(), Failure> {
         let Some(place) = place_if_there(root, path).stage_with(stage)? else {
             continue;
         };
-        let tree = clone_of(place.as_fd()).stage_with(stage)?;
-        sys::mount_setattr(&tree, RDONLY, false).stage_with(stage)?;
+        // With what a surrounding container mounted in it, which cannot be left out.
+        let flags = RECURSIVE_CLONE | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = rustix::mount::open_tree(&place, "", flags).stage_with(stage)?;
+        sys::mount_setattr(&tree, RDONLY, true).stage_with(stage)?;
         rootfs::attach(&tree, &place).stage_with(stage)?;
     }
     Ok(())

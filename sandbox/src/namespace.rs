@@ -1,14 +1,16 @@
 //! Enters the build's user and mount namespace, in the helper, once.
 //!
 //! Root gets a user namespace of high host ids over id-mapped mounts of the stores, so that files on disk keep container
-//! ids while no process of a build has an id that means anything on the host. A user gets subordinate ids, or the own id only.
+//! ids while no process of a build has an id that means anything on the host; where mounts cannot be mapped, as in most
+//! containers, a namespace of the same ids as its own. A user gets subordinate ids, or the own id only. Whether what was
+//! entered is enough, the ladder says.
 
 use crate::IdMapping;
 use crate::fail::{Failure, Stage};
 use crate::subid::{self, Mapper};
 use crate::sys::{self, SingleThreaded};
 use crate::volumes;
-use crate::wire::{Entered, Hello};
+use crate::wire::Hello;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -23,23 +25,37 @@ const FIRST_HOST_ID: u32 = 0x8000_0000;
 /// Up to 2^32 - 2; the last number means "no id".
 const HOST_IDS: u32 = 0x7fff_ffff;
 
+/// A namespace that was entered.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) mapping: IdMapping,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Why none was entered.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Another process must do with the own id only: this one has used up its only chance to map more.
+    NeedsSingle(String),
+    /// This place allows no namespace.
+    NoNamespace(Failure),
+    /// What was asked for is not there.
+    Failed(Failure),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::NoNamespace(failure)
+    }
+}
+
 /// Enters the namespace as [`Hello`] asks.
-pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
-    let entered = match &hello.single {
-        Some(reason) => enter_single(one, reason),
-        None if is_privileged() => enter_as_root(one, hello),
-        None => enter_as_user(one),
-    };
-    match entered {
-        // Root's volumes are attached with the stores, while the ids of their mounts can still be mapped.
-        Ok(ready @ Entered::Ready { mapping, .. }) if mapping != IdMapping::Idmapped => {
-            match volumes::attach(&hello.volumes, None) {
-                Ok(_) => ready,
-                Err(failure) => Entered::Failed(failure),
-            }
-        }
-        Ok(entered) => entered,
-        Err(failure) => Entered::Failed(failure),
+pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusal> {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::DAC_OVERRIDE;
+    match &hello.single {
+        Some(reason) => enter_single(one, hello, reason),
+        None if is_root_with(needed) => enter_as_root(one, hello),
+        None => enter_as_user(one, hello),
     }
 }
 
@@ -70,28 +86,31 @@ pub(crate) fn fixes() -> String {
     fixes.join("; ")
 }
 
-fn is_privileged() -> bool {
-    let needed = CapabilitySet::SYS_ADMIN
-        | CapabilitySet::SETUID
-        | CapabilitySet::SETGID
-        | CapabilitySet::DAC_OVERRIDE;
+/// Whether this process is user 0 and may do what is needed.
+pub(crate) fn is_root_with(needed: CapabilitySet) -> bool {
     rustix::process::geteuid().is_root()
         && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
 // Root.
 
-fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Entered, Failure> {
-    let stores = outermost(&hello.stores)?;
-    unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
-    make_private()?;
+fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusal> {
     let mut mapping = IdMapping::Idmapped;
     let mut notes = Vec::new();
-    let userns = match idmapped_stores(one, stores) {
+    let mapped = if is_root_with(CapabilitySet::SYS_ADMIN) {
+        let stores = outermost(&hello.stores).map_err(Refusal::Failed)?;
+        unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
+        make_private()?;
+        idmapped_stores(one, stores)
+    } else {
+        Err(Failure::new("map the ids of mounts", Errno::PERM))
+    };
+    let userns = match mapped {
         Ok((userns, trees)) => {
-            let volumes = volumes::open(&hello.volumes, Some(&userns))?;
-            attach_stores(trees)?;
-            notes.extend(volumes::attach_open(volumes)?);
+            // Root's volumes are attached with the stores, while the ids of their mounts can still be mapped.
+            let volumes = volumes::open(&hello.volumes, Some(&userns)).map_err(Refusal::Failed)?;
+            attach_stores(trees).map_err(Refusal::Failed)?;
+            notes.extend(volumes::attach_open(volumes).map_err(Refusal::Failed)?);
             userns
         }
         Err(failure) => {
@@ -100,13 +119,13 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Entered, Failure>
                 own_ids("/proc/self/gid_map")?,
             );
             let why = format!("could not {}: {}", failure.stage, failure.errno());
-            if uids == "0 0 1\n" || gids == "0 0 1\n" {
+            if has_one_id() {
                 mapping = IdMapping::Single;
                 notes.push(single_note(&why));
             } else {
+                mapping = IdMapping::Host;
                 notes.push(format!("ids of commands are the host's, since id-mapped mounts are not possible here: {why}"));
             }
-            volumes::attach(&hello.volumes, None)?;
             make_user_namespace(one, &uids, &gids)?
         }
     };
@@ -115,11 +134,10 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Entered, Failure>
     // Where groups cannot be dropped they mean nothing inside either.
     let _ = rustix::thread::set_thread_groups(&[]);
     become_root_of_namespace(one)?;
-    Ok(Entered::Ready {
-        mapping,
-        mode: crate::Mode::Full,
-        notes,
-    })
+    if mapping != IdMapping::Idmapped {
+        volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
+    }
+    Ok(Namespace { mapping, notes })
 }
 
 /// The real paths of the stores that are not inside another one.
@@ -199,6 +217,13 @@ fn make_reachable(path: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(path).stage_with(|| format!("create the folder {}", path.display()))
 }
 
+/// Whether this process's user namespace has only one id.
+pub(crate) fn has_one_id() -> bool {
+    ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .any(|file| own_ids(file).is_ok_and(|ids| ids.split(' ').nth(2) == Some("1\n")))
+}
+
 /// All ids of the own namespace, each mapped to itself.
 fn own_ids(file: &str) -> Result<String, Failure> {
     let text = std::fs::read_to_string(file).stage_with(|| format!("read {file}"))?;
@@ -261,7 +286,7 @@ fn map_ids_of(pid: Pid, ready: &OwnedFd, uid_map: &str, gid_map: &str) -> Result
 
 // A user.
 
-fn enter_as_user(one: SingleThreaded) -> Result<Entered, Failure> {
+fn enter_as_user(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusal> {
     let (uid, gid) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
@@ -278,26 +303,23 @@ fn enter_as_user(one: SingleThreaded) -> Result<Entered, Failure> {
     };
     let (uids, gids) = (ranges("/etc/subuid"), ranges("/etc/subgid"));
     if uids.is_empty() || gids.is_empty() {
-        return enter_single(
-            one,
-            &format!(
-                "user {who} has no lines in /etc/subuid and /etc/subgid (add `{who}:100000:65536` to both)"
-            ),
+        let reason = format!(
+            "user {who} has no lines in /etc/subuid and /etc/subgid (add `{who}:100000:65536` to both)"
         );
+        return enter_single(one, hello, &reason);
     }
     let (Some(uid_mapper), Some(gid_mapper)) = (
         Mapper::find("newuidmap", uid, &uids),
         Mapper::find("newgidmap", gid, &gids),
     ) else {
-        return enter_single(
-            one,
-            "newuidmap and newgidmap are not installed (package uidmap or shadow-utils)",
-        );
+        let reason = "newuidmap and newgidmap are not installed (package uidmap or shadow-utils)";
+        return enter_single(one, hello, reason);
     };
     if let Some(reason) = map_by_programs(one, &uid_mapper, &gid_mapper)? {
-        return Ok(Entered::NeedsSingle(reason));
+        return Err(Refusal::NeedsSingle(reason));
     }
     become_root_of_namespace(one)?;
+    volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
     let smallest = [&uids, &gids]
         .map(|ranges| ranges.iter().map(|range| u64::from(range.count)).sum())
         .into_iter()
@@ -310,9 +332,8 @@ fn enter_as_user(one: SingleThreaded) -> Result<Entered, Failure> {
     } else {
         Vec::new()
     };
-    Ok(Entered::Ready {
+    Ok(Namespace {
         mapping: IdMapping::Subordinate,
-        mode: crate::Mode::Full,
         notes,
     })
 }
@@ -352,7 +373,7 @@ fn map_by_programs(
     Ok((len > 0).then(|| String::from_utf8_lossy(&answer[..len]).into_owned()))
 }
 
-fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
+fn enter_single(one: SingleThreaded, hello: &Hello, reason: &str) -> Result<Namespace, Refusal> {
     let (uid, gid) = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
@@ -362,9 +383,9 @@ fn enter_single(one: SingleThreaded, reason: &str) -> Result<Entered, Failure> {
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1")).stage("map the own user id")?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).stage("map the own group id")?;
     become_root_of_namespace(one)?;
-    Ok(Entered::Ready {
+    volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
+    Ok(Namespace {
         mapping: IdMapping::Single,
-        mode: crate::Mode::Full,
         notes: vec![single_note(reason)],
     })
 }

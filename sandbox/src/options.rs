@@ -12,7 +12,7 @@ pub enum IdMapping {
     Subordinate,
     /// Only the user's own id: all files belong to it.
     Single,
-    /// No user namespace: root with the ids of whoever runs the build.
+    /// Root with the ids of whoever runs the build: no user namespace, or one of the same ids.
     Host,
 }
 
@@ -39,6 +39,16 @@ pub enum Mode {
     Nested,
     /// No namespaces: a changed root, fenced by Landlock and seccomp.
     Chroot,
+}
+
+impl std::fmt::Display for Mode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Nested => "nested",
+            Self::Chroot => "chroot",
+        })
+    }
 }
 
 /// How a command's root file system is put together, from best to slowest.

@@ -43,6 +43,8 @@ pub(crate) struct Hello {
     pub(crate) stores: Vec<PathBuf>,
     /// Map the own id only, whatever the host offers.
     pub(crate) single: Option<String>,
+    /// Enter no namespace: why none is to be had.
+    pub(crate) none: Option<Failure>,
     pub(crate) volumes: Vec<crate::Volume>,
     pub(crate) isolation: crate::Isolation,
     pub(crate) root: Option<crate::RootKind>,
@@ -54,10 +56,16 @@ pub(crate) enum Entered {
     Ready {
         mapping: IdMapping,
         mode: crate::Mode,
+        /// How roots are put together.
+        root: crate::RootKind,
+        /// What kept the mode from being a better one.
+        lost: Option<Failure>,
         notes: Vec<String>,
     },
     /// Start over with the own id only, for this reason.
     NeedsSingle(String),
+    /// Start over without namespaces, for this reason.
+    NeedsChroot(Failure),
     Failed(Failure),
 }
 

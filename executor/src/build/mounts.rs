@@ -300,7 +300,7 @@ pub(crate) fn own(
         uid,
         gid,
     };
-    if rustix::process::geteuid().is_root() || (uid, gid) == (0, 0) {
+    if space.is_root() || (uid, gid) == (0, 0) {
         return apply_ownership(&request).map_err(|source| Error::Io {
             op: "set the owner and mode of",
             path: path.to_owned(),

@@ -248,7 +248,7 @@ fn no_namespaces(world: &World) {
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec $SELF --start \"$@\"";
     if let Some(text) = unshare("-r", script, world) {
         assert!(
-            text.contains("error: could not make a user namespace"),
+            text.contains("isolation: chroot: could not make a user namespace"),
             "{text}"
         );
         assert!(text.contains("sysctl user.max_user_namespaces"), "{text}");

@@ -1,0 +1,120 @@
+//! Decides how commands are isolated: the best that works here and that is asked for, and what kept it from being better.
+//!
+//! `full` and `nested` are the build's namespace with all others inside it; where a new `/proc` cannot be mounted there, it
+//! is `nested`. `chroot` enters no namespace. Deciding tries what a command would need, and nothing else.
+
+use crate::fail::{Failure, Stage};
+use crate::init::{self, Start};
+use crate::mounts;
+use crate::namespace::{self, Refusal};
+use crate::sys::{self, Forked, SingleThreaded};
+use crate::wire::{self, Entered, Hello, Request, RunReply};
+use crate::{IdMapping, Isolation, Mode, RootKind};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+use rustix::thread::CapabilitySet;
+
+/// Enters what [`Hello`] asks for.
+pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
+    if hello.isolation == Isolation::Chroot || hello.none.is_some() {
+        return without_namespaces(hello);
+    }
+    let failure = match namespace::enter(one, hello) {
+        Ok(entered) => match probe_run(one) {
+            Ok(lost) => return ready(hello, entered, lost),
+            Err(failure) => failure,
+        },
+        Err(Refusal::NeedsSingle(reason)) => return Entered::NeedsSingle(reason),
+        Err(Refusal::NoNamespace(failure)) => failure,
+        Err(Refusal::Failed(failure)) => return Entered::Failed(failure),
+    };
+    match hello.isolation {
+        Isolation::Auto if may_chroot() => Entered::NeedsChroot(failure),
+        _ => Entered::Failed(failure),
+    }
+}
+
+fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) -> Entered {
+    let mode = match &lost {
+        None => Mode::Full,
+        Some(failure) if hello.isolation == Isolation::Full => {
+            return Entered::Failed(failure.clone());
+        }
+        Some(_) => Mode::Nested,
+    };
+    Entered::Ready {
+        mapping: entered.mapping,
+        mode,
+        root: hello.root.unwrap_or(RootKind::Overlay),
+        lost,
+        notes: entered.notes,
+    }
+}
+
+/// What a root without namespaces needs of its capabilities to change its root and work on the files of others.
+fn may_chroot() -> bool {
+    namespace::is_root_with(
+        CapabilitySet::SYS_CHROOT
+            | CapabilitySet::CHOWN
+            | CapabilitySet::DAC_OVERRIDE
+            | CapabilitySet::FOWNER
+            | CapabilitySet::SETUID
+            | CapabilitySet::SETGID,
+    )
+}
+
+fn without_namespaces(hello: &Hello) -> Entered {
+    if !may_chroot() {
+        let failure = Failure::new("change the root without namespaces", Errno::PERM)
+            .detail("only root may, with the capabilities that containers have by default");
+        return Entered::Failed(failure);
+    }
+    if let Some(volume) = hello.volumes.first() {
+        let stage = format!(
+            "give commands the volume {} without a mount namespace",
+            volume.source.display()
+        );
+        return Entered::Failed(Failure::new(stage, Errno::PERM));
+    }
+    Entered::Ready {
+        mapping: if namespace::has_one_id() {
+            IdMapping::Single
+        } else {
+            IdMapping::Host
+        },
+        mode: Mode::Chroot,
+        root: hello.root.unwrap_or(RootKind::Copy),
+        lost: hello.none.clone(),
+        notes: Vec::new(),
+    }
+}
+
+/// Starts a process as commands are and lets it mount `/proc`. An error is of the start, without which nothing goes.
+fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure> {
+    let stage = "start a process in new namespaces";
+    match sys::clone_process(one, init::clone_flags(false))
+        .stage(stage)
+        .map_err(|failure| failure.detail(namespace::fixes()))?
+    {
+        Forked::Child => {
+            let code = mounts::new_proc().map_or_else(|failure| failure.errno, |_| 0);
+            sys::exit_now(code)
+        }
+        Forked::Parent { pid, .. } => {
+            let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty()).stage(stage)?;
+            match ended.and_then(|(_, status)| status.exit_status()) {
+                Some(0) => Ok(None),
+                Some(errno) => Ok(Some(mounts::no_proc(Errno::from_raw_os_error(errno)))),
+                None => Err(Failure::new(stage, Errno::CHILD)),
+            }
+        }
+    }
+}
+
+/// Body of a run's first process without namespaces.
+pub(crate) fn chroot_main(_start: &Start<'_>, _request: Request, reply: &OwnedFd) -> ! {
+    let failure = Failure::new("run a command without namespaces", Errno::NOSYS);
+    let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+    sys::exit_now(1)
+}
