@@ -17,6 +17,7 @@ mod ladder;
 mod limits;
 mod mounts;
 mod namespace;
+mod notify;
 mod options;
 mod overlay;
 mod resolve;

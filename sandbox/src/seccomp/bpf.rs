@@ -11,6 +11,8 @@ const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") {
 } else {
     20
 };
+/// From one argument to the next.
+const ARGUMENT: u32 = 8;
 
 const LOAD: u16 = 0x20;
 const JUMP: u16 = 0x05;
@@ -18,10 +20,12 @@ const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_AT_LEAST: u16 = 0x35;
 const JUMP_IF_BITS: u16 = 0x45;
 const RETURN: u16 = 0x06;
+const AND: u16 = 0x54;
 
 const KILL_PROCESS: u32 = 0x8000_0000;
 const ERRNO: u32 = 0x0005_0000;
 const ALLOW: u32 = 0x7fff_0000;
+const USER_NOTIF: u32 = 0x7fc0_0000;
 
 /// A program under construction.
 #[derive(Default)]
@@ -95,8 +99,38 @@ impl Program {
         self.fail(libc::EPERM);
     }
 
+    pub(super) fn notify(&mut self) {
+        self.push(RETURN, USER_NOTIF, 0, 0);
+    }
+
+    /// Asks the supervisor when an argument has one of these bits.
+    pub(super) fn notify_with_bits(&mut self, argument: u8, bits: u32) {
+        self.load_argument(argument);
+        self.push(JUMP_IF_BITS, bits, 0, 1);
+        self.notify();
+        self.allow();
+    }
+
+    /// Asks the supervisor when the bits of a mask have one of these values in an argument.
+    pub(super) fn notify_masked(&mut self, argument: u8, mask: u32, values: &[u32]) {
+        self.load_argument(argument);
+        self.push(AND, mask, 0, 0);
+        self.jump_to_second_of_two(values);
+        self.allow();
+        self.notify();
+    }
+
+    fn load_argument(&mut self, argument: u8) {
+        let offset = FIRST_ARGUMENT + ARGUMENT * u32::from(argument);
+        self.push(LOAD, offset, 0, 0);
+    }
+
     fn jump_to_second_of_two_if_in(&mut self, values: &[u32]) {
-        self.push(LOAD, FIRST_ARGUMENT, 0, 0);
+        self.load_argument(0);
+        self.jump_to_second_of_two(values);
+    }
+
+    fn jump_to_second_of_two(&mut self, values: &[u32]) {
         for (left, value) in (0..values.len()).rev().zip(values) {
             let near = u8::try_from(left + 1).expect("BUG: a condition lists too many values");
             self.push(JUMP_IF_EQUAL, *value, near, 0);

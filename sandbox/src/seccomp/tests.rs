@@ -1,6 +1,6 @@
 //! Golden and behaviour tests of the filter: the compiled program is run over tables of calls.
 
-use super::{Filter, arm, compile, i386, native, parse, tables};
+use super::{Filter, Watch, When, arm, compile, i386, native, parse, tables};
 use std::collections::BTreeMap;
 
 const KILL: u32 = 0x8000_0000;
@@ -38,6 +38,7 @@ fn simulate(filter: &[libc::sock_filter], arch: u32, number: u32, argument: u64)
             0x15 => at += jump(accumulator == instruction.k),
             0x35 => at += jump(accumulator >= instruction.k),
             0x45 => at += jump(accumulator & instruction.k != 0),
+            0x54 => accumulator &= instruction.k,
             0x06 => return (instruction.k, steps),
             code => panic!("unknown instruction {code:#x}"),
         }
@@ -168,6 +169,47 @@ fn arguments_decide() {
             expected,
             "{name}"
         );
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn a_supervisor_is_asked_about_what_is_watched_and_allowed() {
+    const NOTIFY: u32 = 0x7fc0_0000;
+    let devices = When::Masked {
+        argument: 0,
+        mask: 0o170_000,
+        values: &[0o020_000, 0o060_000],
+    };
+    let create = When::Bits {
+        argument: 0,
+        bits: 0o100,
+    };
+    let (chown, mknod, open, mount) = (92, 133, 2, 165);
+    let filter = Filter::docker_default_with(&Watch {
+        native: vec![
+            (chown, When::Always),
+            (mknod, devices),
+            (open, create),
+            (mount, When::Always),
+        ],
+        compat: vec![(182, When::Always)],
+    });
+    for (name, arch, number, argument, expected) in [
+        ("chown", X86_64, chown, 0, NOTIFY),
+        ("fchown", X86_64, 93, 0, ALLOW),
+        ("character device", X86_64, mknod, 0o020_666, NOTIFY),
+        ("block device", X86_64, mknod, 0o060_600, NOTIFY),
+        ("fifo", X86_64, mknod, 0o010_666, ALLOW),
+        ("regular file", X86_64, mknod, 0, ALLOW),
+        ("creating", X86_64, open, 0o1101, NOTIFY),
+        ("only opening", X86_64, open, 0o1001, ALLOW),
+        ("denied all the same", X86_64, mount, 0, EPERM),
+        ("i386 chown", I386, 182, 0, NOTIFY),
+        ("i386 number of the other table", I386, chown, 0, ALLOW),
+    ] {
+        let got = answer(filter.instructions(), arch, number, argument);
+        assert_eq!(got, expected, "{name}");
     }
 }
 
