@@ -152,6 +152,23 @@ impl Helper {
         }
     }
 
+    pub(crate) fn emulate(&self, emulators: &[crate::Emulator]) -> Result<(), Error> {
+        let payload =
+            serde_json::to_vec(emulators).map_err(|_| setup("register emulators", Errno::INVAL))?;
+        let (near, far) = wire::socket_pair(SocketType::SEQPACKET)
+            .map_err(|errno| setup("make a socket", errno))?;
+        let control = self.control.as_fd();
+        let sent = wire::send_request(control, Kind::Emulate, 0, &[far.as_fd()], &payload);
+        drop(far);
+        sent.map_err(|errno| self.gone(errno))?;
+        match wire::receive_answer::<Option<Failure>>(near.as_fd()) {
+            Ok(Some(None)) => Ok(()),
+            Ok(Some(Some(failure))) => Err(failure.into()),
+            Ok(None) => Err(self.gone(Errno::CONNRESET)),
+            Err(errno) => Err(self.gone(errno)),
+        }
+    }
+
     pub(crate) fn task(
         &self,
         name: &str,

@@ -10,7 +10,7 @@ use crate::fail::{Failure, Stage};
 use crate::seccomp::Filter;
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, init, ladder, namespace, task};
+use crate::{Mode as IsolationMode, binfmt, init, ladder, namespace, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -63,6 +63,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         life,
         _life_of_children: life_of_children,
         children: Vec::new(),
+        emulators: None,
         buffer,
     };
     helper.serve();
@@ -134,6 +135,8 @@ struct Helper<'a> {
     life: OwnedFd,
     _life_of_children: OwnedFd,
     children: Vec<Child>,
+    /// The mount that holds the registered emulators.
+    emulators: Option<OwnedFd>,
     buffer: Vec<u8>,
 }
 
@@ -218,6 +221,7 @@ impl Helper<'_> {
         match request.kind {
             Kind::Run => self.start_run(request, reply),
             Kind::Task => self.start_task(request, reply),
+            Kind::Emulate => self.emulate(request, &reply),
             Kind::Hello => {}
         }
     }
@@ -252,6 +256,20 @@ impl Helper<'_> {
                 let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
             }
         }
+    }
+
+    fn emulate(&mut self, mut request: Request, reply: &OwnedFd) {
+        let emulators: Option<Vec<crate::Emulator>> = request
+            .payload
+            .take()
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let registered = emulators
+            .ok_or(Errno::BADMSG)
+            .stage("read the request")
+            .and_then(|emulators| binfmt::register(&emulators));
+        let failure = registered.map(|mount| self.emulators = Some(mount)).err();
+        let _ = wire::send_answer(reply.as_fd(), &failure);
     }
 
     fn start_task(&mut self, request: Request, reply: OwnedFd) {

@@ -8,6 +8,7 @@
 //! A leaf: it knows nothing of images, layers as such, or Dockerfiles. All `unsafe` of the workspace lives here.
 //! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
 
+mod binfmt;
 mod client;
 mod command;
 mod fail;
@@ -31,6 +32,7 @@ mod volumes;
 mod watch;
 mod wire;
 
+pub use binfmt::{Emulator, Machine, runs_natively};
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use spec::{
     Device, Exit, Limit, Mount, Network, Overlay, Resources, RunSpec, Seccomp, Security,
@@ -129,6 +131,13 @@ impl Sandbox {
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
         self.helper.notes()
+    }
+    /// Registers emulators for the programs of other architectures, for this build alone, from now on. Once is enough.
+    ///
+    /// # Errors
+    /// The kernel has no binfmt_misc for user namespaces (Linux 6.7 has), or an emulator cannot be opened inside.
+    pub fn emulate(&self, emulators: &[Emulator]) -> Result<(), Error> {
+        self.helper.emulate(emulators)
     }
     /// Starts a command; stdout and stderr are written to the given descriptors, stdin is /dev/null. Callable from several threads.
     ///

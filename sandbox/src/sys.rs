@@ -85,6 +85,22 @@ pub(crate) fn fork(_one: SingleThreaded) -> Result<Option<Pid>> {
     Ok(Pid::from_raw(pid))
 }
 
+/// `PER_LINUX32` of <linux/personality.h>.
+const PER_LINUX32: libc::c_ulong = 8;
+
+/// Whether an arm64 processor runs 32-bit programs: only then can a thread take on their personality.
+pub(crate) fn has_32_bit_programs() -> bool {
+    // SAFETY: personality takes any number and changes this thread only, which gets its own back.
+    unsafe {
+        let own = libc::personality(0xffff_ffff);
+        let able = own != -1 && libc::personality(PER_LINUX32) != -1;
+        if able {
+            libc::personality(own as libc::c_ulong);
+        }
+        able
+    }
+}
+
 /// Ends the process at once, without destructors or exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any code and does not return.

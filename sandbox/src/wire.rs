@@ -35,6 +35,8 @@ pub(crate) enum Kind {
     Hello = 1,
     Run = 2,
     Task = 3,
+    /// Emulators to register; answered by the failure, if there is one.
+    Emulate = 4,
 }
 
 /// First request: how to enter the namespace. Answered on the control socket by [`Entered`].
@@ -211,6 +213,7 @@ pub(crate) fn receive_request(
         1 => Kind::Hello,
         2 => Kind::Run,
         3 => Kind::Task,
+        4 => Kind::Emulate,
         _ => return Err(Errno::BADMSG),
     };
     let payload = if flags & IN_MEMFD == 0 {

@@ -12,6 +12,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("git", "git"),
     ("htpasswd", "apache2-utils"),
     ("openssl", "openssl"),
+    ("qemu-aarch64-static", "qemu-user-static"),
     ("newuidmap", "uidmap"),
     ("setpriv", "util-linux"),
     ("ssh-keygen", "openssh-client"),

@@ -11,6 +11,7 @@
 )]
 
 mod basics;
+mod emulators;
 mod hostile;
 mod hosts;
 mod lifecycle;
@@ -94,6 +95,7 @@ fn cases() -> Vec<Case> {
         mounts::CASES,
         hostile::CASES,
         hosts::CASES,
+        emulators::CASES,
         lifecycle::CASES,
         tasks::CASES,
     ]
