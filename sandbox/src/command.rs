@@ -78,8 +78,13 @@ fn prepare(
     rustix::process::setsid().stage("start a session")?;
     let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .stage("open /dev/null")?;
-    for (fd, standard) in [(stdin.as_fd(), 0), (stdout, 1), (stderr, 2)] {
+    let stdin = if spec.terminal { stdout } else { stdin.as_fd() };
+    for (fd, standard) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
         sys::dup_onto(fd, standard).stage("set the standard streams")?;
+    }
+    if spec.terminal {
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+            .stage("take the terminal as the controlling one")?;
     }
     sys::close_range(3, u32::MAX, true).stage("mark inherited descriptors")?;
     sys::join_new_session_keyring();

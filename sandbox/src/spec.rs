@@ -113,6 +113,8 @@ pub struct RunSpec {
     pub security: Security,
     /// Limits of the whole command, by a control group.
     pub resources: Resources,
+    /// Standard output is a terminal, which becomes the command's input and its controlling terminal.
+    pub terminal: bool,
 }
 
 /// Which capabilities and system calls a command has.

@@ -17,6 +17,7 @@
 //! scratch/RANDOM/                  flock'd by its owner; swept when nobody holds the lock
 //! scratch/RANDOM.stuck/            dead, and not removable by us (files of other ids)
 //! logs/                            build logs
+//! kept/ID/                         what failed steps left: see `kept`
 //! ```
 
 use crate::error::Error;
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 /// Newest format this program reads and the one it writes.
 const VERSION: u32 = 1;
 
-const FOLDERS: [&str; 8] = [
+const FOLDERS: [&str; 9] = [
     "blobs",
     "layers",
     "identities",
@@ -40,6 +41,7 @@ const FOLDERS: [&str; 8] = [
     "stat",
     "mounts",
     "logs",
+    "kept",
 ];
 
 /// Paths below the root.

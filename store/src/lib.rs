@@ -10,6 +10,7 @@
 mod blob;
 mod error;
 mod file;
+mod kept;
 mod layer;
 mod layout;
 mod mounts;
@@ -23,6 +24,7 @@ mod stat_cache;
 pub use blob::{BlobReader, BlobWriter};
 pub use error::Error;
 pub use file::remove_tree;
+pub use kept::{HeldKept, Kept};
 pub use layer::{LayerBlob, LayerMeta, StagedLayer};
 pub use mounts::{CacheMount, MountSharing};
 pub use prune::{Counts, PruneOptions, PruneReport, PrunedKind, Usage};

@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// How much may go, for [`Store::prune`].
 #[derive(Clone, Debug, Default)]
 pub struct PruneOptions {
-    /// Also drop cache records, cache mounts, stat caches, logs and layers no reference uses (`--all`); otherwise only
+    /// Also drop cache records, cache mounts, stat caches, logs, kept sandboxes and layers no reference uses (`--all`); otherwise only
     /// what nothing can reach, and old logs.
     pub all: bool,
     /// Report only.
@@ -56,6 +56,8 @@ pub enum PrunedKind {
     Mount,
     /// A build log.
     Log,
+    /// What a failed step left, kept to be looked at.
+    Kept,
     /// What a dead process left.
     Leftover,
 }
@@ -88,6 +90,8 @@ pub struct Usage {
     pub mounts: u64,
     /// Build logs.
     pub logs: u64,
+    /// Kept sandboxes of failed steps.
+    pub kept: u64,
     /// Scratch folders of running builds and leftovers.
     pub scratch: u64,
 }
@@ -102,6 +106,7 @@ impl Usage {
             + self.stat_caches
             + self.mounts
             + self.logs
+            + self.kept
             + self.scratch
     }
 }
@@ -123,6 +128,8 @@ pub struct Counts {
     pub mounts: u64,
     /// Build logs.
     pub logs: u64,
+    /// Kept sandboxes of failed steps.
+    pub kept: u64,
     /// Scratch folders.
     pub scratch: u64,
 }
@@ -181,6 +188,7 @@ impl Store {
             stat_caches: of("stat"),
             mounts: of("mounts"),
             logs: of("logs"),
+            kept: of("kept"),
             scratch: file::disk_bytes(&self.inner.layout.scratch()),
         }
     }
@@ -210,6 +218,7 @@ impl Store {
             stat_caches: flat("stat")?,
             mounts: flat("mounts")?,
             logs: flat("logs")?,
+            kept: flat("kept")?,
             scratch: sorted_entries(&layout.scratch())?.len() as u64,
         })
     }
@@ -241,6 +250,7 @@ impl<'a> Pruning<'a> {
     /// Users go before what they use, so that a kill in between leaves no dangling record.
     fn run(mut self) -> Result<PruneReport, Error> {
         self.leftovers();
+        self.kept()?;
         self.references()?;
         self.records()?;
         self.layers()?;
@@ -250,6 +260,21 @@ impl<'a> Pruning<'a> {
         self.logs()?;
         self.mounts()?;
         Ok(self.report)
+    }
+
+    /// Kept sandboxes go with `all`; those that stay keep their layers.
+    fn kept(&mut self) -> Result<(), Error> {
+        for kept in self.store.kept()? {
+            if self.options.all && !self.is_recent(kept.path()) {
+                let name = format!("kept sandbox {}", kept.id());
+                self.remove(PrunedKind::Kept, kept.path(), name);
+                continue;
+            }
+            for layer in kept.layers()? {
+                self.mark(layer)?;
+            }
+        }
+        Ok(())
     }
 
     fn references(&mut self) -> Result<(), Error> {

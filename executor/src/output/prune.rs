@@ -114,6 +114,12 @@ pub fn usage(space: &Space) -> Result<Vec<UsageRow>, Error> {
         ),
         row("Build logs", count.logs, usage.logs, free(PrunedKind::Log)),
         row(
+            "Kept sandboxes",
+            count.kept,
+            usage.kept,
+            free(PrunedKind::Kept),
+        ),
+        row(
             "Scratch",
             count.scratch,
             usage.scratch,

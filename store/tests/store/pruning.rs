@@ -277,3 +277,49 @@ fn references_go_on_request_and_what_changed_lately_stays() {
     prune(store, &ALL);
     assert!(store.record(&[1; 32]).unwrap().is_none());
 }
+
+/// What is kept spares its layers, appears whole, and goes only when nobody looks at it.
+#[test]
+fn kept_folders_and_their_layers() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let (needed, _) = put_layer(store, 1);
+    let (other, _) = put_layer(store, 2);
+    let keep = |content: &str| {
+        let scratch = store.scratch().unwrap();
+        let folder = scratch.path().join("x");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("f"), content).unwrap();
+        let record = |id: &str| format!("record of {id}").into_bytes();
+        let layers = std::slice::from_ref(&needed);
+        store.keep(("changes", &folder), record, layers).unwrap()
+    };
+    let (first, second) = (keep("a"), keep("b"));
+    assert_ne!(first, second);
+    let kept = store.kept().unwrap();
+    assert_eq!(kept.len(), 2);
+    let of = |id: &str| kept.iter().find(|kept| kept.id() == id).unwrap();
+    assert_eq!(
+        of(&first).record().unwrap(),
+        format!("record of {first}").into_bytes()
+    );
+    assert_eq!(
+        fs::read(of(&second).path().join("changes/f")).unwrap(),
+        b"b"
+    );
+    assert_eq!(store.count().unwrap().kept, 2);
+
+    let held = of(&first).hold().unwrap().unwrap();
+    assert!(of(&first).hold().unwrap().is_none());
+    assert!(store.discard_kept(of(&first)).unwrap().is_none());
+    let grave = store.discard_kept(of(&second)).unwrap().unwrap();
+    assert!(grave.join("changes/f").is_file() && !of(&second).path().exists());
+    drop(held);
+
+    prune(store, &PruneOptions::default());
+    assert!(store.layer(&needed).unwrap().is_some());
+    assert!(store.layer(&other).unwrap().is_none());
+    let report = prune(store, &ALL);
+    assert_eq!(report.kinds[&store::PrunedKind::Kept].0, 1);
+    assert!(store.kept().unwrap().is_empty() && store.layer(&needed).unwrap().is_none());
+}

@@ -61,6 +61,7 @@ pub(crate) fn spec(
         devices: edits.nodes.into_iter().map(device).collect(),
         security: executor.request.run.security.clone(),
         resources: executor.request.run.resources.clone(),
+        terminal: false,
     })
 }
 
