@@ -22,6 +22,7 @@ mod notify;
 mod options;
 mod overlay;
 mod resolve;
+mod root;
 mod rootfs;
 mod seccomp;
 mod spec;

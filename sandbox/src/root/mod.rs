@@ -1,0 +1,15 @@
+//! Root file systems without the kernel's overlay: a merged copy of the layers, and what a command changed in it.
+//!
+//! What comes out is an upper folder in overlay form, as if an overlay had been mounted with `userxattr`: whoever makes a
+//! layer of it sees no difference. All work goes through descriptors of folders; no link is ever followed.
+
+mod attributes;
+mod compare;
+mod copy;
+mod whiteout;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use compare::Prepared;
+pub(crate) use copy::{Merged, merge, merge_in, prepare};
