@@ -1,8 +1,9 @@
 //! The caller's side: starts the helper, sends requests, reads answers. Never forks.
 
+use crate::cgroup::Group;
 use crate::fail::Failure;
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
-use crate::{Error, Exit, IdMapping, Mode, Network, Options, RootKind, RunSpec};
+use crate::{Error, Exit, IdMapping, Mode, Network, Options, Pressure, RootKind, RunSpec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// First argument of a re-executed helper.
 pub(crate) const MARKER: &str = "--sandbox-helper--";
+/// How long a dropped run is waited for where it has a control group.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
 /// `f_type` of anonymous pipes (statfs(2)).
 const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
 const NO_PRIVATE_NETWORK: &str = "commands use the host's network: there is no program yet that gives a build a network of its own (`--network=none` isolates)";
@@ -128,13 +131,13 @@ impl Helper {
         let payload = serde_json::to_vec(spec).expect("BUG: a RunSpec has only string keys");
         let (near, far) = wire::socket_pair(SocketType::SEQPACKET)
             .map_err(|errno| setup("make a socket", errno))?;
-        let sent = wire::send_request(
-            self.control.as_fd(),
-            Kind::Run,
-            flags,
-            &[far.as_fd(), stdout, stderr],
-            &payload,
-        );
+        let group = Group::new(&spec.resources)?;
+        let entrances = group.as_ref().map(Group::entrances).transpose()?;
+        let entrances = entrances.unwrap_or_default();
+        let mut fds = vec![far.as_fd(), stdout, stderr];
+        fds.extend(entrances.iter().map(AsFd::as_fd));
+        let sent = wire::send_request(self.control.as_fd(), Kind::Run, flags, &fds, &payload);
+        drop(fds);
         drop(far);
         sent.map_err(|errno| self.gone(errno))?;
         match wire::receive_answer(near.as_fd()) {
@@ -142,6 +145,8 @@ impl Helper {
                 socket: near,
                 ended: None,
                 gone: false,
+                group,
+                pressure: Pressure::default(),
             }),
             Ok(Some(RunReply::Failed(failure))) => Err(failure.into()),
             Ok(Some(RunReply::Ended(_) | RunReply::Gone)) => Err(Error::Helper(
@@ -225,6 +230,18 @@ pub(crate) struct Started {
     socket: OwnedFd,
     ended: Option<Exit>,
     gone: bool,
+    group: Option<Group>,
+    pressure: Pressure,
+}
+
+impl Drop for Started {
+    /// A control group can be removed when its processes are gone, which closing the socket alone does not wait for.
+    fn drop(&mut self) {
+        if self.group.is_some() && !self.gone {
+            self.kill();
+            let _ = self.wait_timeout(DROP_PATIENCE);
+        }
+    }
 }
 
 impl Started {
@@ -255,14 +272,31 @@ impl Started {
     }
 
     pub(crate) fn kill(&self) {
+        self.ask(wire::KILL);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.ask(wire::STOP);
+    }
+
+    fn ask(&self, what: u8) {
         // A helper that is gone has taken the command with it.
-        let _ = rustix::net::send(&self.socket, b"K", rustix::net::SendFlags::NOSIGNAL);
+        let _ = rustix::net::send(&self.socket, &[what], rustix::net::SendFlags::NOSIGNAL);
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        self.pressure
     }
 
     fn receive(&mut self) -> Result<(), Error> {
         match wire::receive_answer(self.socket.as_fd()) {
             Ok(Some(RunReply::Ended(exit))) => self.ended = Some(exit),
-            Ok(Some(RunReply::Gone)) => self.gone = true,
+            Ok(Some(RunReply::Gone)) => {
+                self.gone = true;
+                if let Some(group) = self.group.take() {
+                    self.pressure = group.pressure();
+                }
+            }
             Ok(Some(RunReply::Failed(failure))) => return Err(failure.into()),
             Ok(Some(RunReply::Started)) => {}
             Ok(None) => return Err(Error::Helper("the command ended with it".to_owned())),

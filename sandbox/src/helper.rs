@@ -44,6 +44,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     // Signals of the caller's terminal are the caller's business.
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    forget_protection();
     let mut buffer = Vec::new();
     let request = wire::receive_request(control.as_fd(), &mut buffer).ok()??;
     let answer = enter(one, request);
@@ -69,6 +70,14 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     helper.serve();
     helper.end_all();
     Some(())
+}
+
+/// A service that the kernel is to spare when memory is short does not want that for the commands of its builds.
+fn forget_protection() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    if std::fs::read_to_string(FILE).is_ok_and(|text| text.starts_with('-')) {
+        let _ = std::fs::write(FILE, "0");
+    }
 }
 
 /// Moves the control socket away from descriptor 0 and closes everything else that was inherited.
@@ -161,7 +170,7 @@ impl Helper<'_> {
                 self.reap(pid);
             }
             for pid in events.asked {
-                self.kill(pid);
+                self.end(pid);
             }
             if events.request && !self.accept() {
                 return;
@@ -303,14 +312,19 @@ impl Helper<'_> {
     }
 
     /// The caller asked for a run's end, by a message or by closing its socket.
-    fn kill(&mut self, pid: Pid) {
+    fn end(&mut self, pid: Pid) {
         let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) else {
             return;
         };
-        let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
         let Some(reply) = &child.reply else { return };
         let mut byte = [0];
         let message = rustix::net::recv(reply, &mut byte, RecvFlags::DONTWAIT);
+        let signal = match (message, byte) {
+            // The first process passes it on to all others.
+            (Ok((1.., _)), [wire::STOP]) => Signal::TERM,
+            _ => Signal::KILL,
+        };
+        let _ = rustix::process::pidfd_send_signal(&child.pidfd, signal);
         if !matches!(message, Ok((1.., _))) {
             child.reply = None;
         }

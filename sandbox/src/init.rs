@@ -2,6 +2,7 @@
 //!
 //! When it ends, the kernel kills all that is left in its pid namespace; when the helper ends, it is killed itself.
 
+use crate::cgroup;
 use crate::command;
 use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
@@ -62,6 +63,13 @@ pub(crate) fn main(start: &Start<'_>, request: Request, reply: &OwnedFd) -> ! {
         Err(failure) => RunReply::Failed(failure),
     };
     let _ = wire::send_answer(reply.as_fd(), &answer);
+    if sys::was_asked_to_stop() {
+        // What takes longer to end than the command is killed by the caller when its patience is over.
+        while !matches!(
+            rustix::process::wait(WaitOptions::empty()),
+            Err(Errno::CHILD)
+        ) {}
+    }
     sys::exit_now(0)
 }
 
@@ -71,7 +79,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     close_all_but(&kept).stage("close inherited descriptors")?;
     die_with_parent(start.life)?;
     let _ = rustix::thread::set_name(c"init");
-    let [stdout, stderr] = request.fds.as_slice() else {
+    let [stdout, stderr, entrances @ ..] = request.fds.as_slice() else {
         return Err(Failure::new("read the request", Errno::BADMSG));
     };
     let bytes = request.payload.take().stage("read the request")?;
@@ -81,10 +89,16 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;
+    sys::pass_on_stop();
     let Some(pid) = sys::fork(start.one).stage("start the command")? else {
+        if let Err(failure) = cgroup::enter(start.one, entrances) {
+            let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+            sys::exit_now(1);
+        }
         let output = [stdout.as_fd(), stderr.as_fd()];
         command::main(&spec, start.filter, output, reply)
     };
+    sys::stop_if_asked();
     drop(request);
     Ok(reap_until(pid))
 }

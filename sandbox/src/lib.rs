@@ -9,6 +9,7 @@
 //! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
 
 mod binfmt;
+mod cgroup;
 mod client;
 mod command;
 mod fail;
@@ -36,7 +37,7 @@ mod wire;
 pub use binfmt::{Emulator, Machine, runs_natively};
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use spec::{
-    Device, Exit, Limit, Mount, Network, Overlay, Resources, RunSpec, Seccomp, Security,
+    Device, Exit, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec, Seccomp, Security,
 };
 
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -90,6 +91,12 @@ pub fn works_as_root() -> bool {
 /// all it has started that stays in its process group, which it leads. What it leaves behind at its own end is killed too.
 pub fn end_with_caller(command: &mut std::process::Command) {
     watch::end_with_caller(command);
+}
+
+/// Processes that the kernel has killed for lack of memory on this machine since it was booted; 0 where it does not tell.
+#[must_use]
+pub fn machine_oom_kills() -> u64 {
+    cgroup::machine_oom_kills()
 }
 
 /// The build's namespace and its helper process: one per build, started when first needed. Dropping it ends the helper and all in it.
@@ -181,6 +188,16 @@ impl Running {
     /// As [`Running::wait`].
     pub fn wait_timeout(&mut self, timeout: std::time::Duration) -> Result<Option<Exit>, Error> {
         self.started.wait_timeout(timeout)
+    }
+    /// Asks it and everything it started to end (SIGTERM, and SIGCONT for what is stopped). What does not is left running;
+    /// what ends in time is waited for before the rest is killed.
+    pub fn stop(&self) {
+        self.started.stop();
+    }
+    /// How often its limits were hit; all zero before its end, and without limits.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        self.started.pressure()
     }
     /// Kills it and everything it started.
     pub fn kill(&self) {

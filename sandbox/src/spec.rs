@@ -163,6 +163,15 @@ pub struct Resources {
     pub pids: Option<i64>,
 }
 
+/// How often a command hit the limits of its control group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Pressure {
+    /// Processes that the kernel killed for lack of memory.
+    pub oom_kills: u64,
+    /// Processes and threads that could not be started.
+    pub forks_refused: u64,
+}
+
 /// A resource limit of the command (setrlimit(2)).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
 use std::ffi::{CString, c_char, c_int, c_long};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -213,6 +214,56 @@ pub(crate) fn reset_signals() {
             size_of_val(&none),
         )
     };
+}
+
+/// Whether the helper has asked this process to have all others ended.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// In process 1 of a pid namespace: SIGTERM from outside of it is passed on to all processes in it.
+pub(crate) fn pass_on_stop() {
+    // SAFETY: all zeroes is a valid sigaction; the handler makes system calls and sets an atomic flag, nothing else.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_stop as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGTERM, &raw const action, std::ptr::null_mut());
+    }
+}
+
+extern "C" fn on_stop(_signal: c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
+    // SAFETY: the kernel passes a valid siginfo to a handler with SA_SIGINFO.
+    let sender = unsafe { (*info).si_pid() };
+    // Processes inside have numbers here, and may signal each other by themselves.
+    if sender == 0 {
+        STOPPING.store(true, Ordering::SeqCst);
+        stop_all();
+    }
+}
+
+/// Whether process 1 was asked to stop.
+pub(crate) fn was_asked_to_stop() -> bool {
+    STOPPING.load(Ordering::SeqCst)
+}
+
+/// Stops what was started after the request to stop had come.
+pub(crate) fn stop_if_asked() {
+    if was_asked_to_stop() {
+        stop_all();
+    }
+}
+
+/// SIGTERM to every other process of this pid namespace; those that are stopped go on, so that they take it.
+fn stop_all() {
+    // SAFETY: system calls without memory. As process 1 this one is alone with those that it has started; outside of a
+    // pid namespace of its own it signals nobody.
+    unsafe {
+        if libc::getpid() == 1 {
+            let errno = *libc::__errno_location();
+            libc::kill(-1, libc::SIGTERM);
+            libc::kill(-1, libc::SIGCONT);
+            *libc::__errno_location() = errno;
+        }
+    }
 }
 
 /// A new session keyring, so that the caller's keys are out of reach.

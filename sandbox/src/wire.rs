@@ -28,6 +28,10 @@ const IN_MEMFD: u8 = 1;
 /// The command gets its own network namespace.
 pub(crate) const NEW_NETWORK: u8 = 2;
 
+/// Messages of the caller on a run's socket: end it at once, or ask its processes to end.
+pub(crate) const KILL: u8 = b'K';
+pub(crate) const STOP: u8 = b'T';
+
 /// Kind of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]

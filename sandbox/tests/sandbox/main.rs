@@ -15,6 +15,7 @@ mod emulators;
 mod hostile;
 mod hosts;
 mod lifecycle;
+mod limits;
 mod mounts;
 mod probes;
 mod tasks;
@@ -97,6 +98,7 @@ fn cases() -> Vec<Case> {
         hosts::CASES,
         emulators::CASES,
         lifecycle::CASES,
+        limits::CASES,
         tasks::CASES,
     ]
     .concat()

@@ -1,7 +1,7 @@
 //! A store of its own for the tests: a busybox root, this program inside it for what busybox cannot do, and a sandbox.
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use sandbox::{Error, Exit, IdMapping, Mount, Options, Overlay, RunSpec, Sandbox};
+use sandbox::{Error, Exit, IdMapping, Mount, Options, Overlay, Pressure, RunSpec, Sandbox};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -146,6 +146,11 @@ impl World {
         run_in(&self.sandbox, spec)
     }
 
+    /// The same, with how often its limits were hit.
+    pub(crate) fn try_run_watched(&self, spec: &RunSpec) -> Result<(Outcome, Pressure), Error> {
+        watch_in(&self.sandbox, spec)
+    }
+
     #[track_caller]
     pub(crate) fn run(&self, spec: &RunSpec) -> Outcome {
         match self.try_run(spec) {
@@ -179,21 +184,27 @@ impl World {
 }
 
 pub(crate) fn run_in(sandbox: &Sandbox, spec: &RunSpec) -> Result<Outcome, Error> {
+    watch_in(sandbox, spec).map(|(outcome, _)| outcome)
+}
+
+fn watch_in(sandbox: &Sandbox, spec: &RunSpec) -> Result<(Outcome, Pressure), Error> {
     let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     std::thread::scope(|scope| {
         let stdout = scope.spawn(|| read_all(out_read));
         let stderr = scope.spawn(|| read_all(err_read));
-        let exit = sandbox
+        let ended = sandbox
             .run(spec, out_write.as_fd(), err_write.as_fd())
-            .and_then(|mut running| running.wait());
+            .and_then(|mut running| Ok((running.wait()?, running.pressure())));
         drop((out_write, err_write));
         let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
-        Ok(Outcome {
-            exit: exit?,
+        let (exit, pressure) = ended?;
+        let outcome = Outcome {
+            exit,
             stdout,
             stderr,
-        })
+        };
+        Ok((outcome, pressure))
     })
 }
 
