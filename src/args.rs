@@ -6,6 +6,7 @@ mod archive;
 mod compat;
 mod copy;
 mod image;
+mod isolation;
 mod login;
 mod manifest;
 mod pull;
@@ -21,6 +22,7 @@ pub use copy::CopyArgs;
 pub use image::{
     DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
 };
+pub use isolation::IsolationArgs;
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;

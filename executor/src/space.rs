@@ -181,6 +181,12 @@ impl Space {
             root: self.root,
         })?;
         let sandbox = self.sandbox.get_or_init(|| started);
+        tracing::debug!(
+            isolation = %sandbox.mode(),
+            roots = ?sandbox.root_kind(),
+            ids = ?sandbox.id_mapping(),
+            "sandbox started"
+        );
         self.sweep();
         Ok(sandbox)
     }

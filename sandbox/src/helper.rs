@@ -7,10 +7,11 @@
 use crate::TaskFn;
 use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
+use crate::probe::fixes;
 use crate::seccomp::Filter;
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, binfmt, init, ladder, namespace, task};
+use crate::{Mode as IsolationMode, binfmt, init, ladder, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -261,7 +262,8 @@ impl Helper<'_> {
                 init::main(&start, request, &reply)
             }
             Err(failure) => {
-                let failure = failure.detail(namespace::fixes());
+                let fixes = fixes::here().namespaces(failure.errno());
+                let failure = failure.detail(fixes);
                 let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
             }
         }

@@ -7,6 +7,7 @@ use crate::fail::{Failure, Stage};
 use crate::init::{self, Start};
 use crate::mounts;
 use crate::namespace::{self, Refusal};
+use crate::probe::fixes;
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Request, RunReply};
 use crate::{IdMapping, Isolation, Mode, RootKind};
@@ -29,17 +30,30 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
         Err(Refusal::NoNamespace(failure)) => failure,
         Err(Refusal::Failed(failure)) => return Entered::Failed(failure),
     };
+    let fixes = fixes::here().namespaces(failure.errno());
+    let failure = failure.detail(fixes);
     match hello.isolation {
         Isolation::Auto if may_chroot() => Entered::NeedsChroot(failure),
+        Isolation::Auto => Entered::Failed(failure.detail(format!(
+            "commands run without namespaces only as root with {CHROOT_NEEDS}"
+        ))),
         _ => Entered::Failed(failure),
     }
 }
+
+/// Capabilities for [`may_chroot`], in words.
+const CHROOT_NEEDS: &str =
+    "the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and SYS_CHROOT";
 
 fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) -> Entered {
     let mode = match &lost {
         None => Mode::Full,
         Some(failure) if hello.isolation == Isolation::Full => {
-            return Entered::Failed(failure.clone());
+            let asked = format!(
+                "isolation `full` was asked for, `{}` would do",
+                Mode::Nested
+            );
+            return Entered::Failed(failure.clone().detail(asked));
         }
         Some(_) => Mode::Nested,
     };
@@ -67,7 +81,7 @@ fn may_chroot() -> bool {
 fn without_namespaces(hello: &Hello) -> Entered {
     if !may_chroot() {
         let failure = Failure::new("change the root without namespaces", Errno::PERM)
-            .detail("only root may, with the capabilities that containers have by default");
+            .detail(format!("only root may, with {CHROOT_NEEDS}"));
         return Entered::Failed(failure);
     }
     if let Some(volume) = hello.volumes.first() {
@@ -93,10 +107,7 @@ fn without_namespaces(hello: &Hello) -> Entered {
 /// Starts a process as commands are and lets it mount `/proc`. An error is of the start, without which nothing goes.
 fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure> {
     let stage = "start a process in new namespaces";
-    match sys::clone_process(one, init::clone_flags(false))
-        .stage(stage)
-        .map_err(|failure| failure.detail(namespace::fixes()))?
-    {
+    match sys::clone_process(one, init::clone_flags(false)).stage(stage)? {
         Forked::Child => {
             let code = mounts::new_proc().map_or_else(|failure| failure.errno, |_| 0);
             sys::exit_now(code)

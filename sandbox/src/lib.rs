@@ -22,6 +22,7 @@ mod namespace;
 mod notify;
 mod options;
 mod overlay;
+mod probe;
 mod resolve;
 mod root;
 mod rootfs;

@@ -2,6 +2,7 @@
 
 use crate::fail::{Failure, Stage};
 use crate::init::Start;
+use crate::probe::fixes;
 use crate::resolve;
 use crate::rootfs::{self, Point, Scratch};
 use crate::sys;
@@ -182,7 +183,7 @@ pub(crate) fn new_proc() -> Result<OwnedFd, Failure> {
 pub(crate) fn no_proc(errno: Errno) -> Failure {
     let failure = Failure::new("mount a new /proc", errno);
     if errno == Errno::PERM {
-        return failure.detail("the surrounding container hides parts of its own: start it with `--security-opt systempaths=unconfined`, or privileged");
+        return failure.detail(fixes::here().whole_proc());
     }
     failure
 }

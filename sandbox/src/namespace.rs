@@ -59,33 +59,6 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Ref
     }
 }
 
-/// Settings of this host that forbid what has just failed, and how to change them. Empty when none is known.
-pub(crate) fn fixes() -> String {
-    let is = |path: &str, value: &str| {
-        std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value)
-    };
-    let mut fixes = Vec::new();
-    if is(
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-    ) {
-        fixes.push("AppArmor restricts user namespaces: sysctl kernel.apparmor_restrict_unprivileged_userns=0, or a profile with `userns,`");
-    }
-    if is("/proc/sys/kernel/unprivileged_userns_clone", "0") {
-        fixes.push("user namespaces are off for users: sysctl kernel.unprivileged_userns_clone=1");
-    }
-    if is("/proc/sys/user/max_user_namespaces", "0") {
-        fixes.push("user namespaces are off: sysctl user.max_user_namespaces=10000");
-    }
-    if fixes.is_empty()
-        && std::fs::read_to_string("/proc/self/status")
-            .is_ok_and(|text| text.contains("\nSeccomp:\t2"))
-    {
-        fixes.push("a seccomp filter is active, as in a container: start it with `--security-opt seccomp=unconfined`");
-    }
-    fixes.join("; ")
-}
-
 /// Whether this process is user 0 and may do what is needed.
 pub(crate) fn is_root_with(needed: CapabilitySet) -> bool {
     rustix::process::geteuid().is_root()
@@ -269,9 +242,10 @@ fn map_ids_of(pid: Pid, ready: &OwnedFd, uid_map: &str, gid_map: &str) -> Result
         libc::ECHILD
     };
     if errno != 0 {
-        return Err(
-            Failure::new("make a user namespace", Errno::from_raw_os_error(errno)).detail(fixes()),
-        );
+        return Err(Failure::new(
+            "make a user namespace",
+            Errno::from_raw_os_error(errno),
+        ));
     }
     let folder = format!("/proc/{}", pid.as_raw_nonzero());
     std::fs::write(format!("{folder}/uid_map"), uid_map).stage("map the user ids")?;
@@ -368,8 +342,7 @@ fn map_by_programs(
     let len =
         rustix::io::retry_on_intr(|| rustix::io::read(&answer_read, &mut answer)).unwrap_or(0);
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-    made.stage("make a user namespace")
-        .map_err(|failure| failure.detail(fixes()))?;
+    made.stage("make a user namespace")?;
     Ok((len > 0).then(|| String::from_utf8_lossy(&answer[..len]).into_owned()))
 }
 
@@ -407,9 +380,7 @@ fn become_root_of_namespace(one: SingleThreaded) -> Result<(), Failure> {
 }
 
 fn unshare(one: SingleThreaded, flags: UnshareFlags, stage: &str) -> Result<(), Failure> {
-    sys::unshare(one, flags)
-        .stage(stage)
-        .map_err(|failure| failure.detail(fixes()))
+    sys::unshare(one, flags).stage(stage)
 }
 
 /// No mount of a build reaches the host, nor the other way round.

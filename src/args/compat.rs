@@ -36,9 +36,6 @@ pub struct CompatArgs {
     /// Limits of RUN steps (not supported yet)
     #[arg(long = "resource", value_name = "KEY=VALUE,...")]
     pub resources: Vec<String>,
-    /// Isolation technology of Windows containers (not supported)
-    #[arg(long, hide = true, value_name = "NAME")]
-    pub isolation: Option<String>,
     /// Flags of the classic builder that have no meaning here
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
     pub rm: bool,

@@ -1,5 +1,6 @@
 //! Flags of `kiln build` that say what RUN steps may have and use.
 
+use super::IsolationArgs;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -21,6 +22,9 @@ pub struct RunArgs {
     /// Folder with CDI specifications of devices [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// How much isolation.
+    #[command(flatten)]
+    pub isolation: IsolationArgs,
     /// Limits of control groups, which no build has yet.
     #[command(flatten)]
     pub cgroup: CgroupArgs,

@@ -20,14 +20,6 @@ pub fn check(args: &CompatArgs) -> Result<Vec<String>, Failure> {
             "--resource is not supported yet: run the whole build in a control group with limits instead",
         ));
     }
-    match args.isolation.as_deref() {
-        None | Some("" | "default") => {}
-        Some(name) => {
-            return Err(usage(format!(
-                "--isolation {name} is for Windows containers, which are not supported"
-            )));
-        }
-    }
     let cache = |flag: &str| {
         format!("{flag} is not supported yet and is ignored: the result is the same without it")
     };

@@ -8,6 +8,7 @@ mod compat;
 mod context;
 mod csv;
 pub mod epoch;
+mod isolation;
 mod load_target;
 mod named_context;
 mod output;
@@ -111,7 +112,10 @@ fn request(
         cdi_spec_dirs: cdi_spec_dirs(&args.run.cdi_spec_dirs),
         ulimits: collect(&args.run.ulimits, run::ulimit)?,
         volumes: collect(&args.run.volumes, run::volume)?,
-        run: RunSettings::default(),
+        run: RunSettings {
+            isolation: isolation::isolation(&args.run.isolation, environment)?,
+            ..RunSettings::default()
+        },
         ssh: ssh::parse(&args.run.ssh, environment)?,
         secrets,
         outputs,

@@ -344,7 +344,7 @@ fn flags_of_other_builders_that_ask_for_nothing_pass() {
 #[test]
 fn flags_that_ask_for_what_is_not_there_are_refused() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["--push"], "tag is needed when pushing to registry"),
         (&["--provenance"], "attestations are not supported yet"),
         (
@@ -373,6 +373,10 @@ fn flags_that_ask_for_what_is_not_there_are_refused() {
         (
             &["--isolation", "hyperv"],
             "--isolation hyperv is for Windows containers",
+        ),
+        (
+            &["--isolation", "some"],
+            "invalid value \"some\" for '--isolation'",
         ),
     ];
     for (args, says) in cases {

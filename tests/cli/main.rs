@@ -27,6 +27,7 @@ mod images;
 mod imagetools;
 mod import_export;
 mod inspect;
+mod isolation;
 mod killed;
 mod load;
 mod login;

@@ -13,7 +13,8 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 31] = [
+const VARIABLES: [&str; 33] = [
+    "BUILDAH_ISOLATION",
     "BUILDKIT_PROGRESS",
     "CI_DEPENDENCY_PROXY_SERVER",
     "CI_REGISTRY",
@@ -36,6 +37,7 @@ const VARIABLES: [&str; 31] = [
     "DOCKER_DEFAULT_PLATFORM",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "KILN_ISOLATION",
     "KILN_LOG",
     "KILN_ROOT",
     "NO_COLOR",

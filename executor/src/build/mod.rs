@@ -110,6 +110,16 @@ impl From<Error> for BuildFailure {
     }
 }
 
+/// Refuses several platforms where one was asked for.
+fn refuse_platforms(request: &BuildRequest) -> Result<(), Error> {
+    if request.multi_platform()? == Some(false) && request.platforms.len() > 1 {
+        return Err(Error::Request(
+            "conflicting config: returning multiple target platforms is not allowed".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Builds. `stdout` receives an output with `dest=-`.
 ///
 /// # Errors
@@ -122,12 +132,7 @@ pub fn build(
     cancel: &Cancel,
     stdout: Option<std::fs::File>,
 ) -> Result<BuildResult, BuildFailure> {
-    if request.multi_platform()? == Some(false) && request.platforms.len() > 1 {
-        return Err(Error::Request(
-            "conflicting config: returning multiple target platforms is not allowed".to_owned(),
-        )
-        .into());
-    }
+    refuse_platforms(request)?;
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());

@@ -1,0 +1,96 @@
+//! How much isolation RUN steps get where the machine does not allow all of it, and what is said of it.
+
+use crate::support::{Project, able, is_root};
+use std::process::Command;
+
+/// The same command in a mount namespace in which a part of `/proc` is hidden, as container runtimes hide it.
+fn below_a_masked_proc(command: &Command) -> Command {
+    let mut wrapped = Command::new("unshare");
+    wrapped.arg(if is_root() { "-m" } else { "-rm" }).args([
+        "sh",
+        "-c",
+        "mount --bind /dev/null /proc/interrupts && exec \"$@\"",
+        "sh",
+    ]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        wrapped.current_dir(folder);
+    }
+    wrapped
+}
+
+fn can_unshare() -> bool {
+    let made = Command::new("unshare").args(["-rm", "true"]).status();
+    able(
+        made.is_ok_and(|status| status.success()),
+        "unshare (package util-linux) and user namespaces",
+    )
+}
+
+const NESTED: &str = "isolation: nested: could not mount a new /proc (the surrounding container hides parts of its own: start it with `--security-opt systempaths=unconfined`";
+
+#[test]
+fn the_surrounding_proc_is_taken_where_no_new_one_is_to_be_had() {
+    if !can_unshare() {
+        return;
+    }
+    let project = Project::new(
+        "FROM busybox\nRUN id -u && test -r /proc/self/status && test -d /proc/$PPID && echo pid $$\n\
+         RUN test -z \"$(cat /proc/interrupts)\" && test -z \"$(cat /proc/keys)\" && ls -l /proc/self/fd && touch /new\n\
+         RUN ! (echo 1 > /proc/sys/kernel/panic) 2>/dev/null\n\
+         RUN ! cat /proc/1/environ 2>/dev/null && ! ls /proc/1/root/ 2>/dev/null && ! ls /proc/1/fd 2>/dev/null\n\
+         RUN for pid in $(ls /proc | grep '^[0-9]'); do [ $pid -lt 10 ] || ! kill -0 $pid 2>/dev/null || exit 1; done\n\
+         RUN df /dev/shm /dev/mqueue >/dev/null && test -c /dev/ptmx && test -c /dev/null\n",
+    );
+    let run = project.run(below_a_masked_proc(&project.build_command(&[])));
+    let run = run.ok();
+    assert!(run.stderr.contains(NESTED), "{}", run.stderr);
+    assert_eq!(run.stderr.matches("isolation: ").count(), 1, "told once");
+}
+
+#[test]
+fn full_isolation_is_refused_where_it_cannot_be() {
+    if !can_unshare() {
+        return;
+    }
+    let project = Project::new("FROM busybox\nRUN true\n");
+    let refused = [
+        "could not mount a new /proc (the surrounding container hides parts of its own",
+        "isolation `full` was asked for, `nested` would do",
+    ];
+    let flag = project.build_command(&["--isolation=full"]);
+    project.run(below_a_masked_proc(&flag)).fails(1, &refused);
+    for (variable, value) in [("KILN_ISOLATION", "full"), ("BUILDAH_ISOLATION", "oci")] {
+        let mut command = project.build_command(&[]);
+        command.env(variable, value);
+        project
+            .run(below_a_masked_proc(&command))
+            .fails(1, &refused);
+        let mut command = project.build_command(&["--no-cache", "--isolation", "nested"]);
+        command.env(variable, value);
+        project.run(below_a_masked_proc(&command)).ok();
+    }
+    let mut ours_first = project.build_command(&["--no-cache"]);
+    ours_first.envs([("KILN_ISOLATION", "auto"), ("BUILDAH_ISOLATION", "oci")]);
+    project.run(below_a_masked_proc(&ours_first)).ok();
+    let mut unknown = project.build_command(&[]);
+    unknown.env("KILN_ISOLATION", "much");
+    project
+        .run(unknown)
+        .fails(2, &["invalid value \"much\" for 'KILN_ISOLATION'"]);
+}
+
+#[test]
+fn full_isolation_is_not_worth_a_line_but_in_debug_logs() {
+    let project = Project::new("FROM busybox\nRUN true\n");
+    let run = project.build(&[]).ok();
+    assert!(!run.stderr.contains("isolation"), "{}", run.stderr);
+    let run = project.build(&["-D", "--no-cache"]).ok();
+    assert!(run.stderr.contains("isolation=full"), "{}", run.stderr);
+}
