@@ -67,7 +67,7 @@ fn full_isolation_is_refused_where_it_cannot_be() {
     let flag = project.build_command(&["--isolation=full"]);
     project.run(below_a_masked_proc(&flag)).fails(1, &refused);
     for (variable, value) in [("KILN_ISOLATION", "full"), ("BUILDAH_ISOLATION", "oci")] {
-        let mut command = project.build_command(&[]);
+        let mut command = project.build_command(&["--no-cache"]);
         command.env(variable, value);
         project
             .run(below_a_masked_proc(&command))
