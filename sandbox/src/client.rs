@@ -3,7 +3,9 @@
 use crate::cgroup::Group;
 use crate::fail::Failure;
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
-use crate::{Error, Exit, IdMapping, Mode, Network, Options, Pressure, RootKind, RunSpec};
+use crate::{
+    Error, Exit, IdMapping, Mode, Network, Options, Pressure, RootKind, RunSpec, Security,
+};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -32,6 +34,8 @@ pub(crate) struct Helper {
     mode: Mode,
     root: RootKind,
     notes: Mutex<Vec<String>>,
+    /// Settings of commands that the helper has made a filter for.
+    filtered: Mutex<Vec<Security>>,
 }
 
 impl Helper {
@@ -68,6 +72,7 @@ impl Helper {
                         mode,
                         root,
                         notes: Mutex::new(notes),
+                        filtered: Mutex::new(vec![Security::default()]),
                     });
                 }
                 Entered::Failed(failure) => return Err(failure.into()),
@@ -128,6 +133,7 @@ impl Helper {
         for output in [stdout, stderr] {
             open_to_the_command(output);
         }
+        self.prepare_filter(&spec.security)?;
         let payload = serde_json::to_vec(spec).expect("BUG: a RunSpec has only string keys");
         let (near, far) = wire::socket_pair(SocketType::SEQPACKET)
             .map_err(|errno| setup("make a socket", errno))?;
@@ -172,6 +178,24 @@ impl Helper {
             Ok(None) => Err(self.gone(Errno::CONNRESET)),
             Err(errno) => Err(self.gone(errno)),
         }
+    }
+
+    /// Has the helper compile the filter of these settings, once.
+    fn prepare_filter(&self, security: &Security) -> Result<(), Error> {
+        let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
+        if filtered.contains(security) {
+            return Ok(());
+        }
+        security.check().map_err(|reason| Error::Setup {
+            stage: "use the security settings".to_owned(),
+            detail: Some(reason),
+            source: Errno::INVAL.into(),
+        })?;
+        let payload = serde_json::to_vec(security).expect("BUG: settings have only string keys");
+        wire::send_request(self.control.as_fd(), Kind::Security, 0, &[], &payload)
+            .map_err(|errno| self.gone(errno))?;
+        filtered.push(security.clone());
+        Ok(())
     }
 
     pub(crate) fn task(

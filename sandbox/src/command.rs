@@ -1,6 +1,7 @@
 //! The command's own process, from its fork to its exec: identity, privileges, lookup.
 
 use crate::RunSpec;
+use crate::capability;
 use crate::fail::{Failure, Stage};
 use crate::limits;
 use crate::resolve;
@@ -15,22 +16,6 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// Docker's default capabilities (0xa80425fb).
-pub(crate) const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FSETID)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::MKNOD)
-    .union(CapabilitySet::NET_RAW)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SETFCAP)
-    .union(CapabilitySet::SETPCAP)
-    .union(CapabilitySet::NET_BIND_SERVICE)
-    .union(CapabilitySet::SYS_CHROOT)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::AUDIT_WRITE);
 
 /// Where programs are looked for when the environment has no PATH (Docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,7 +41,7 @@ pub(crate) fn make_working_folder(spec: &RunSpec) -> Result<(), Failure> {
 /// Body of the command's process.
 pub(crate) fn main(
     spec: &RunSpec,
-    filter: &Filter,
+    filter: Option<&Filter>,
     output: [BorrowedFd<'_>; 2],
     reply: &OwnedFd,
 ) -> ! {
@@ -72,7 +57,7 @@ pub(crate) fn main(
 
 fn prepare(
     spec: &RunSpec,
-    filter: &Filter,
+    filter: Option<&Filter>,
     [stdout, stderr]: [BorrowedFd<'_>; 2],
 ) -> Result<(), Failure> {
     rustix::process::setsid().stage("start a session")?;
@@ -90,19 +75,25 @@ fn prepare(
     sys::join_new_session_keyring();
     let cwd = Path::new("/").join(resolve::clean(&spec.cwd));
     rustix::process::chdir(&cwd).stage_with(|| format!("enter the folder {}", cwd.display()))?;
-    if !spec.insecure {
+    let capabilities = capabilities(spec)?;
+    if let Some(filter) = filter {
         // Needs CAP_SYS_ADMIN, which goes next: otherwise no_new_privs, which would break sudo.
         sys::load_seccomp(filter.instructions()).stage("load the seccomp filter")?;
-        drop_bounding_set()?;
+    }
+    if !spec.insecure {
+        drop_bounding_set(capabilities)?;
     }
     become_user(spec)?;
     if !spec.insecure && spec.uid == 0 {
         let sets = CapabilitySets {
-            effective: CAPABILITIES,
-            permitted: CAPABILITIES,
+            effective: capabilities,
+            permitted: capabilities,
             inheritable: CapabilitySet::empty(),
         };
         rustix::thread::set_capabilities(None, sets).stage("drop capabilities")?;
+    }
+    if spec.security.no_new_privileges && !spec.insecure {
+        rustix::thread::set_no_new_privs(true).stage("set no_new_privs")?;
     }
     limits::set(&spec.limits)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -110,10 +101,31 @@ fn prepare(
     Ok(())
 }
 
-fn drop_bounding_set() -> Result<(), Failure> {
+/// What the command may have. What was asked for by name must be there; Docker's own may be less where this process itself
+/// has less.
+fn capabilities(spec: &RunSpec) -> Result<CapabilitySet, Failure> {
+    let wanted = capability::of(&spec.security)
+        .map_err(|reason| Failure::new("choose capabilities", Errno::INVAL).detail(reason))?;
+    let permitted = rustix::thread::capabilities(None)
+        .stage("look at the own capabilities")?
+        .permitted;
+    let lacks = |name: &&String| {
+        capability::by_name(name).is_some_and(|capability| !permitted.contains(capability))
+    };
+    match spec.security.cap_add.iter().find(lacks) {
+        Some(name) if !spec.insecure => Err(Failure::new(
+            format!("give the command the capability {name}"),
+            Errno::PERM,
+        )
+        .detail("the sandbox itself does not have it here")),
+        _ => Ok(wanted & permitted),
+    }
+}
+
+fn drop_bounding_set(kept: CapabilitySet) -> Result<(), Failure> {
     for bit in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << bit);
-        if CAPABILITIES.contains(capability) {
+        if kept.contains(capability) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(capability) {
@@ -246,14 +258,4 @@ fn message(errno: Errno) -> String {
     let text = std::io::Error::from(errno).to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);
     text.to_lowercase()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_capabilities_are_dockers() {
-        assert_eq!(CAPABILITIES.bits(), 0xa804_25fb);
-    }
 }

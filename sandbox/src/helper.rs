@@ -8,7 +8,7 @@ use crate::TaskFn;
 use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
 use crate::probe::fixes;
-use crate::seccomp::Filter;
+use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
 use crate::{Mode as IsolationMode, binfmt, init, ladder, task};
@@ -61,7 +61,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         tasks,
         control,
         caller,
-        filter: Filter::docker_default(),
+        filters: Filters::new(Watch::default()),
         life,
         _life_of_children: life_of_children,
         children: Vec::new(),
@@ -140,7 +140,7 @@ struct Helper<'a> {
     control: OwnedFd,
     /// The caller's process; none when it was gone already, which the control socket tells as well.
     caller: Option<OwnedFd>,
-    filter: Filter,
+    filters: Filters,
     /// Read end of a pipe of which only this process holds the other: children see its end by it.
     life: OwnedFd,
     _life_of_children: OwnedFd,
@@ -224,6 +224,9 @@ impl Helper<'_> {
     }
 
     fn start(&mut self, mut request: Request) {
+        if request.kind == Kind::Security {
+            return self.prepare_filter(&mut request);
+        }
         if request.fds.is_empty() {
             return;
         }
@@ -232,7 +235,19 @@ impl Helper<'_> {
             Kind::Run => self.start_run(request, reply),
             Kind::Task => self.start_task(request, reply),
             Kind::Emulate => self.emulate(request, &reply),
-            Kind::Hello => {}
+            Kind::Hello | Kind::Security => {}
+        }
+    }
+
+    /// Settings that commands will come with: their filter is compiled once, here, and each command inherits it.
+    fn prepare_filter(&mut self, request: &mut Request) {
+        let security = request
+            .payload
+            .take()
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if let Some(security) = security {
+            self.filters.add(security);
         }
     }
 
@@ -251,7 +266,7 @@ impl Helper<'_> {
             Ok(Forked::Child) => {
                 let start = init::Start {
                     one: self.one,
-                    filter: &self.filter,
+                    filters: &self.filters,
                     life: &self.life,
                     new_network,
                     mode: self.mode,

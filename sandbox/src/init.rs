@@ -7,7 +7,7 @@ use crate::command;
 use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
-use crate::seccomp::Filter;
+use crate::seccomp::Filters;
 use crate::sys::{self, SingleThreaded};
 use crate::wire::{self, Request, RunReply};
 use crate::{Exit, Mode, RunSpec};
@@ -21,7 +21,7 @@ use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 #[derive(Debug)]
 pub(crate) struct Start<'a> {
     pub(crate) one: SingleThreaded,
-    pub(crate) filter: &'a Filter,
+    pub(crate) filters: &'a Filters,
     pub(crate) life: &'a OwnedFd,
     pub(crate) new_network: bool,
     pub(crate) mode: Mode,
@@ -85,6 +85,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let bytes = request.payload.take().stage("read the request")?;
     let spec: RunSpec = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
+    let filter = start.filters.of(&spec).stage("find the seccomp filter")?;
     set_up(&spec, start)?;
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
@@ -96,7 +97,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
             sys::exit_now(1);
         }
         let output = [stdout.as_fd(), stderr.as_fd()];
-        command::main(&spec, start.filter, output, reply)
+        command::main(&spec, filter, output, reply)
     };
     sys::stop_if_asked();
     drop(request);

@@ -9,6 +9,7 @@
 //! Needs Linux 5.11 (unprivileged overlay); newer kernels are used where they are better.
 
 mod binfmt;
+mod capability;
 mod cgroup;
 mod client;
 mod command;
@@ -36,6 +37,7 @@ mod watch;
 mod wire;
 
 pub use binfmt::{Emulator, Machine, runs_natively};
+pub use capability::capability_name;
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use spec::{
     Device, Exit, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec, Seccomp, Security,

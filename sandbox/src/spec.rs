@@ -124,8 +124,20 @@ pub struct Security {
     pub seccomp: Seccomp,
     /// Capabilities besides Docker's, by name without `CAP_`, in upper case; `ALL` is all.
     pub cap_add: Vec<String>,
-    /// Capabilities that are taken away, in the same form. What is added too is kept.
+    /// Capabilities that are taken away, in the same form. `ALL` leaves what is added; otherwise none is in both.
     pub cap_drop: Vec<String>,
+    /// Programs with set-uid bits or file capabilities gain nothing (`no_new_privs`).
+    pub no_new_privileges: bool,
+}
+
+impl Security {
+    /// Whether commands can have these settings, wherever they run.
+    ///
+    /// # Errors
+    /// What is wrong; for a profile, with the field.
+    pub fn check(&self) -> Result<(), String> {
+        crate::seccomp::check(self)
+    }
 }
 
 /// A filter of system calls.

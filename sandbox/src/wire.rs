@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Task = 3,
     /// Emulators to register; answered by the failure, if there is one.
     Emulate = 4,
+    /// Settings that commands will come with; not answered.
+    Security = 5,
 }
 
 /// First request: how to enter the namespace. Answered on the control socket by [`Entered`].
@@ -218,6 +220,7 @@ pub(crate) fn receive_request(
         2 => Kind::Run,
         3 => Kind::Task,
         4 => Kind::Emulate,
+        5 => Kind::Security,
         _ => return Err(Errno::BADMSG),
     };
     let payload = if flags & IN_MEMFD == 0 {

@@ -1,33 +1,19 @@
-//! The system call filter of a command: moby's default profile as a BPF program.
+//! The system call filter of a command: the default profile, or one in Docker's JSON, as a BPF program.
 //!
-//! Calls that are known and not allowed fail with EPERM, calls newer than the profile with ENOSYS, so that C libraries fall
-//! back to what they know. Numbers are found by binary search, so that any call costs about ten instructions, and the
-//! kernel caches the answers that do not depend on arguments.
+//! The kernel caches the answers that do not depend on arguments. Loading a filter is not done here.
 
-mod bpf;
-mod tables;
+mod calls;
+mod default;
+mod emit;
+mod json;
+mod policy;
 
-use bpf::Program;
-use std::collections::BTreeMap;
-
-/// Newest call of the profile: removexattrat (Linux 6.13). Numbers from 424 on are the same on every architecture.
-const NEWEST: u32 = 466;
-
-/// What happens to a call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Action {
-    Allow,
-    /// Fails with this errno.
-    Fail(i32),
-    /// Allowed unless its first argument has one of these bits.
-    WithoutBits(u32),
-    /// Allowed when its first argument is one of these numbers.
-    OneOf(&'static [u32]),
-    /// Allowed unless its first argument is one of these numbers.
-    NoneOf(&'static [u32]),
-    /// The supervisor is asked; allowed where it is not.
-    Notify(When),
-}
+use crate::capability;
+use crate::spec::{RunSpec, Seccomp, Security};
+use calls::Arch;
+use json::Place;
+use policy::{Answer, Compare, Handlers, Policy, Test};
+use rustix::thread::CapabilitySet;
 
 /// Which calls of a number a supervisor is asked about. Arguments count from 0, and their lower halves are looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,43 +40,68 @@ pub(crate) struct Watch {
     pub(crate) compat: Vec<(u32, When)>,
 }
 
-/// CLONE_NEW* bits of clone(2): cgroup, uts, ipc, user, pid, net, and mount namespaces.
-const NEW_NAMESPACES: u32 = 0x7e02_0000;
-/// Personalities of personality(2): Linux, 32-bit Linux, each with the old uname, and the question for the current one.
-const PERSONALITIES: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/// Address families that reach the kernel's crypto interface and the hypervisor: AF_ALG, AF_VSOCK.
-const DENIED_FAMILIES: &[u32] = &[38, 40];
-
 /// A compiled filter.
 #[derive(Debug)]
 pub(crate) struct Filter {
     instructions: Vec<libc::sock_filter>,
 }
 
-/// One architecture's calls, as the kernel numbers them.
-struct Calls {
-    audit_arch: u32,
-    actions: BTreeMap<u32, Action>,
-    /// Numbers within the known ones that no kernel has given out.
-    unassigned: std::ops::Range<u32>,
-}
-
 impl Filter {
     /// The filter for a command with Docker's default capabilities.
+    #[cfg(test)]
     pub(crate) fn docker_default() -> Self {
-        Self {
-            instructions: compile(&[native(), compat()]),
-        }
+        Self::docker_default_with(&Watch::default())
     }
 
     /// [`Filter::docker_default`] that asks a supervisor about calls which it would allow.
-    #[allow(dead_code, reason = "supervisors choose it")]
+    #[cfg(test)]
     pub(crate) fn docker_default_with(watch: &Watch) -> Self {
-        let mut calls = [native(), compat()];
-        calls[0].ask(&watch.native);
-        calls[1].ask(&watch.compat);
+        Self::of(
+            &default::policy(Arch::NATIVE[0], capability::DEFAULT),
+            watch,
+        )
+    }
+
+    /// The filter that a command's settings ask for; `None` when nothing is forbidden or watched.
+    fn new(security: &Security, watch: &Watch) -> Result<Option<Self>, String> {
+        let capabilities = capability::of(security)?;
+        let policy = match &security.seccomp {
+            Seccomp::Default => Some(default::policy(Arch::NATIVE[0], capabilities)),
+            Seccomp::Unconfined => None,
+            Seccomp::Profile(text) => json::policy(text, place(capabilities))?,
+        };
+        Ok(match policy {
+            Some(policy) => Some(Self::of(&policy, watch)),
+            None => Self::nothing_but(watch),
+        })
+    }
+
+    /// Allows everything, but asks a supervisor.
+    fn nothing_but(watch: &Watch) -> Option<Self> {
+        if watch.native.is_empty() && watch.compat.is_empty() {
+            return None;
+        }
+        Some(Self::of(
+            &Policy {
+                architectures: Arch::NATIVE.to_vec(),
+                rules: Vec::new(),
+                default: Answer::ALLOW,
+                newer: Answer::ALLOW,
+                unassigned: None,
+                foreign: Answer::ALLOW,
+            },
+            watch,
+        ))
+    }
+
+    fn of(policy: &Policy, watch: &Watch) -> Self {
+        let sections = policy.sections(|arch, handlers| match arch {
+            Arch::X86_64 | Arch::Aarch64 => ask(handlers, &watch.native, policy.default),
+            Arch::X86 | Arch::Arm => ask(handlers, &watch.compat, policy.default),
+            Arch::X32 => {}
+        });
         Self {
-            instructions: compile(&calls),
+            instructions: emit::compile(&sections, policy.foreign),
         }
     }
 
@@ -99,211 +110,101 @@ impl Filter {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn native() -> Calls {
-    let conditional = Conditional {
-        clone: 56,
-        socket: 41,
-        personality: 135,
-    };
-    // 335 and 336 are the last of x86_64's own numbers.
-    Calls {
-        audit_arch: 0xc000_003e,
-        actions: conditional.with(native_numbers()),
-        unassigned: 337..424,
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-fn native() -> Calls {
-    let conditional = Conditional {
-        clone: 220,
-        socket: 198,
-        personality: 92,
-    };
-    Calls {
-        audit_arch: 0xc000_00b7,
-        actions: conditional.with(native_numbers()),
-        unassigned: 295..424,
-    }
-}
-
-fn native_numbers() -> impl Iterator<Item = u32> {
-    let more = tables::NATIVE_MORE.iter().map(|(number, _)| *number);
-    tables::NATIVE
-        .iter()
-        .chain(tables::NATIVE_OLD)
-        .copied()
-        .chain(more)
-}
-
-/// 32-bit programs.
-#[cfg(target_arch = "x86_64")]
-fn compat() -> Calls {
-    i386()
-}
-
-#[cfg(target_arch = "aarch64")]
-fn compat() -> Calls {
-    arm()
-}
-
-#[cfg(any(target_arch = "x86_64", test))]
-fn i386() -> Calls {
-    let conditional = Conditional {
-        clone: 120,
-        socket: 359,
-        personality: 136,
-    };
-    let numbers = parse(tables::I386)
-        .chain(parse(tables::TIME64))
-        .map(|(_, number)| number);
-    Calls {
-        audit_arch: 0x4000_0003,
-        actions: conditional.with(numbers),
-        unassigned: 387..393,
-    }
-}
-
-#[cfg(any(target_arch = "aarch64", test))]
-fn arm() -> Calls {
-    let conditional = Conditional {
-        clone: 120,
-        socket: 281,
-        personality: 136,
-    };
-    let numbers = parse(tables::ARM)
-        .chain(parse(tables::TIME64))
-        .map(|(_, number)| number);
-    Calls {
-        audit_arch: 0x4000_0028,
-        actions: conditional.with(numbers),
-        unassigned: 0..0,
-    }
-}
-
-/// `name=number` pairs.
-fn parse(table: &'static str) -> impl Iterator<Item = (&'static str, u32)> {
-    table.split_whitespace().map(|pair| {
-        let (name, number) = pair
-            .split_once('=')
-            .expect("BUG: a pair of a table has no number");
-        (
-            name,
-            number.parse().expect("BUG: a number of a table is none"),
-        )
-    })
-}
-
-/// Numbers of the calls whose arguments decide.
-struct Conditional {
-    clone: u32,
-    socket: u32,
-    personality: u32,
-}
-
-impl Conditional {
-    fn with(&self, allowed: impl Iterator<Item = u32>) -> BTreeMap<u32, Action> {
-        const CLONE3: u32 = 435;
-        let recent = tables::RECENT.iter().map(|(number, _)| *number);
-        let mut actions: BTreeMap<u32, Action> = allowed
-            .chain(recent)
-            .map(|number| (number, Action::Allow))
-            .collect();
-        actions.insert(self.clone, Action::WithoutBits(NEW_NAMESPACES));
-        actions.insert(self.socket, Action::NoneOf(DENIED_FAMILIES));
-        actions.insert(self.personality, Action::OneOf(PERSONALITIES));
-        // Its flags are behind a pointer; C libraries use clone when it is missing.
-        actions.insert(CLONE3, Action::Fail(libc::ENOSYS));
-        actions
-    }
-}
-
-impl Calls {
-    /// Asks about calls where they are allowed.
-    fn ask(&mut self, watch: &[(u32, When)]) {
-        for (number, when) in watch {
-            if let Some(action @ Action::Allow) = self.actions.get_mut(number) {
-                *action = Action::Notify(*when);
-            }
-        }
-    }
-
-    /// All numbers as ranges of one action each, in order, from 0.
-    fn ranges(&self) -> Vec<(u32, Action)> {
-        let mut ranges: Vec<(u32, Action)> = Vec::new();
-        let mut push = |start, action| {
-            if ranges.last().is_none_or(|(_, last)| *last != action) {
-                ranges.push((start, action));
-            }
+/// Asks about calls where they are allowed.
+fn ask(handlers: &mut Handlers, watch: &[(u32, When)], default: Answer) {
+    for (number, when) in watch {
+        let handler = handlers.entry(*number).or_insert_with(|| default.into());
+        let test = |argument: u8, compare| Test {
+            argument,
+            compare,
+            low: true,
         };
-        for number in 0..=NEWEST {
-            let absent = if self.unassigned.contains(&number) {
-                libc::ENOSYS
-            } else {
-                libc::EPERM
-            };
-            push(
-                number,
-                self.actions
-                    .get(&number)
-                    .copied()
-                    .unwrap_or(Action::Fail(absent)),
-            );
-        }
-        push(NEWEST + 1, Action::Fail(libc::ENOSYS));
-        for (number, action) in self.actions.range(NEWEST + 1..) {
-            push(*number, *action);
-            if !self.actions.contains_key(&(number + 1)) {
-                push(number + 1, Action::Fail(libc::ENOSYS));
+        match *when {
+            When::Always => handler.ask(None),
+            When::Bits { argument, bits } => {
+                for bit in (0..32).map(|bit| u64::from(bits) & (1 << bit)) {
+                    if bit != 0 {
+                        let (mask, value) = (bit, bit);
+                        handler.ask(Some(test(argument, Compare::Masked { mask, value })));
+                    }
+                }
             }
-        }
-        ranges
-    }
-}
-
-/// One section per architecture; any other architecture ends the process, as there is no telling what its calls do.
-fn compile(architectures: &[Calls]) -> Vec<libc::sock_filter> {
-    let mut program = Program::default();
-    program.load_arch();
-    for calls in architectures {
-        let section = search(&calls.ranges());
-        program.skip_unless_equal(calls.audit_arch, section.len() + 1);
-        program.load_number();
-        program.append(section);
-    }
-    program.kill();
-    program.into_instructions()
-}
-
-/// Binary search over ranges, with the number in the accumulator.
-fn search(ranges: &[(u32, Action)]) -> Program {
-    let mut program = Program::default();
-    if let [(_, action)] = ranges {
-        match *action {
-            Action::Allow => program.allow(),
-            Action::Fail(errno) => program.fail(errno),
-            Action::WithoutBits(bits) => program.allow_without_bits(bits),
-            Action::OneOf(numbers) => program.allow_one_of(numbers),
-            Action::NoneOf(numbers) => program.allow_none_of(numbers),
-            Action::Notify(When::Always) => program.notify(),
-            Action::Notify(When::Bits { argument, bits }) => {
-                program.notify_with_bits(argument, bits);
-            }
-            Action::Notify(When::Masked {
+            When::Masked {
                 argument,
                 mask,
                 values,
-            }) => program.notify_masked(argument, mask, values),
+            } => {
+                for value in values {
+                    let (mask, value) = (u64::from(mask), u64::from(*value));
+                    handler.ask(Some(test(argument, Compare::Masked { mask, value })));
+                }
+            }
         }
-        return program;
     }
-    let (below, above) = ranges.split_at(ranges.len() / 2);
-    let below = search(below);
-    program.skip_if_at_least(above[0].0, below.len());
-    program.append(below);
-    program.append(search(above));
-    program
+}
+
+fn place(capabilities: CapabilitySet) -> Place {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    Place {
+        capabilities,
+        kernel: json::kernel_version(&release).unwrap_or((u32::MAX, 0)),
+    }
+}
+
+/// Whether a command can have these settings; otherwise what is wrong with them.
+pub(crate) fn check(security: &Security) -> Result<(), String> {
+    Filter::new(security, &Watch::default()).map(|_| ())
+}
+
+/// The filters of a build: each is compiled once.
+#[derive(Debug)]
+pub(crate) struct Filters {
+    watch: Watch,
+    compiled: Vec<(Security, Option<Filter>)>,
+    /// For commands that nothing is forbidden.
+    insecure: Option<Filter>,
+}
+
+impl Filters {
+    /// With the filter for default settings. All of them ask a supervisor about the watched calls.
+    pub(crate) fn new(watch: Watch) -> Self {
+        let mut filters = Self {
+            insecure: Filter::nothing_but(&watch),
+            watch,
+            compiled: Vec::new(),
+        };
+        filters.add(Security::default());
+        filters
+    }
+
+    /// Compiles for more settings, which are checked already; others are left out.
+    pub(crate) fn add(&mut self, security: Security) {
+        if self.compiled.iter().any(|(known, _)| *known == security) {
+            return;
+        }
+        if let Ok(filter) = Filter::new(&security, &self.watch) {
+            self.compiled.push((security, filter));
+        }
+    }
+
+    /// The filter of a command.
+    ///
+    /// # Errors
+    /// No filter was made for its settings.
+    pub(crate) fn of(&self, spec: &RunSpec) -> Result<Option<&Filter>, rustix::io::Errno> {
+        if spec.insecure {
+            return Ok(self.insecure.as_ref());
+        }
+        let found = self
+            .compiled
+            .iter()
+            .find(|(known, _)| *known == spec.security);
+        match found {
+            Some((_, filter)) => Ok(filter.as_ref()),
+            None => Err(rustix::io::Errno::INVAL),
+        }
+    }
 }
 
 #[cfg(test)]
