@@ -14,6 +14,7 @@ mod push;
 mod registry;
 mod registry_tools;
 mod run;
+mod security;
 mod space;
 
 pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
@@ -32,6 +33,7 @@ pub use registry_tools::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::{CgroupArgs, RunArgs};
+pub use security::SecurityArgs;
 pub use space::{DuArgs, PruneArgs};
 use std::path::PathBuf;
 

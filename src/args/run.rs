@@ -1,6 +1,6 @@
 //! Flags of `kiln build` that say what RUN steps may have and use.
 
-use super::IsolationArgs;
+use super::{IsolationArgs, SecurityArgs};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -25,6 +25,9 @@ pub struct RunArgs {
     /// How much isolation.
     #[command(flatten)]
     pub isolation: IsolationArgs,
+    /// What commands may do.
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// Limits of control groups, which no build has yet.
     #[command(flatten)]
     pub cgroup: CgroupArgs,

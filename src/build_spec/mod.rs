@@ -15,6 +15,7 @@ mod output;
 mod platform;
 mod run;
 mod secret;
+mod security;
 mod ssh;
 
 use self::load_target::LoadKeys;
@@ -114,6 +115,7 @@ fn request(
         volumes: collect(&args.run.volumes, run::volume)?,
         run: RunSettings {
             isolation: isolation::isolation(&args.run.isolation, environment)?,
+            security: security::resolve(&args.run.security)?,
             ..RunSettings::default()
         },
         ssh: ssh::parse(&args.run.ssh, environment)?,

@@ -52,6 +52,7 @@ mod run_mounts;
 mod run_ssh;
 mod search;
 mod secrets;
+mod security;
 mod short_names;
 mod store_commands;
 mod support;

@@ -1,0 +1,150 @@
+//! What RUN steps may do: capabilities, profiles of system calls, privileges.
+
+use crate::support::Project;
+use std::fs;
+
+/// The sets of a command as root, by their numbers.
+const SHOW: &str =
+    "FROM busybox\nRUN grep -E '^(Cap|NoNew)' /proc/self/status | tr -d '\\t' | tr '\\n' ' '\n";
+
+/// CLI:cap-add, CLI:cap-drop.
+#[test]
+fn capabilities_are_added_and_dropped() {
+    for (flags, expected) in [
+        (&[][..], "00000000a80425fb"),
+        (&["--cap-add", "sys_time"], "00000000aa0425fb"),
+        (
+            &["--cap-add=CAP_SYS_TIME,cap_sys_admin"],
+            "00000000aa2425fb",
+        ),
+        (
+            &["--cap-drop", "chown", "--cap-drop", "MKNOD"],
+            "00000000a00425fa",
+        ),
+        (&["--cap-drop", "all"], "0000000000000000"),
+        (
+            &["--cap-drop", "ALL", "--cap-add", "chown"],
+            "0000000000000001",
+        ),
+    ] {
+        let project = Project::new(SHOW);
+        let run = project
+            .build(&[flags, &["--progress", "plain"]].concat())
+            .ok();
+        let says = format!(
+            "CapInh:0000000000000000 CapPrm:{expected} CapEff:{expected} CapBnd:{expected} CapAmb:0000000000000000 NoNewPrivs:0"
+        );
+        assert!(run.stderr.contains(&says), "{flags:?}: {}", run.stderr);
+    }
+    let project = Project::new(
+        "FROM busybox\nUSER 1\nRUN grep -E '^Cap' /proc/self/status | tr -d '\\t' | tr '\\n' ' '\n",
+    );
+    if crate::support::is_root() {
+        let run = project
+            .build(&["--cap-add", "sys_time", "--progress", "plain"])
+            .ok();
+        let says = "CapPrm:0000000000000000 CapEff:0000000000000000 CapBnd:00000000aa0425fb";
+        assert!(run.stderr.contains(says), "{}", run.stderr);
+    }
+    let project = Project::new(SHOW);
+    for (flags, says) in [
+        (
+            &["--cap-add", "fly"][..],
+            "invalid value \"fly\" for '--cap-add': unknown capability",
+        ),
+        (
+            &["--cap-add", "all", "--cap-drop", "all"],
+            "dropping all of them",
+        ),
+        (
+            &["--cap-add", "bpf", "--cap-drop", "BPF"],
+            "\"BPF\" cannot be dropped and added",
+        ),
+    ] {
+        project.build(flags).fails(2, &[says]);
+    }
+}
+
+/// A capability opens the system calls that belong to it.
+#[test]
+fn added_capabilities_open_their_system_calls() {
+    let project = Project::new(
+        "FROM busybox\nRUN mkdir -p /mnt && mount -t tmpfs none /mnt && touch /mnt/inside && unshare -m true\n",
+    );
+    project
+        .build(&[])
+        .fails(1, &["did not complete successfully"]);
+    project.build(&["--cap-add", "SYS_ADMIN"]).ok();
+}
+
+#[test]
+fn profiles_of_system_calls() {
+    let project = Project::new("FROM busybox\nRUN mkdir /made; test ! -e /made\n");
+    project.build(&[]).fails(1, &[]);
+    let profile = r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+        {"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28}]}"#;
+    fs::write(project.path("profile.json"), profile).unwrap();
+    let path = project.path("profile.json");
+    let option = format!("seccomp={}", path.display());
+    let run = project
+        .build(&["--security-opt", &option, "--progress", "plain"])
+        .ok();
+    assert!(
+        run.stderr.contains("No space left on device"),
+        "{}",
+        run.stderr
+    );
+
+    let wrong = profile.replace("SCMP_ACT_ERRNO", "ERRNO");
+    fs::write(&path, wrong).unwrap();
+    let says = format!(
+        "the seccomp profile {} is not valid: syscalls[0].action: unknown action \"ERRNO\"",
+        path.display()
+    );
+    project
+        .build(&["--security-opt", &option])
+        .fails(1, &[&says]);
+    let absent = project.path("absent.json");
+    let option = format!("seccomp={}", absent.display());
+    let says = format!(
+        "could not read the seccomp profile {}: No such file or directory",
+        absent.display()
+    );
+    project
+        .build(&["--security-opt", &option])
+        .fails(1, &[&says]);
+}
+
+/// CLI:security-opt.
+#[test]
+fn security_options() {
+    let project = Project::new("FROM busybox\nRUN grep -E '^(Seccomp|NoNew)' /proc/self/status\n");
+    for (options, says) in [
+        (&[][..], ["NoNewPrivs:\t0", "Seccomp:\t2"]),
+        (
+            &["--security-opt", "seccomp=unconfined"],
+            ["NoNewPrivs:\t0", "Seccomp:\t"],
+        ),
+        (
+            &["--security-opt", "no-new-privileges"],
+            ["NoNewPrivs:\t1", "Seccomp:\t2"],
+        ),
+        (
+            &["--security-opt", "label=disable"],
+            ["NoNewPrivs:\t0", "Seccomp:\t2"],
+        ),
+    ] {
+        let flags = [options, &["--progress", "plain", "--no-cache"]].concat();
+        let run = project.build(&flags).ok();
+        for text in says {
+            assert!(run.stderr.contains(text), "{options:?}: {}", run.stderr);
+        }
+    }
+    for (option, says) in [
+        ("label=type:x", "labels of SELinux are not supported"),
+        ("apparmor=mine", "profiles of AppArmor are not supported"),
+        ("magic", "for '--security-opt'"),
+    ] {
+        project.build(&["--security-opt", option]).fails(2, &[says]);
+    }
+}
