@@ -144,8 +144,18 @@ pub enum Error {
         tail: String,
         /// The whole log.
         log: Option<PathBuf>,
-        /// What the machine misses, where the command is for a platform that it does not run by itself.
-        foreign: Option<String>,
+    },
+    /// A command for a platform that nothing here can run.
+    #[error(
+        "exec format error: this machine is {host} and cannot run programs for {platform}: {missing}"
+    )]
+    Foreign {
+        /// The machine.
+        host: String,
+        /// The command's platform.
+        platform: String,
+        /// What is missing, and how to get it.
+        missing: String,
     },
     /// An image or archive that cannot be used.
     #[error("{subject}: {reason}")]
@@ -252,7 +262,10 @@ impl Error {
             Self::Copy { help, .. } | Self::Source { help, .. } | Self::Device { help, .. } => {
                 help.clone()
             }
-            Self::Command { foreign, .. } => foreign.clone(),
+            Self::Foreign { .. } => Some(
+                "or do the work in a stage FROM --platform=$BUILDPLATFORM, which runs on this machine"
+                    .to_owned(),
+            ),
             Self::Registry { source, .. } | Self::Login { source, .. } => source.hint(),
             Self::Push { source, .. } => source.push_hint(),
             Self::NeverPulled { image, .. } => Some(format!(

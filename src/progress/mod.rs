@@ -100,6 +100,8 @@ pub struct Progress {
     dockerfile: OnceLock<(String, String)>,
     /// What the checks found, and the vertex that it is shown at.
     found: Mutex<(Vec<Diagnostic>, Option<usize>)>,
+    /// Warnings for the end.
+    closing: Mutex<Vec<String>>,
     /// Findings are told at the end, and how.
     summary: Summary,
     colour: bool,
@@ -143,6 +145,7 @@ impl Progress {
             })),
             dockerfile: OnceLock::new(),
             found: Mutex::default(),
+            closing: Mutex::default(),
             summary: if environment.debug {
                 Summary::Full
             } else {
@@ -222,6 +225,10 @@ impl Progress {
                 let full = self.summary == Summary::Full;
                 let text = finding::summary(self.file(), &self.findings(), full, self.colour);
                 let _ = out.write_all(text.as_bytes());
+            }
+            let closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+            for text in closing.iter() {
+                renderer.warning(&format!("WARNING: {text}\n"), out);
             }
         });
     }
@@ -346,6 +353,11 @@ impl Ui for Progress {
         if first {
             self.end(vertex, model::State::Done);
         }
+    }
+
+    fn warning(&self, text: &str) {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        closing.push(text.to_owned());
     }
 
     fn plan(&self, plan: &Plan) {

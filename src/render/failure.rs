@@ -125,7 +125,6 @@ mod tests {
                 exit,
                 tail: "/bin/sh: nope: not found\n".to_owned(),
                 log: Some("/store/logs/1.log".into()),
-                foreign: None,
             },
             origin: Some(Origin {
                 name: "[2/2] RUN nope".to_owned(),

@@ -3,6 +3,7 @@
 use crate::support::{Project, Run};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 /// Says in labels and a file what the automatic arguments are.
@@ -445,7 +446,7 @@ fn foreign_program() -> Vec<u8> {
 }
 
 #[test]
-fn mp10_commands_of_other_platforms_need_a_handler() {
+fn mp10_commands_of_other_platforms_need_an_emulator() {
     let platform = if host() == "linux/arm64" {
         return;
     } else {
@@ -463,25 +464,43 @@ fn mp10_commands_of_other_platforms_need_a_handler() {
     }
     let project = Project::new("FROM scratch\nCOPY --chmod=755 program /bin/sh\nRUN echo x\n");
     project.write("program", foreign_program());
+    let without_qemu = |args: &[&str]| {
+        let mut command = project.build_command(args);
+        command.env("PATH", project.path("context"));
+        project.run(command)
+    };
     let says = [
         "exec format error",
         "cannot run programs for linux/arm64: binfmt_misc has no handler for them",
+        "no qemu-aarch64-static in PATH (Debian: package qemu-user-static)",
         "FROM --platform=$BUILDPLATFORM",
         "Dockerfile:3",
     ];
-    project.build(&["--platform", platform]).fails(1, &says);
+    without_qemu(&["--platform", platform]).fails(1, &says);
+    // Programs that are not to be trusted, or of no use.
+    project.write("qemu-aarch64", "#!/bin/sh\n");
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(project.path("context/qemu-aarch64"), mode).unwrap();
+    let refused = without_qemu(&["--platform", platform]).fails(1, &["install a static QEMU"]);
+    assert!(
+        refused.stderr.contains("context/qemu-aarch64 is no"),
+        "{}",
+        refused.stderr
+    );
     // Told only where the platform is the reason.
     let run = project
         .build(&["--platform", "local"])
         .fails(1, &["exec format error"]);
     assert!(!run.stderr.contains("binfmt_misc"), "{}", run.stderr);
-    // What an image says of itself refuses nothing: programs of this machine run.
+    // What an image says of itself refuses nothing: programs of this machine run, and nothing emulates them.
     project.write(
         "Dockerfile",
         "FROM --platform=$BUILDPLATFORM busybox AS native\nFROM scratch\nCOPY --from=native / /\nRUN echo x > /x\n",
     );
     let built = build(&project, &["--platform", platform]);
     assert_eq!(built.platforms(), [platform]);
+    let run = project.build(&["--no-cache", "--platform", platform]).ok();
+    assert!(!run.stderr.contains("emulated"), "{}", run.stderr);
 }
 
 #[test]

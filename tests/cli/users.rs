@@ -172,6 +172,27 @@ fn what_runs_get(project: &Project, user: &User) {
     assert_eq!(owner, user.id);
 }
 
+/// MP12: commands of other platforms.
+fn emulated_for(project: &Project, user: &User) {
+    if !crate::emulation::can_emulate() {
+        return;
+    }
+    let folder = project.path(user.name).join("emulated");
+    fs::create_dir_all(&folder).unwrap();
+    let dockerfile = "FROM busybox\nRUN echo made on $(uname -m); touch /x && rm /etc/os-release\n";
+    fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+    let base = format!("busybox=oci-layout://{}", project.path("base").display());
+    let start = ["build", "--progress", "plain", "--build-context", &base];
+    let args = [&start[..], &["--platform", "linux/arm64", "emulated"]].concat();
+    let run = kiln_as(project, user, &args).ok();
+    for text in [
+        "made on aarch64",
+        "1 step was emulated by qemu-aarch64 (arm64)",
+    ] {
+        assert!(run.stderr.contains(text), "{text} in {}", run.stderr);
+    }
+}
+
 /// One test, because users of these names are there once.
 #[test]
 fn ordinary_users_build_what_root_builds() {
@@ -218,6 +239,7 @@ fn ordinary_users_build_what_root_builds() {
             );
         }
         what_runs_get(&project, &user);
+        emulated_for(&project, &user);
         // Files of subordinate ids go with `prune`, everything else is the user's own.
         kiln_as(&project, &user, &["rmi", "x"]).ok();
         kiln_as(&project, &user, &["prune", "--all"]).ok();

@@ -5,6 +5,7 @@
 use crate::Error;
 use crate::build::contexts::{Contexts, NoFiles, Opened};
 use crate::build::fetch::{self, Fetcher};
+use crate::build::foreign::Emulation;
 use crate::build::manifest;
 use crate::build::preflight;
 use crate::build::record::{self, Link, StepOutput, base_of};
@@ -41,6 +42,8 @@ pub(crate) struct Executor<'a> {
     pub agents: Agents,
     /// Devices that the host describes.
     pub devices: Devices,
+    /// What runs commands of other platforms.
+    pub emulation: &'a Emulation,
     /// What the steps of remote sources bring.
     pub sources: RemoteSteps<'a>,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
@@ -53,6 +56,7 @@ impl<'a> Executor<'a> {
         contexts: &'a Contexts<'a>,
         fetcher: &'a Fetcher<'a>,
         sources: RemoteSteps<'a>,
+        emulation: &'a Emulation,
     ) -> Self {
         Self {
             space,
@@ -60,6 +64,7 @@ impl<'a> Executor<'a> {
             contexts,
             fetcher,
             sources,
+            emulation,
             notes_told: AtomicUsize::new(0),
             users: Mutex::default(),
             agents: Agents::default(),

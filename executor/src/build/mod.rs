@@ -42,6 +42,7 @@ use backend::Executor;
 use contexts::Contexts;
 use exporter::Exporter;
 use fetch::Fetcher;
+use foreign::Emulation;
 use front::Front;
 use planner::checks::IgnoredFiles;
 use planner::lower::{BaseRequest, LowerOptions, WantedBy};
@@ -54,12 +55,15 @@ use resolve::Resolver;
 use sources::RemoteSteps;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Instant;
 use store::Store;
 
 /// Takes what a build has to say. Step events come through [`Observer`].
 pub trait Ui: Observer {
     /// Warnings of the Dockerfile, before anything runs.
     fn diagnostics(&self, diagnostics: &[parser::Diagnostic]);
+    /// Something worth knowing that concerns the whole build; told at its end.
+    fn warning(&self, _text: &str) {}
     /// The plan is known; step events refer to it.
     fn plan(&self, plan: &Plan);
     /// A phase outside the plan begins (`resolve docker.io/library/busybox:latest`, `exporting to image`); returns its number.
@@ -133,6 +137,7 @@ pub fn build(
     stdout: Option<std::fs::File>,
 ) -> Result<BuildResult, BuildFailure> {
     refuse_platforms(request)?;
+    let begun = Instant::now();
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
@@ -164,6 +169,7 @@ pub fn build(
     let fetcher = Fetcher::new(&space, &remote, &plan)?;
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
+    let emulation = Emulation::of(&plan, request, begun);
     let outcome = {
         let steps = RemoteSteps::new(Sources {
             store,
@@ -172,7 +178,7 @@ pub fn build(
             cancel,
         });
         steps.find_all(&plan, ui);
-        let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps);
+        let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
         executor.agents = agents;
         executor.devices = devices;
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
@@ -180,17 +186,11 @@ pub fn build(
     };
     // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
     let saved = contexts.save();
-    let outcome = outcome?;
+    let outcome = outcome.inspect_err(|_| emulation.tell(ui))?;
     saved?;
-    let (executed, cached) = (outcome.executed, outcome.cached);
     let mut results = results(&plan, &outcome);
     if request.squash {
-        let base: Vec<_> = results
-            .iter()
-            .flat_map(|result| &result.base)
-            .cloned()
-            .collect();
-        fetcher.ensure(&base, &|_, _, _| {}, cancel)?;
+        fetcher.ensure(&bases(&results), &|_, _, _| {}, cancel)?;
         squash::squash(&space, &mut plan, &mut results)?;
     }
     let stdout = Mutex::new(stdout);
@@ -205,10 +205,12 @@ pub fn build(
         results,
         stdout,
     };
-    let result = exporter.export()?;
+    let result = exporter.export();
+    emulation.tell(ui);
+    let result = result?;
     Ok(BuildResult {
-        executed,
-        cached,
+        executed: outcome.executed,
+        cached: outcome.cached,
         ..result
     })
 }
@@ -307,6 +309,12 @@ fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> Buil
             origin: Some(plan.steps[step.0 as usize].origin.clone()),
         },
     }
+}
+
+/// Layers of the images that results begin with.
+fn bases(results: &[StepOutput]) -> Vec<oci_spec::image::Digest> {
+    let all = results.iter().flat_map(|result| &result.base);
+    all.cloned().collect()
 }
 
 /// The root file systems of the targets.

@@ -4,7 +4,7 @@ mod log;
 mod spec;
 
 use crate::Error;
-use crate::build::backend::{Executor, Work};
+use crate::build::backend::{self, Executor, Work};
 use crate::build::foreign;
 use crate::build::mounts::Held;
 use crate::copy::UserIds;
@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often a running command looks whether it is to stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
@@ -36,6 +36,7 @@ pub(crate) fn run(
     let base = work.base(op.base);
     executor.ensure_as(Form::Tree, &base.layers, step.id, work)?;
     let sandbox = executor.space.sandbox()?;
+    executor.emulation.register(sandbox);
     tell_notes(executor, sandbox, step.id, work);
     let scratch = executor.space.store().scratch()?;
     let mut held = Held::new(executor.space, scratch.path());
@@ -43,12 +44,28 @@ pub(crate) fn run(
     let upper_work = held.folder("work")?;
     let mut spec = spec::spec(executor, step, op, work, &mut held)?;
     spec.root.upper = Some((upper.clone(), upper_work));
+    let foreign = executor.emulation.of_step(step, || {
+        foreign::made_for(&spec, || backend::view(executor.space, &base))
+    });
+    if let Some(foreign) = &foreign {
+        executor.emulation.check(foreign)?;
+        if let Some(note) = foreign.note() {
+            work.events.event(step.id, note);
+        }
+    }
     let log = Log::create(
         &executor.space.store().logs(),
         executor.request.now,
         step.id,
     )?;
+    let began = Instant::now();
     let exit = execute(sandbox, &spec, &log, step.id, work)?;
+    if let Some(foreign) = &foreign {
+        if let Some(error) = executor.emulation.explain(foreign, exit) {
+            return Err(error);
+        }
+        executor.emulation.ran(foreign, step, began);
+    }
     // What the sandbox found out by starting a command, such as the network it could give.
     tell_notes(executor, sandbox, step.id, work);
     if exit != Exit::Code(0) {
@@ -58,7 +75,6 @@ pub(crate) fn run(
             exit,
             tail,
             log: Some(path),
-            foreign: foreign::explain(&step.platform, exit),
         });
     }
     log.discard_when_empty();
