@@ -2,6 +2,7 @@
 
 use crate::cgroup::Group;
 use crate::fail::Failure;
+use crate::probe::{Fact, Place};
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
 use crate::{
     Error, Exit, IdMapping, Mode, Network, Options, Pressure, RootKind, RunSpec, Security,
@@ -354,6 +355,25 @@ fn spawn() -> Result<(OwnedFd, Child), Error> {
             source,
         })?;
     Ok((near, process))
+}
+
+/// Starts a helper that tries everything and ends.
+pub(crate) fn facts(place: &Place) -> Result<Vec<Fact>, Error> {
+    let (control, mut process) = spawn()?;
+    let payload = serde_json::to_vec(place).expect("BUG: a place has only string keys");
+    wire::send_request(control.as_fd(), Kind::Probe, 0, &[], &payload)
+        .map_err(|errno| Error::Helper(format!("no answer from it: {errno}")))?;
+    let mut facts = Vec::new();
+    let ended = loop {
+        match wire::receive_answer(control.as_fd()) {
+            Ok(Some(fact)) => facts.push(fact),
+            Ok(None) => break Ok(()),
+            Err(errno) => break Err(Error::Helper(format!("its socket failed: {errno}"))),
+        }
+    };
+    drop(control);
+    let _ = process.wait();
+    ended.map(|()| facts)
 }
 
 /// The mode in one line, with what kept it from being a better one.

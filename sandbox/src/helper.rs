@@ -7,7 +7,7 @@
 use crate::TaskFn;
 use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
-use crate::probe::fixes;
+use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
@@ -48,6 +48,10 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     forget_protection();
     let mut buffer = Vec::new();
     let request = wire::receive_request(control.as_fd(), &mut buffer).ok()??;
+    if request.kind == Kind::Probe {
+        probe::serve(one, control.as_fd(), request);
+        return Some(());
+    }
     let answer = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
     let Entered::Ready { mode, .. } = answer else {
@@ -235,7 +239,7 @@ impl Helper<'_> {
             Kind::Run => self.start_run(request, reply),
             Kind::Task => self.start_task(request, reply),
             Kind::Emulate => self.emulate(request, &reply),
-            Kind::Hello | Kind::Security => {}
+            Kind::Hello | Kind::Security | Kind::Probe => {}
         }
     }
 

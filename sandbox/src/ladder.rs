@@ -42,7 +42,7 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
 }
 
 /// Capabilities for [`may_chroot`], in words.
-const CHROOT_NEEDS: &str =
+pub(crate) const CHROOT_NEEDS: &str =
     "the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and SYS_CHROOT";
 
 fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) -> Entered {
@@ -67,7 +67,7 @@ fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) ->
 }
 
 /// What a root without namespaces needs of its capabilities to change its root and work on the files of others.
-fn may_chroot() -> bool {
+pub(crate) fn may_chroot() -> bool {
     namespace::is_root_with(
         CapabilitySet::SYS_CHROOT
             | CapabilitySet::CHOWN
@@ -105,7 +105,7 @@ fn without_namespaces(hello: &Hello) -> Entered {
 }
 
 /// Starts a process as commands are and lets it mount `/proc`. An error is of the start, without which nothing goes.
-fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure> {
+pub(crate) fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure> {
     let stage = "start a process in new namespaces";
     match sys::clone_process(one, init::clone_flags(false)).stage(stage)? {
         Forked::Child => {

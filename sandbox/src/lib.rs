@@ -39,11 +39,13 @@ mod wire;
 pub use binfmt::{Emulator, Machine, runs_natively};
 pub use capability::capability_name;
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
+pub use probe::Fact;
 pub use spec::{
     Device, Exit, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec, Seccomp, Security,
 };
 
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// Errors.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,19 @@ pub type TaskFn = fn(request: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<u8>, Strin
 /// Must be the first call in `main`, before any thread: a re-executed helper never returns from it.
 pub fn init_if_child(tasks: &[(&'static str, TaskFn)]) {
     helper::run_if_child(tasks);
+}
+
+/// Tries everything that a sandbox could need here: for those who ask what is missing, since a build tries only what decides.
+/// `scratch` is an empty folder in the store, in which file systems are tried.
+///
+/// # Errors
+/// The helper cannot be started.
+pub fn facts(store: &Path, scratch: &Path, search_path: &str) -> Result<Vec<Fact>, Error> {
+    client::facts(&probe::Place {
+        store: store.to_owned(),
+        scratch: scratch.to_owned(),
+        search_path: search_path.to_owned(),
+    })
 }
 
 /// Whether this process may work on files of any owner by itself, as root may: not in a user namespace of one id, and not

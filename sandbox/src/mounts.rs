@@ -124,7 +124,7 @@ pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<OwnedFd, F
 }
 
 /// A new instance of a file system, not attached yet.
-fn new_mount(
+pub(crate) fn new_mount(
     kind: &str,
     options: &[(&str, &str)],
     attributes: MountAttrFlags,

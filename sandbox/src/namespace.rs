@@ -150,6 +150,13 @@ fn idmapped_stores(
     Ok((userns, trees))
 }
 
+/// Whether the mounts of stores can be mapped. The process is of no other use afterwards.
+pub(crate) fn try_idmapped(one: SingleThreaded, stores: Vec<PathBuf>) -> Result<(), Failure> {
+    unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
+    make_private()?;
+    idmapped_stores(one, stores).map(|_| ())
+}
+
 /// Puts the stores where they were. Folders above them that only the host's root may pass are covered by an empty tmpfs,
 /// in this mount namespace only: the build's root is a stranger there.
 fn attach_stores(trees: Vec<(PathBuf, OwnedFd)>) -> Result<(), Failure> {

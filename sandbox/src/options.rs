@@ -16,6 +16,17 @@ pub enum IdMapping {
     Host,
 }
 
+impl std::fmt::Display for IdMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Idmapped => "id-mapped",
+            Self::Subordinate => "subordinate",
+            Self::Single => "single",
+            Self::Host => "host",
+        })
+    }
+}
+
 /// How much of the isolation is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub enum Isolation {

@@ -71,6 +71,11 @@ impl Mapper {
         Some(Self { program, arguments })
     }
 
+    /// Where it lies.
+    pub(crate) fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
     /// Maps the ids of a process that has made its user namespace.
     pub(crate) fn map(&self, pid: Pid) -> Result<(), String> {
         let output = Command::new(&self.program)

@@ -184,6 +184,18 @@ pub(crate) fn load_seccomp(filter: &[libc::sock_filter]) -> Result<()> {
     check(result)
 }
 
+/// The version of Landlock's interface (Linux 5.13).
+pub(crate) fn landlock_version() -> Result<u32> {
+    const VERSION: u32 = 1;
+    let attributes: *const c_char = std::ptr::null();
+    let size: usize = 0;
+    // SAFETY: with this flag the attributes are not looked at, which must be null and of no size.
+    let version =
+        unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes, size, VERSION) };
+    check(version)?;
+    u32::try_from(version).map_err(|_| Errno::INVAL)
+}
+
 /// Sets every signal to its default action and unblocks all: what a command expects to start with. By the system call,
 /// because C libraries keep two signals to themselves, which a caller may have left ignored.
 pub(crate) fn reset_signals() {

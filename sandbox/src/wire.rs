@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Emulate = 4,
     /// Settings that commands will come with; not answered.
     Security = 5,
+    /// Instead of [`Kind::Hello`]: what this place allows, one [`crate::Fact`] a packet.
+    Probe = 6,
 }
 
 /// First request: how to enter the namespace. Answered on the control socket by [`Entered`].
@@ -221,6 +223,7 @@ pub(crate) fn receive_request(
         3 => Kind::Task,
         4 => Kind::Emulate,
         5 => Kind::Security,
+        6 => Kind::Probe,
         _ => return Err(Errno::BADMSG),
     };
     let payload = if flags & IN_MEMFD == 0 {
