@@ -5,6 +5,7 @@
 mod archive;
 mod compat;
 mod copy;
+mod doctor;
 mod image;
 mod isolation;
 mod login;
@@ -20,6 +21,7 @@ mod space;
 pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
 pub use compat::CompatArgs;
 pub use copy::CopyArgs;
+pub use doctor::{DoctorArgs, DoctorFormat};
 pub use image::{
     DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
 };
@@ -111,6 +113,8 @@ pub enum Command {
     Prune(PruneArgs),
     /// Show what takes room in the store
     Du(DuArgs),
+    /// Show what RUN steps can use on this machine, and how to get what is missing
+    Doctor(DoctorArgs),
     /// Show the version
     Version(VersionArgs),
 }

@@ -11,6 +11,7 @@
 mod args;
 mod build_spec;
 mod commands;
+mod doctor;
 mod environment;
 mod error;
 mod progress;

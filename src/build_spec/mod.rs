@@ -18,6 +18,7 @@ mod secret;
 mod security;
 mod ssh;
 
+pub use self::isolation::isolation;
 use self::load_target::LoadKeys;
 use crate::args::{BuildArgs, NetworkMode};
 use crate::environment::Environment;
@@ -114,7 +115,7 @@ fn request(
         ulimits: collect(&args.run.ulimits, run::ulimit)?,
         volumes: collect(&args.run.volumes, run::volume)?,
         run: RunSettings {
-            isolation: isolation::isolation(&args.run.isolation, environment)?,
+            isolation: isolation(&args.run.isolation, environment)?,
             security: security::resolve(&args.run.security)?,
             ..RunSettings::default()
         },

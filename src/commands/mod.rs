@@ -5,6 +5,7 @@ mod call;
 mod connect;
 mod copy;
 mod diff;
+mod doctor;
 mod history;
 mod images;
 mod imagetools;
@@ -60,6 +61,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Push(args) => push::run(&args, &open, environment),
         Command::Prune(args) => prune::run(&args, &open.space()?),
         Command::Du(args) => prune::du(&args, &open.space()?),
+        Command::Doctor(args) => doctor::run(&args, &open, environment),
         Command::Version(args) => {
             version::run(&args);
             Ok(())

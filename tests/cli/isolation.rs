@@ -94,3 +94,63 @@ fn full_isolation_is_not_worth_a_line_but_in_debug_logs() {
     let run = project.build(&["-D", "--no-cache"]).ok();
     assert!(run.stderr.contains("isolation=full"), "{}", run.stderr);
 }
+
+#[test]
+fn the_doctor_says_what_a_build_would_get() {
+    let project = Project::new("FROM busybox\nRUN true\n");
+    let lines = project.kiln(&["doctor"]).ok();
+    for part in [
+        "ok          user namespaces\n",
+        "ok          a new /proc\n",
+        "\nRUN         isolation full\n",
+        "\nroots       ",
+        "\nnetwork     ",
+        "\nlimits      ",
+    ] {
+        assert!(
+            lines.text().contains(part),
+            "{part:?} in:\n{}",
+            lines.text()
+        );
+    }
+    let json = project.kiln(&["doctor", "--format", "json"]).ok();
+    let value: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(value["verdict"]["isolation"], "full");
+    assert_eq!(value["verdict"]["works"], true);
+    let facts = value["facts"].as_array().unwrap();
+    assert!(facts.len() > 30, "{}", facts.len());
+    // Its scratch folder is gone.
+    let left = std::fs::read_dir(project.store().join("scratch")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn the_doctor_tells_of_a_container() {
+    if !can_unshare() {
+        return;
+    }
+    let project = Project::new("FROM busybox\nRUN true\n");
+    let doctor = |args: &[&str]| {
+        let command = project.command(&[&["doctor"], args].concat());
+        project.run(below_a_masked_proc(&command))
+    };
+    let nested = doctor(&[]).ok();
+    for part in [
+        "missing     a new /proc: fsmount(proc): Operation not permitted (os error 1) (fix: the surrounding container hides",
+        "\nRUN         isolation nested\n",
+        "\nnote        isolation: nested: could not mount a new /proc",
+    ] {
+        assert!(
+            nested.text().contains(part),
+            "{part:?} in:\n{}",
+            nested.text()
+        );
+    }
+    let refused = doctor(&["--isolation", "full"]);
+    let text = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert!(
+        text.contains("\nRUN         not possible: could not mount a new /proc"),
+        "{text}"
+    );
+    refused.fails(1, &[]);
+}

@@ -218,7 +218,7 @@ fn no_id_maps(world: &World) {
     );
 }
 
-fn unshare(flags: &str, script: &str, world: &World) -> Option<String> {
+pub(crate) fn unshare(flags: &str, script: &str, world: &World) -> Option<String> {
     let mut command = Command::new("unshare");
     command
         .args([flags, "sh", "-c", script, "sh"])

@@ -12,6 +12,7 @@
 
 mod basics;
 mod emulators;
+mod facts;
 mod hostile;
 mod hosts;
 mod lifecycle;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("--probe") => return probes::main(&args[1..]),
+        Some("--facts") => return facts::print(&args[1..]),
         Some("--start") => return hosts::start(&args[1..]),
         Some("--victim") => return lifecycle::victim(&args[1..]),
         Some("--list") => {
@@ -96,6 +98,7 @@ fn cases() -> Vec<Case> {
         mounts::CASES,
         hostile::CASES,
         hosts::CASES,
+        facts::CASES,
         emulators::CASES,
         lifecycle::CASES,
         limits::CASES,
