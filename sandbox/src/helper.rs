@@ -11,7 +11,7 @@ use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, binfmt, init, ladder, task};
+use crate::{Mode as IsolationMode, RootKind, binfmt, init, ladder, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -54,7 +54,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     }
     let answer = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
-    let Entered::Ready { mode, .. } = answer else {
+    let Entered::Ready { mode, root, .. } = answer else {
         return Some(());
     };
     let (life, life_of_children) =
@@ -62,6 +62,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     let mut helper = Helper {
         one,
         mode,
+        root,
         tasks,
         control,
         caller,
@@ -140,6 +141,7 @@ struct Child {
 struct Helper<'a> {
     one: SingleThreaded,
     mode: IsolationMode,
+    root: RootKind,
     tasks: Tasks<'a>,
     control: OwnedFd,
     /// The caller's process; none when it was gone already, which the control socket tells as well.
@@ -274,6 +276,7 @@ impl Helper<'_> {
                     life: &self.life,
                     new_network,
                     mode: self.mode,
+                    root: self.root,
                 };
                 if self.mode == IsolationMode::Chroot {
                     ladder::chroot_main(&start, request, &reply)

@@ -8,9 +8,10 @@ use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
 use crate::seccomp::Filters;
+use crate::root::Prepared;
 use crate::sys::{self, SingleThreaded};
 use crate::wire::{self, Request, RunReply};
-use crate::{Exit, Mode, RunSpec};
+use crate::{Exit, Mode, RootKind, RunSpec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -25,6 +26,7 @@ pub(crate) struct Start<'a> {
     pub(crate) life: &'a OwnedFd,
     pub(crate) new_network: bool,
     pub(crate) mode: Mode,
+    pub(crate) root: RootKind,
 }
 
 /// Namespaces of a run. Its user namespace is the build's.
@@ -86,7 +88,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let spec: RunSpec = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     let filter = start.filters.of(&spec).stage("find the seccomp filter")?;
-    set_up(&spec, start)?;
+    let copy = set_up(&spec, start)?;
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;
@@ -101,10 +103,16 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     };
     sys::stop_if_asked();
     drop(request);
-    Ok(reap_until(pid))
+    let exit = reap_until(pid);
+    if let Some(copy) = copy {
+        end_others();
+        copy.collect()?;
+    }
+    Ok(exit)
 }
 
-fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<(), Failure> {
+/// A root that is a copy is returned: what changed in it must be collected in the end.
+fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<Option<Prepared>, Failure> {
     if !spec.hostname.is_empty() {
         rustix::system::sethostname(spec.hostname.as_bytes())
             .stage_with(|| format!("set the host name {}", spec.hostname))?;
@@ -113,9 +121,10 @@ fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<(), Failure> {
         sys::loopback_up().stage("bring the loopback interface up")?;
     }
     let root = mounts::build_root(spec, start)?;
-    enter_root(root.as_fd())?;
-    drop(root);
-    command::make_working_folder(spec)
+    enter_root(root.mount.as_fd())?;
+    drop(root.mount);
+    command::make_working_folder(spec)?;
+    Ok(root.copy)
 }
 
 /// Makes a mounted root the root of this mount namespace; of the old one nothing is left. The old root comes to lie over the
@@ -143,6 +152,18 @@ fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
         return Err(Failure::new("leave the old root", Errno::BUSY));
     }
     Ok(())
+}
+
+/// Kills and reaps everything else in the pid namespace.
+fn end_others() {
+    loop {
+        // Nobody left is an error too.
+        let _ = sys::kill_all();
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Reaps every process that ends here, until the command does.

@@ -8,9 +8,10 @@ use crate::init::{self, Start};
 use crate::mounts;
 use crate::namespace::{self, Refusal};
 use crate::probe::fixes;
+use crate::root;
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Request, RunReply};
-use crate::{IdMapping, Isolation, Mode, RootKind};
+use crate::{IdMapping, Isolation, Mode};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
@@ -57,12 +58,18 @@ fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) ->
         }
         Some(_) => Mode::Nested,
     };
+    let choice = match root::choose(&hello.stores, hello.root, mode) {
+        Ok(choice) => choice,
+        Err(failure) => return Entered::Failed(failure),
+    };
+    let mut notes = entered.notes;
+    notes.extend(choice.notes);
     Entered::Ready {
         mapping: entered.mapping,
         mode,
-        root: hello.root.unwrap_or(RootKind::Overlay),
+        root: choice.kind,
         lost,
-        notes: entered.notes,
+        notes,
     }
 }
 
@@ -91,6 +98,10 @@ fn without_namespaces(hello: &Hello) -> Entered {
         );
         return Entered::Failed(Failure::new(stage, Errno::PERM));
     }
+    let choice = match root::choose(&hello.stores, hello.root, Mode::Chroot) {
+        Ok(choice) => choice,
+        Err(failure) => return Entered::Failed(failure),
+    };
     Entered::Ready {
         mapping: if namespace::has_one_id() {
             IdMapping::Single
@@ -98,9 +109,9 @@ fn without_namespaces(hello: &Hello) -> Entered {
             IdMapping::Host
         },
         mode: Mode::Chroot,
-        root: hello.root.unwrap_or(RootKind::Copy),
+        root: choice.kind,
         lost: hello.none.clone(),
-        notes: Vec::new(),
+        notes: choice.notes,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::fail::{Failure, Stage};
 use crate::init::Start;
 use crate::probe::fixes;
 use crate::resolve;
-use crate::rootfs::{self, Point, Scratch};
+use crate::rootfs::{self, Point, Root, Scratch, Way};
 use crate::sys;
 use crate::{Device, Mode as IsolationMode, Mount, RunSpec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -81,11 +81,16 @@ struct Prepared {
 }
 
 /// Builds the whole root of a command and returns it, attached but not entered.
-pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<OwnedFd, Failure> {
+pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<Root, Failure> {
     let scratch = Scratch::new()?;
+    let way = Way {
+        kind: start.root,
+        scratch: &scratch,
+        work: spec.root.upper.as_ref().map(|(_, work)| work.as_path()),
+    };
     let mut prepared = Vec::new();
     for mount in &spec.mounts {
-        prepared.push(prepare(mount, &scratch)?);
+        prepared.push(prepare(mount, &way)?);
     }
     for device in &spec.devices {
         prepared.push(prepare_device(device)?);
@@ -109,18 +114,19 @@ pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<OwnedFd, F
             folder: point.folder,
         });
     }
-    let root = rootfs::mount_root(&spec.root, &points, &scratch)?;
-    scratch.attach(&root)?;
-    mount_proc(&root, start.mode)?;
-    mount_dev(&root, spec)?;
-    mount_sys(&root, start.new_network, spec.insecure)?;
+    let whole = rootfs::mount_root(&spec.root, &points, &way)?;
+    let root = &whole.mount;
+    scratch.attach(root)?;
+    mount_proc(root, start.mode)?;
+    mount_dev(root, spec)?;
+    mount_sys(root, start.new_network, spec.insecure)?;
     if !spec.insecure {
-        hide(&root, &scratch)?;
+        hide(root, &scratch)?;
     }
     for Prepared { tree, point } in prepared {
-        attach_inside(&root, &tree, &point)?;
+        attach_inside(root, &tree, &point)?;
     }
-    Ok(root)
+    Ok(whole)
 }
 
 /// A new instance of a file system, not attached yet.
@@ -140,7 +146,7 @@ pub(crate) fn new_mount(
 }
 
 /// A detached clone of a mount, or of the part below an open file or folder.
-fn clone_of(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn clone_of(place: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
@@ -292,7 +298,8 @@ fn place_if_there(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Errno> 
     }
 }
 
-fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
+fn prepare(mount: &Mount, way: &Way<'_>) -> Result<Prepared, Failure> {
+    let scratch = way.scratch;
     let (tree, target) = match mount {
         Mount::Overlay {
             overlay,
@@ -300,7 +307,7 @@ fn prepare(mount: &Mount, scratch: &Scratch) -> Result<Prepared, Failure> {
             target,
             readonly,
         } => {
-            let mounted = rootfs::mount_plain(overlay, scratch)?;
+            let mounted = rootfs::mount_plain(overlay, way)?;
             scratch.attach(&mounted)?;
             (
                 part_of(&mounted, &resolve::clean(source), *readonly)?,

@@ -75,6 +75,28 @@ pub enum RootKind {
     Copy,
 }
 
+impl std::fmt::Display for RootKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Overlay => "overlay",
+            Self::Fuse => "fuse-overlayfs",
+            Self::Reflink => "reflink",
+            Self::Copy => "copy",
+        })
+    }
+}
+
+impl std::str::FromStr for RootKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let kinds = [Self::Overlay, Self::Fuse, Self::Reflink, Self::Copy];
+        let found = kinds.into_iter().find(|kind| kind.to_string() == text);
+        found
+            .ok_or_else(|| format!("{text:?} is none of overlay, fuse-overlayfs, reflink and copy"))
+    }
+}
+
 /// How to set up the build's namespace.
 #[derive(Clone, Debug, Default)]
 pub struct Options {

@@ -5,13 +5,16 @@
 //! folders, links that lead elsewhere), the root is mounted again with such a layer above the image's; it repeats the
 //! attributes of the parents.
 
-use crate::Overlay;
 use crate::fail::{Failure, Stage};
+use crate::mounts;
 use crate::overlay::{self, Layer, Layers, Spare};
 use crate::resolve;
+use crate::root::{self, Prepared};
+use crate::sys;
+use crate::{Overlay, RootKind};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
@@ -99,14 +102,101 @@ pub(crate) struct Point {
     pub(crate) folder: bool,
 }
 
+/// How roots are put together in a run.
+#[derive(Debug)]
+pub(crate) struct Way<'a> {
+    pub(crate) kind: RootKind,
+    pub(crate) scratch: &'a Scratch,
+    /// The work folder of the command's root, for what has none of its own.
+    pub(crate) work: Option<&'a Path>,
+}
+
+/// A command's root.
+#[derive(Debug)]
+pub(crate) struct Root {
+    pub(crate) mount: OwnedFd,
+    /// The copy that it is, when it is one.
+    pub(crate) copy: Option<Prepared>,
+}
+
 /// Mounts an overlay without mount points of its own (bind mounts from stages and contexts).
-pub(crate) fn mount_plain(overlay: &Overlay, scratch: &Scratch) -> Result<OwnedFd, Failure> {
-    let work = Work::open(overlay, scratch)?;
-    work.mount(overlay, None, None, "overlay", scratch)
+pub(crate) fn mount_plain(overlay: &Overlay, way: &Way<'_>) -> Result<OwnedFd, Failure> {
+    match way.kind {
+        RootKind::Overlay | RootKind::Fuse => {
+            let work = Work::open(overlay, way.scratch)?;
+            work.mount(overlay, None, None, "overlay", way.scratch)
+        }
+        RootKind::Reflink | RootKind::Copy => copied(overlay, way),
+    }
 }
 
 /// Mounts a command's root in which all points exist. Not attached yet.
 pub(crate) fn mount_root(
+    overlay: &Overlay,
+    points: &[Point],
+    way: &Way<'_>,
+) -> Result<Root, Failure> {
+    match way.kind {
+        RootKind::Overlay | RootKind::Fuse => {
+            mount_overlay_root(overlay, points, way.scratch).map(|mount| Root { mount, copy: None })
+        }
+        RootKind::Reflink | RootKind::Copy => {
+            let merged = root::merge(overlay, way.kind)?;
+            for point in points {
+                make_point(merged.root(), point)?;
+            }
+            let copy = merged.snapshot()?;
+            let mount = mount_copy(copy.root())?;
+            let copy = Some(copy);
+            Ok(Root { mount, copy })
+        }
+    }
+}
+
+/// A copy in place of an overlay. Of one folder that is only read none is made.
+fn copied(overlay: &Overlay, way: &Way<'_>) -> Result<OwnedFd, Failure> {
+    if let ([only], None) = (overlay.lowers.as_slice(), &overlay.upper) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(only, flags, Mode::empty())
+            .stage_with(|| format!("open the layer {}", only.display()))?;
+        return mount_copy(&folder);
+    }
+    let work = overlay.upper.as_ref().map(|(_, work)| work.as_path());
+    let work = work.or(way.work).ok_or_else(|| {
+        Failure::new("copy layers without a folder to copy them to", Errno::INVAL)
+    })?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(work, flags, Mode::empty())
+        .stage_with(|| format!("open the folder {}", work.display()))?;
+    mount_copy(root::merge_in(overlay, folder, way.kind)?.root())
+}
+
+fn mount_copy(folder: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let stage = "mount the copy of the layers";
+    let tree = mounts::clone_of(folder.as_fd()).stage(stage)?;
+    sys::mount_setattr(&tree, MountAttrFlags::MOUNT_ATTR_NODEV, false).stage(stage)?;
+    Ok(tree)
+}
+
+/// Makes a mount point in a copy where there is none. What it is made in keeps its time.
+fn make_point(root: &OwnedFd, point: &Point) -> Result<(), Failure> {
+    let stage = || format!("make the mount point /{}", point.path.display());
+    match resolve::place(root, &point.path) {
+        Ok(place) => return check_type(&place, point),
+        Err(Errno::NOENT | Errno::NOTDIR) => {}
+        Err(errno) => return Err(Failure::new(stage(), errno)),
+    }
+    let walk = resolve::walk(root.as_fd(), &point.path).stage_with(stage)?;
+    let parent = walk.folders.last().map_or(root, |(_, folder)| folder);
+    let parent = real(parent).stage_with(stage)?;
+    let stat = rustix::fs::fstat(&parent).stage_with(stage)?;
+    let missing: PathBuf = walk.missing.iter().collect();
+    make_stub(&parent, &missing, point.folder).stage_with(stage)?;
+    rustix::fs::futimens(&parent, &times(&stat)).stage_with(stage)
+}
+
+/// [`mount_root`] by an overlay.
+fn mount_overlay_root(
     overlay: &Overlay,
     points: &[Point],
     scratch: &Scratch,
@@ -390,13 +480,16 @@ fn copy_attributes(copy: BorrowedFd<'_>, original: BorrowedFd<'_>) -> Result<(),
             }
         }
     }
+    rustix::fs::utimensat(copy, ".", &times(&stat), AtFlags::empty())
+}
+
+fn times(stat: &Stat) -> Timestamps {
     let time = |seconds, nanoseconds: u64| Timespec {
         tv_sec: seconds,
         tv_nsec: nanoseconds.cast_signed(),
     };
-    let times = Timestamps {
+    Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    rustix::fs::utimensat(copy, ".", &times, AtFlags::empty())
+    }
 }

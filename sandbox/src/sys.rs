@@ -102,6 +102,12 @@ pub(crate) fn has_32_bit_programs() -> bool {
     }
 }
 
+/// Kills every process that this one may, but itself: as process 1, all of its pid namespace.
+pub(crate) fn kill_all() -> Result<()> {
+    // SAFETY: sends a signal, which touches no memory here.
+    check(c_long::from(unsafe { libc::kill(-1, libc::SIGKILL) }))
+}
+
 /// Ends the process at once, without destructors or exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any code and does not return.

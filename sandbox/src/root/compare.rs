@@ -235,7 +235,7 @@ impl Place<'_> {
 }
 
 /// Removes a file, or a folder with all that is in it. An absent one is fine.
-fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match rfs::unlinkat(folder, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => return Ok(()),
         Err(Errno::ISDIR) => {}

@@ -4,6 +4,7 @@
 //! layer of it sees no difference. All work goes through descriptors of folders; no link is ever followed.
 
 mod attributes;
+mod choose;
 mod compare;
 mod copy;
 mod whiteout;
@@ -11,5 +12,6 @@ mod whiteout;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use choose::choose;
 pub(crate) use compare::Prepared;
 pub(crate) use copy::{Merged, merge, merge_in, prepare};
