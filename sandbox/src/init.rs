@@ -7,8 +7,9 @@ use crate::command;
 use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
-use crate::seccomp::Filters;
 use crate::root::Prepared;
+use crate::rootfs::Scratch;
+use crate::seccomp::Filters;
 use crate::sys::{self, SingleThreaded};
 use crate::wire::{self, Request, RunReply};
 use crate::{Exit, Mode, RootKind, RunSpec};
@@ -106,6 +107,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let exit = reap_until(pid);
     if let Some(copy) = copy {
         end_others();
+        leave_root()?;
         copy.collect()?;
     }
     Ok(exit)
@@ -152,6 +154,16 @@ fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
         return Err(Failure::new("leave the old root", Errno::BUSY));
     }
     Ok(())
+}
+
+/// Leaves the command's root with all that is mounted in it: the kernel moves no folder that is a mount point in this mount
+/// namespace. What is open stays open.
+fn leave_root() -> Result<(), Failure> {
+    let stage = "leave the command's root";
+    let empty = Scratch::new()?;
+    rustix::process::fchdir(empty.root()).stage(stage)?;
+    rustix::process::pivot_root(".", ".").stage(stage)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).stage(stage)
 }
 
 /// Kills and reaps everything else in the pid namespace.

@@ -450,8 +450,7 @@ fn make_inside_a_mount(root: &OwnedFd, point: &Point) -> Result<OwnedFd, Failure
     let stage = || format!("make the mount point /{}", point.path.display());
     let walk = resolve::walk(root.as_fd(), &point.path).stage_with(stage)?;
     let parent = walk.folders.last().map_or(root, |(_, fd)| fd);
-    let device = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|stat| stat.st_dev);
-    if device(parent).stage_with(stage)? == device(root).stage_with(stage)? {
+    if sys::mount_id(parent).stage_with(stage)? == sys::mount_id(root).stage_with(stage)? {
         return Err(Failure::new(stage(), Errno::NOENT));
     }
     let missing: PathBuf = walk.missing.iter().collect();

@@ -54,6 +54,10 @@ impl Scratch {
             .stage_with(stage)
     }
 
+    pub(crate) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     fn name(&self) -> String {
         let number = self.next.get();
         self.next.set(number + 1);
@@ -111,6 +115,20 @@ pub(crate) struct Way<'a> {
     pub(crate) work: Option<&'a Path>,
 }
 
+impl Way<'_> {
+    /// The folder to make a copy in. What only reads, in a run that writes nothing, has memory only.
+    fn folder(&self, overlay: &Overlay) -> Result<OwnedFd, Failure> {
+        let work = overlay.upper.as_ref().map(|(_, work)| work.as_path());
+        let Some(work) = work.or(self.work) else {
+            let folder = self.scratch.folder()?;
+            return real(&folder).stage("open a folder in memory");
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(work, flags, Mode::empty())
+            .stage_with(|| format!("open the folder {}", work.display()))
+    }
+}
+
 /// A command's root.
 #[derive(Debug)]
 pub(crate) struct Root {
@@ -141,13 +159,17 @@ pub(crate) fn mount_root(
             mount_overlay_root(overlay, points, way.scratch).map(|mount| Root { mount, copy: None })
         }
         RootKind::Reflink | RootKind::Copy => {
-            let merged = root::merge(overlay, way.kind)?;
+            let merged = root::merge_in(overlay, way.folder(overlay)?, way.kind)?;
             for point in points {
                 make_point(merged.root(), point)?;
             }
-            let copy = merged.snapshot()?;
-            let mount = mount_copy(copy.root())?;
-            let copy = Some(copy);
+            let mount = mount_copy(merged.root())?;
+            if overlay.upper.is_none() {
+                sys::mount_setattr(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY, false)
+                    .stage("make the root read-only")?;
+                return Ok(Root { mount, copy: None });
+            }
+            let copy = Some(merged.snapshot()?);
             Ok(Root { mount, copy })
         }
     }
@@ -161,14 +183,7 @@ fn copied(overlay: &Overlay, way: &Way<'_>) -> Result<OwnedFd, Failure> {
             .stage_with(|| format!("open the layer {}", only.display()))?;
         return mount_copy(&folder);
     }
-    let work = overlay.upper.as_ref().map(|(_, work)| work.as_path());
-    let work = work.or(way.work).ok_or_else(|| {
-        Failure::new("copy layers without a folder to copy them to", Errno::INVAL)
-    })?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(work, flags, Mode::empty())
-        .stage_with(|| format!("open the folder {}", work.display()))?;
-    mount_copy(root::merge_in(overlay, folder, way.kind)?.root())
+    mount_copy(root::merge_in(overlay, way.folder(overlay)?, way.kind)?.root())
 }
 
 fn mount_copy(folder: &OwnedFd) -> Result<OwnedFd, Failure> {

@@ -108,6 +108,13 @@ pub(crate) fn kill_all() -> Result<()> {
     check(c_long::from(unsafe { libc::kill(-1, libc::SIGKILL) }))
 }
 
+/// The mount that something open lies in (Linux 5.8).
+pub(crate) fn mount_id(fd: impl AsFd) -> Result<u64> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    Ok(stat.stx_mnt_id)
+}
+
 /// Ends the process at once, without destructors or exit handlers.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any code and does not return.

@@ -50,11 +50,7 @@ impl Merged {
     }
 }
 
-/// Merges an overlay's layers, and what its upper holds already, and remembers the result.
-pub(crate) fn prepare(overlay: &Overlay, kind: RootKind) -> Result<Prepared, Failure> {
-    merge(overlay, kind)?.snapshot()
-}
-
+#[allow(dead_code)]
 /// Merges an overlay's layers, and what its upper holds already, in the overlay's work folder. The upper's own folder gives
 /// the root its attributes.
 pub(crate) fn merge(overlay: &Overlay, kind: RootKind) -> Result<Merged, Failure> {

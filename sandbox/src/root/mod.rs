@@ -14,4 +14,5 @@ mod tests;
 
 pub(crate) use choose::choose;
 pub(crate) use compare::Prepared;
-pub(crate) use copy::{Merged, merge, merge_in, prepare};
+#[allow(unused_imports)]
+pub(crate) use copy::{Merged, merge, merge_in};

@@ -85,7 +85,9 @@ fn listed(root: &Path) -> Vec<String> {
 }
 
 fn copy_of(layers: &Layers) -> (Prepared, PathBuf) {
-    let prepared = prepare(&layers.overlay, RootKind::Reflink).unwrap();
+    let prepared = merge(&layers.overlay, RootKind::Reflink)
+        .and_then(Merged::snapshot)
+        .unwrap();
     let copies = layers.folder.path().join("work");
     let mut names: Vec<_> = fs::read_dir(&copies)
         .unwrap()

@@ -1,7 +1,9 @@
 //! A store of its own for the tests: a busybox root, this program inside it for what busybox cannot do, and a sandbox.
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use sandbox::{Error, Exit, IdMapping, Mount, Options, Overlay, Pressure, RunSpec, Sandbox};
+use sandbox::{
+    Error, Exit, IdMapping, Mount, Options, Overlay, Pressure, RootKind, RunSpec, Sandbox,
+};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,6 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 pub(crate) const PATH: &str = "/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// The environment variable that forces a kind of root in all tests.
+pub(crate) const ROOT_KIND: &str = "SANDBOX_TEST_ROOT";
+
+pub(crate) fn root_kind() -> Option<RootKind> {
+    let kind = std::env::var(ROOT_KIND).ok()?;
+    Some(kind.parse().unwrap())
+}
 
 pub(crate) struct World {
     folder: tempfile::TempDir,
@@ -53,6 +63,7 @@ impl World {
             .map_err(|error| format!("could not make the base: {error}"))?;
         let sandbox = Sandbox::start(&Options {
             stores: vec![store],
+            root: root_kind(),
             ..Options::default()
         })
         .map_err(|error| format!("no sandbox: {}", chain(&error)))?;
