@@ -128,6 +128,12 @@ impl Prepared {
         Ok(Self { merged, before })
     }
 
+    /// The root of the copy, open for reading.
+    #[allow(dead_code)]
+    pub(crate) fn root(&self) -> &OwnedFd {
+        self.merged.root()
+    }
+
     /// Moves what changed into the upper folder. Nothing may run in the copy any longer, and nothing may run in what is left
     /// of it afterwards.
     pub(crate) fn collect(self) -> Result<(), Failure> {
