@@ -8,6 +8,7 @@ mod copy;
 mod doctor;
 mod image;
 mod isolation;
+mod limits;
 mod login;
 mod manifest;
 mod pull;
@@ -26,6 +27,7 @@ pub use image::{
     DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
 };
 pub use isolation::IsolationArgs;
+pub use limits::LimitArgs;
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
 pub use pull::PullArgs;
@@ -34,7 +36,7 @@ pub use registry::RegistryArgs;
 pub use registry_tools::*;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-pub use run::{CgroupArgs, RunArgs};
+pub use run::RunArgs;
 pub use security::SecurityArgs;
 pub use space::{DuArgs, PruneArgs};
 use std::path::PathBuf;

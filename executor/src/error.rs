@@ -134,7 +134,7 @@ pub enum Error {
         message: String,
     },
     /// A command ended badly: `process "/bin/sh -c false" did not complete successfully: exit code: 1`.
-    #[error("process {command:?} did not complete successfully: {}", exit_text(*exit))]
+    #[error("process {command:?} did not complete successfully: {}{}", exit_text(*exit), verdict.as_deref().map(|text| format!(": {text}")).unwrap_or_default())]
     Command {
         /// As displayed.
         command: String,
@@ -144,6 +144,8 @@ pub enum Error {
         tail: String,
         /// The whole log.
         log: Option<PathBuf>,
+        /// The limit that it hit, where one is known.
+        verdict: Option<String>,
     },
     /// A command for a platform that nothing here can run.
     #[error(
@@ -156,6 +158,18 @@ pub enum Error {
         platform: String,
         /// What is missing, and how to get it.
         missing: String,
+    },
+    /// A command took longer than `--timeout` allows, and was stopped.
+    #[error("process {command:?} was stopped: it took longer than --timeout {limit:?} allows")]
+    Timeout {
+        /// As displayed.
+        command: String,
+        /// The limit.
+        limit: std::time::Duration,
+        /// Last lines of output.
+        tail: String,
+        /// Its log.
+        log: PathBuf,
     },
     /// An image or archive that cannot be used.
     #[error("{subject}: {reason}")]
@@ -255,6 +269,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The last lines that a failed command wrote, and its log.
+    #[must_use]
+    pub fn output(&self) -> Option<(&str, Option<&std::path::Path>)> {
+        match self {
+            Self::Command { tail, log, .. } => Some((tail, log.as_deref())),
+            Self::Timeout { tail, log, .. } => Some((tail, Some(log))),
+            _ => None,
+        }
+    }
+
     /// What to do about it, where there is something to say.
     #[must_use]
     pub fn help(&self) -> Option<String> {

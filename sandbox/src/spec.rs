@@ -175,6 +175,14 @@ pub struct Resources {
     pub pids: Option<i64>,
 }
 
+impl Resources {
+    /// The limit of memory as people write it (`64m`).
+    #[must_use]
+    pub fn memory_in_words(&self) -> Option<String> {
+        self.memory.map(crate::cgroup::size)
+    }
+}
+
 /// How often a command hit the limits of its control group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Pressure {

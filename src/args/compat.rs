@@ -33,9 +33,6 @@ pub struct CompatArgs {
     /// Source policy (not supported yet)
     #[arg(long = "policy", value_name = "SPEC")]
     pub policies: Vec<String>,
-    /// Limits of RUN steps (not supported yet)
-    #[arg(long = "resource", value_name = "KEY=VALUE,...")]
-    pub resources: Vec<String>,
     /// Flags of the classic builder that have no meaning here
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
     pub rm: bool,

@@ -1,6 +1,6 @@
 //! Flags of `kiln build` that say what RUN steps may have and use.
 
-use super::{IsolationArgs, SecurityArgs};
+use super::{IsolationArgs, LimitArgs, SecurityArgs};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -28,48 +28,7 @@ pub struct RunArgs {
     /// What commands may do.
     #[command(flatten)]
     pub security: SecurityArgs,
-    /// Limits of control groups, which no build has yet.
+    /// Limits.
     #[command(flatten)]
-    pub cgroup: CgroupArgs,
-}
-
-/// Flags that are understood and refused.
-#[derive(Args, Debug, Default)]
-pub struct CgroupArgs {
-    #[arg(long, hide = true)]
-    cgroup_parent: Option<String>,
-    #[arg(short, long, hide = true)]
-    memory: Option<String>,
-    #[arg(long, hide = true)]
-    memory_swap: Option<String>,
-    #[arg(long, hide = true)]
-    cpu_period: Option<String>,
-    #[arg(long, hide = true)]
-    cpu_quota: Option<String>,
-    #[arg(short, long, hide = true)]
-    cpu_shares: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_cpus: Option<String>,
-    #[arg(long, hide = true)]
-    cpuset_mems: Option<String>,
-}
-
-impl CgroupArgs {
-    /// The first flag given.
-    pub fn given(&self) -> Option<&'static str> {
-        let flags = [
-            ("--cgroup-parent", &self.cgroup_parent),
-            ("--memory", &self.memory),
-            ("--memory-swap", &self.memory_swap),
-            ("--cpu-period", &self.cpu_period),
-            ("--cpu-quota", &self.cpu_quota),
-            ("--cpu-shares", &self.cpu_shares),
-            ("--cpuset-cpus", &self.cpuset_cpus),
-            ("--cpuset-mems", &self.cpuset_mems),
-        ];
-        flags
-            .iter()
-            .find(|(_, value)| value.as_ref().is_some_and(|value| !value.is_empty()))
-            .map(|(name, _)| *name)
-    }
+    pub limits: LimitArgs,
 }

@@ -15,11 +15,6 @@ pub fn check(args: &CompatArgs) -> Result<Vec<String>, Failure> {
     if !args.policies.is_empty() {
         return Err(usage("--policy is not supported yet"));
     }
-    if !args.resources.is_empty() {
-        return Err(usage(
-            "--resource is not supported yet: run the whole build in a control group with limits instead",
-        ));
-    }
     let cache = |flag: &str| {
         format!("{flag} is not supported yet and is ignored: the result is the same without it")
     };

@@ -9,6 +9,7 @@ mod context;
 mod csv;
 pub mod epoch;
 mod isolation;
+mod limits;
 mod load_target;
 mod named_context;
 mod output;
@@ -61,7 +62,6 @@ fn request(
     args: &BuildArgs,
     environment: &Environment,
 ) -> Result<(BuildRequest, Option<Stream>), Failure> {
-    run::no_cgroups(&args.run.cgroup)?;
     let (allowed, devices) = run::allow(&args.run.allow)?;
     let source = context::resolve(&args.context, args.file.as_deref())?;
     let named_contexts = args
@@ -108,17 +108,17 @@ fn request(
             NetworkMode::Host => Network::Host,
         },
         extra_hosts: collect(&args.add_hosts, host)?,
-        shm_size: args.shm_size.as_deref().map(size).transpose()?,
+        shm_size: args
+            .shm_size
+            .as_deref()
+            .map(|text| limits::size("--shm-size", text))
+            .transpose()?,
         allowed,
         devices,
         cdi_spec_dirs: cdi_spec_dirs(&args.run.cdi_spec_dirs),
         ulimits: collect(&args.run.ulimits, run::ulimit)?,
         volumes: collect(&args.run.volumes, run::volume)?,
-        run: RunSettings {
-            isolation: isolation(&args.run.isolation, environment)?,
-            security: security::resolve(&args.run.security)?,
-            ..RunSettings::default()
-        },
+        run: run_settings(args, environment)?,
         ssh: ssh::parse(&args.run.ssh, environment)?,
         secrets,
         outputs,
@@ -135,6 +135,19 @@ fn request(
         proxies: environment.proxies(),
     };
     Ok((request, source.stream))
+}
+
+/// What commands may do and use, for the whole build.
+fn run_settings(args: &BuildArgs, environment: &Environment) -> Result<RunSettings, Failure> {
+    let limits = &args.run.limits;
+    Ok(RunSettings {
+        isolation: isolation(&args.run.isolation, environment)?,
+        security: security::resolve(&args.run.security)?,
+        resources: limits::resources(limits)?,
+        timeout: limits.timeout.as_deref().map(limits::timeout).transpose()?,
+        output: limits::output(|name| environment.get(name))?,
+        ..RunSettings::default()
+    })
 }
 
 fn collect<T>(
@@ -242,53 +255,9 @@ fn host(text: &str) -> Result<(String, String), Failure> {
     Ok((name.to_owned(), address.to_owned()))
 }
 
-/// A byte count with an optional suffix b, k, m, g, t (and a following b), powers of 1024.
-fn size(text: &str) -> Result<u64, Failure> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits_end = lower
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(lower.len());
-    let (digits, suffix) = lower.split_at(digits_end);
-    let shift = match suffix.trim_end_matches("ib").trim_end_matches('b') {
-        "" => Some(0),
-        "k" => Some(10),
-        "m" => Some(20),
-        "g" => Some(30),
-        "t" => Some(40),
-        _ => None,
-    };
-    let bytes = digits
-        .parse::<u64>()
-        .ok()
-        .zip(shift)
-        .and_then(|(number, shift)| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| {
-        usage(format!(
-            "invalid size {text:?}: expected a number of bytes, with k, m or g behind it"
-        ))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, bytes) in [
-            ("64", 64),
-            ("64b", 64),
-            ("2k", 2048),
-            ("64m", 64 << 20),
-            ("1GiB", 1 << 30),
-            ("1gb", 1 << 30),
-        ] {
-            assert_eq!(size(text).ok(), Some(bytes), "{text}");
-        }
-        for text in ["", "m", "1x", "-1", "99999999999999g"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn hosts() {

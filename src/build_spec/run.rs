@@ -1,7 +1,6 @@
-//! What RUN steps get: `--allow`, `--ulimit`, `--volume`, and limits that no build has yet.
+//! What RUN steps get: `--allow`, `--ulimit`, `--volume`.
 
 use super::usage;
-use crate::args::CgroupArgs;
 use crate::error::Failure;
 use executor::request::DeviceGrants;
 use planner::lower::Allowed;
@@ -194,16 +193,6 @@ pub fn volume(text: &str) -> Result<Volume, Failure> {
         return Err(invalid("options U and ro exclude each other".to_owned()));
     }
     Ok(volume)
-}
-
-/// Refuses limits of control groups.
-pub fn no_cgroups(args: &CgroupArgs) -> Result<(), Failure> {
-    match args.given() {
-        None => Ok(()),
-        Some(flag) => Err(usage(format!(
-            "{flag} is not supported: RUN steps have no control group of their own (--ulimit limits single processes)"
-        ))),
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 /// Lines kept of each vertex for the live display.
 const TAIL: usize = 8;
+/// Bytes of a line after which it counts as ended.
+const LONGEST_LINE: usize = 256 << 10;
 
 /// State of a vertex.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -135,13 +137,19 @@ impl Model {
     }
 
     /// Takes output in; gives the lines that it completed.
-    pub fn output(&mut self, vertex: usize, data: &[u8]) -> Vec<String> {
-        let Some(vertex) = self.vertices.get_mut(vertex) else {
+    pub fn output(&mut self, index: usize, data: &[u8]) -> Vec<String> {
+        let Some(vertex) = self.vertices.get_mut(index) else {
             return Vec::new();
         };
         vertex.partial.extend_from_slice(data);
         let Some(end) = vertex.partial.iter().rposition(|&byte| byte == b'\n') else {
-            return Vec::new();
+            // A line that does not end is not held in memory for ever.
+            let is_long = vertex.partial.len() >= LONGEST_LINE;
+            return is_long
+                .then(|| self.flush_line(index))
+                .flatten()
+                .into_iter()
+                .collect();
         };
         let complete: Vec<u8> = vertex.partial.drain(..=end).collect();
         let lines: Vec<String> = complete[..complete.len() - 1]

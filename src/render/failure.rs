@@ -26,8 +26,7 @@ impl BuildReport {
     pub fn render(&self, colour: bool) -> String {
         let mut out = String::new();
         let origin = self.failure.origin.as_ref();
-        if let (Some(origin), executor::Error::Command { tail, .. }) = (origin, &self.failure.error)
-        {
+        if let (Some(origin), Some((tail, _))) = (origin, self.failure.error.output()) {
             write_tail(&mut out, &origin.name, tail);
         }
         if let Some(origin) = origin {
@@ -70,13 +69,18 @@ impl BuildReport {
     }
 
     fn write_hints(&self, out: &mut String) {
-        if let executor::Error::Command { exit, log, .. } = &self.failure.error {
-            if let Some(meaning) = exit_meaning(*exit) {
-                let _ = writeln!(out, "  what it means: {meaning}");
-            }
-            if let Some(log) = log {
-                let _ = writeln!(out, "  whole log: {}", log.display());
-            }
+        // Where a limit is known to be behind it, the error says so itself.
+        if let executor::Error::Command {
+            exit,
+            verdict: None,
+            ..
+        } = &self.failure.error
+            && let Some(meaning) = exit_meaning(*exit)
+        {
+            let _ = writeln!(out, "  what it means: {meaning}");
+        }
+        if let Some((_, Some(log))) = self.failure.error.output() {
+            let _ = writeln!(out, "  whole log: {}", log.display());
         }
         if let Some(help) = self.failure.error.help() {
             let _ = writeln!(out, "  help: {help}");
@@ -105,7 +109,7 @@ fn exit_meaning(exit: sandbox::Exit) -> Option<String> {
         127 => "a command was not found: check the spelling, PATH, and that the base image has it",
         130 => "interrupted (SIGINT)",
         134 => "aborted (SIGABRT): an assertion failed or memory was corrupted",
-        137 => "killed (SIGKILL): most often out of memory",
+        137 => "killed (SIGKILL): by itself, by the user, or because memory was short",
         139 => "segmentation fault (SIGSEGV)",
         143 => "terminated (SIGTERM)",
         159 => "bad system call (SIGSYS): the sandbox refused it",
@@ -125,6 +129,7 @@ mod tests {
                 exit,
                 tail: "/bin/sh: nope: not found\n".to_owned(),
                 log: Some("/store/logs/1.log".into()),
+                verdict: None,
             },
             origin: Some(Origin {
                 name: "[2/2] RUN nope".to_owned(),

@@ -340,11 +340,11 @@ fn flags_of_other_builders_that_ask_for_nothing_pass() {
     }
 }
 
-// CLI:push CLI:policy CLI:cgroup-parent CLI:resource CLI:attest CLI:provenance CLI:sbom
+// CLI:push CLI:policy CLI:attest CLI:provenance CLI:sbom
 #[test]
 fn flags_that_ask_for_what_is_not_there_are_refused() {
     let project = Project::new("FROM scratch\nLABEL a=b\n");
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["--push"], "tag is needed when pushing to registry"),
         (&["--provenance"], "attestations are not supported yet"),
         (
@@ -362,14 +362,6 @@ fn flags_that_ask_for_what_is_not_there_are_refused() {
             "unknown attestation type \"foo\"",
         ),
         (&["--policy", "x"], "--policy is not supported yet"),
-        (
-            &["--cgroup-parent", "x"],
-            "--cgroup-parent is not supported",
-        ),
-        (
-            &["--resource", "memory=1g"],
-            "--resource is not supported yet",
-        ),
         (
             &["--isolation", "hyperv"],
             "--isolation hyperv is for Windows containers",

@@ -30,6 +30,7 @@ mod import_export;
 mod inspect;
 mod isolation;
 mod killed;
+mod limits;
 mod load;
 mod login;
 mod manifest;

@@ -310,7 +310,7 @@ fn ru18_host_names() {
         .fails(2, &["is not an IP address"]);
 }
 
-/// RU19, CLI:shm-size, CLI:ulimit, CLI:resource, CLI:cgroup-parent.
+/// RU19, CLI:shm-size, CLI:ulimit.
 #[test]
 fn ru19_limits() {
     let project = Project::new(
@@ -361,21 +361,6 @@ fn ru19_limits() {
     project
         .build(&["--ulimit", "files=1"])
         .fails(2, &["invalid ulimit type: files"]);
-    for flag in [
-        "--cgroup-parent=x",
-        "--memory=1g",
-        "--memory-swap=1g",
-        "--cpu-period=1",
-        "--cpu-quota=1",
-        "--cpu-shares=1",
-        "--cpuset-cpus=0",
-        "--cpuset-mems=0",
-    ] {
-        let name = flag.split('=').next().unwrap();
-        project
-            .build(&[flag])
-            .fails(2, &[&format!("{name} is not supported")]);
-    }
 }
 
 /// RU20: proxies reach commands, and neither keys nor the image.

@@ -24,8 +24,8 @@ use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Step, StepId};
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Mutex, OnceLock};
 
 /// The backend of one build.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(crate) struct Executor<'a> {
     pub fetcher: &'a Fetcher<'a>,
     /// How many of the sandbox's notes were shown already.
     pub notes_told: AtomicUsize,
+    /// Processes that the machine had killed for lack of memory when the first command began.
+    pub oom_kills: OnceLock<u64>,
     /// Users resolved so far.
     pub users: run::KnownUsers,
     /// Agents that commands may reach.
@@ -66,6 +68,7 @@ impl<'a> Executor<'a> {
             sources,
             emulation,
             notes_told: AtomicUsize::new(0),
+            oom_kills: OnceLock::new(),
             users: Mutex::default(),
             agents: Agents::default(),
             devices: Devices::default(),

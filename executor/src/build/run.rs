@@ -2,6 +2,7 @@
 
 mod log;
 mod spec;
+mod stop;
 
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
@@ -13,7 +14,7 @@ use crate::snapshot::Snapshot;
 use log::{Log, drain};
 use oci_spec::image::Digest;
 use planner::plan::{RunOp, Step, StepId};
-use planner::scheduler::{Cancel, StepEvent};
+use planner::scheduler::StepEvent;
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{Exit, RunSpec, Sandbox};
 use std::collections::{HashMap, HashSet};
@@ -21,10 +22,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-/// How often a running command looks whether it is to stop.
-const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+use std::time::Instant;
+use stop::Ended;
 
 /// Carries a RUN out; an empty change gives an empty layer, as BuildKit has it.
 pub(crate) fn run(
@@ -57,9 +56,12 @@ pub(crate) fn run(
         &executor.space.store().logs(),
         executor.request.now,
         step.id,
+        executor.request.run.output,
     )?;
     let began = Instant::now();
-    let exit = execute(sandbox, &spec, &log, step.id, work)?;
+    let oom_kills = *executor.oom_kills.get_or_init(sandbox::machine_oom_kills);
+    let ended = execute(executor, sandbox, &spec, &log, (step.id, work))?;
+    let exit = ended.exit;
     if let Some(foreign) = &foreign {
         if let Some(error) = executor.emulation.explain(foreign, exit) {
             return Err(error);
@@ -68,6 +70,15 @@ pub(crate) fn run(
     }
     // What the sandbox found out by starting a command, such as the network it could give.
     tell_notes(executor, sandbox, step.id, work);
+    if let Some(limit) = ended.timeout {
+        let (tail, log) = log.finish();
+        return Err(Error::Timeout {
+            command: op.display.clone(),
+            limit,
+            tail,
+            log,
+        });
+    }
     if exit != Exit::Code(0) {
         let (tail, path) = log.finish();
         return Err(Error::Command {
@@ -75,6 +86,7 @@ pub(crate) fn run(
             exit,
             tail,
             log: Some(path),
+            verdict: stop::verdict(&ended, &spec.resources, oom_kills),
         });
     }
     log.discard_when_empty();
@@ -143,12 +155,12 @@ pub(crate) fn lowers(
 pub(crate) type KnownUsers = Mutex<HashMap<(String, Vec<Digest>), UserIds>>;
 
 fn execute(
+    executor: &Executor<'_>,
     sandbox: &Sandbox,
     spec: &RunSpec,
     log: &Log,
-    step: StepId,
-    work: &Work<'_>,
-) -> Result<Exit, Error> {
+    (step, work): (StepId, &Work<'_>),
+) -> Result<Ended, Error> {
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
     let ended = std::thread::scope(|scope| {
@@ -157,25 +169,12 @@ fn execute(
         let ended = sandbox
             .run(spec, out_write.as_fd(), err_write.as_fd())
             .map_err(Error::from)
-            .and_then(|running| wait(running, work.cancel));
+            .and_then(|running| stop::wait(running, work.cancel, executor.request.run.timeout));
         drop((out_write, err_write));
         ended
     });
-    log.check()?;
+    log.close()?;
     ended
-}
-
-fn wait(mut running: sandbox::Running, cancel: &Cancel) -> Result<Exit, Error> {
-    loop {
-        if let Some(exit) = running.wait_timeout(CANCEL_INTERVAL)? {
-            return Ok(exit);
-        }
-        if cancel.is_cancelled() {
-            running.kill();
-            running.wait()?;
-            return Err(Error::Cancelled);
-        }
-    }
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {

@@ -17,6 +17,27 @@ pub struct RunSettings {
     pub resources: Resources,
     /// `--timeout`: the longest that one step may take.
     pub timeout: Option<Duration>,
+    /// How much of what a command writes is shown.
+    pub output: OutputLimits,
     /// `--ca`: certificates of authorities that commands shall trust, in PEM.
     pub ca: Vec<PathBuf>,
+}
+
+/// How much of what a step writes is shown while it runs; the rest is in its log alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OutputLimits {
+    /// Bytes; `None` is no limit.
+    pub size: Option<u64>,
+    /// Bytes a second, on average since the step began; `None` is no limit.
+    pub speed: Option<u64>,
+}
+
+impl Default for OutputLimits {
+    /// BuildKit's limit of size. Its limit of speed would cut what a fast step writes in its first second.
+    fn default() -> Self {
+        Self {
+            size: Some(2 << 20),
+            speed: None,
+        }
+    }
 }
