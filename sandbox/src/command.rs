@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 /// Where programs are looked for when the environment has no PATH (Docker's default).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const NOT_EXECUTABLE: i32 = 126;
+pub(crate) const NOT_EXECUTABLE: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
 /// Creates the working folder when it is missing, for the command's user.
@@ -137,7 +137,7 @@ fn drop_bounding_set(kept: CapabilitySet) -> Result<(), Failure> {
     Ok(())
 }
 
-fn become_user(spec: &RunSpec) -> Result<(), Failure> {
+pub(crate) fn become_user(spec: &RunSpec) -> Result<(), Failure> {
     let fix = "this id is not mapped: the user running the build needs (more) subordinate ids in /etc/subuid and /etc/subgid";
     let explain = |failure: Failure| {
         if failure.errno() == Errno::INVAL {
@@ -164,7 +164,7 @@ fn become_user(spec: &RunSpec) -> Result<(), Failure> {
 }
 
 /// Executes the command; returns only when that fails, with the exit code and message a shell would give.
-fn execute(spec: &RunSpec) -> (i32, String) {
+pub(crate) fn execute(spec: &RunSpec) -> (i32, String) {
     let Some(name) = spec.args.first() else {
         return (NOT_FOUND, "exec: no command\n".to_owned());
     };

@@ -11,13 +11,15 @@ use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, RootKind, binfmt, init, ladder, task};
+use crate::{Mode as IsolationMode, RootKind, binfmt, chroot, init, ladder, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+
+use std::path::PathBuf;
 
 type Tasks<'a> = &'a [(&'static str, TaskFn)];
 
@@ -52,17 +54,21 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         probe::serve(one, control.as_fd(), request);
         return Some(());
     }
-    let answer = enter(one, request);
+    let (answer, stores) = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
     let Entered::Ready { mode, root, .. } = answer else {
         return Some(());
     };
+    if mode == IsolationMode::Chroot {
+        chroot::inherit_orphans();
+    }
     let (life, life_of_children) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
     let mut helper = Helper {
         one,
         mode,
         root,
+        stores,
         tasks,
         control,
         caller,
@@ -119,14 +125,17 @@ pub(crate) fn close_all_but(kept: &[&OwnedFd]) -> Result<(), Errno> {
     sys::close_range(first, u32::MAX, false)
 }
 
-fn enter(one: SingleThreaded, mut request: Request) -> Entered {
+fn enter(one: SingleThreaded, mut request: Request) -> (Entered, Vec<PathBuf>) {
     let hello = match request.payload.take() {
         Ok(bytes) if request.kind == Kind::Hello => serde_json::from_slice::<Hello>(&bytes).ok(),
         _ => None,
     };
     match hello {
-        Some(hello) => ladder::enter(one, &hello),
-        None => Entered::Failed(Failure::new("read the first request", Errno::BADMSG)),
+        Some(hello) => (ladder::enter(one, &hello), hello.stores),
+        None => {
+            let failure = Failure::new("read the first request", Errno::BADMSG);
+            (Entered::Failed(failure), Vec::new())
+        }
     }
 }
 
@@ -134,6 +143,7 @@ fn enter(one: SingleThreaded, mut request: Request) -> Entered {
 struct Child {
     pid: Pid,
     pidfd: OwnedFd,
+    is_run: bool,
     /// Where a run's end is told; readable or closed when the caller wants it killed.
     reply: Option<OwnedFd>,
 }
@@ -142,6 +152,7 @@ struct Helper<'a> {
     one: SingleThreaded,
     mode: IsolationMode,
     root: RootKind,
+    stores: Vec<PathBuf>,
     tasks: Tasks<'a>,
     control: OwnedFd,
     /// The caller's process; none when it was gone already, which the control socket tells as well.
@@ -267,6 +278,7 @@ impl Helper<'_> {
             Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child {
                 pid,
                 pidfd,
+                is_run: true,
                 reply: Some(reply),
             }),
             Ok(Forked::Child) => {
@@ -277,9 +289,10 @@ impl Helper<'_> {
                     new_network,
                     mode: self.mode,
                     root: self.root,
+                    stores: &self.stores,
                 };
                 if self.mode == IsolationMode::Chroot {
-                    ladder::chroot_main(&start, request, &reply)
+                    chroot::main(&start, request, &reply)
                 }
                 init::main(&start, request, &reply)
             }
@@ -312,6 +325,7 @@ impl Helper<'_> {
                 Ok(pidfd) => self.children.push(Child {
                     pid,
                     pidfd,
+                    is_run: false,
                     reply: None,
                 }),
                 Err(_) => {
@@ -325,11 +339,16 @@ impl Helper<'_> {
 
     /// An ended child: a run's init is reaped only after all processes of its pid namespace are.
     fn reap(&mut self, pid: Pid) {
-        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty());
         let Some(index) = self.children.iter().position(|child| child.pid == pid) else {
             return;
         };
         let child = self.children.swap_remove(index);
+        let killed = ended.is_ok_and(|ended| ended.is_some_and(|(_, status)| status.signaled()));
+        if killed && self.mode == IsolationMode::Chroot {
+            let known: Vec<Pid> = self.children.iter().map(|child| child.pid).collect();
+            chroot::end_orphans(&known);
+        }
         if let Some(reply) = child.reply {
             let _ = wire::send_answer(reply.as_fd(), &RunReply::Gone);
         }
@@ -337,6 +356,7 @@ impl Helper<'_> {
 
     /// The caller asked for a run's end, by a message or by closing its socket.
     fn end(&mut self, pid: Pid) {
+        let kill = self.kill_signal();
         let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) else {
             return;
         };
@@ -346,7 +366,7 @@ impl Helper<'_> {
         let signal = match (message, byte) {
             // The first process passes it on to all others.
             (Ok((1.., _)), [wire::STOP]) => Signal::TERM,
-            _ => Signal::KILL,
+            _ => kill,
         };
         let _ = rustix::process::pidfd_send_signal(&child.pidfd, signal);
         if !matches!(message, Ok((1.., _))) {
@@ -354,9 +374,23 @@ impl Helper<'_> {
         }
     }
 
+    /// By which a run's first process ends. One without namespaces has to clean up.
+    fn kill_signal(&self) -> Signal {
+        match self.mode {
+            IsolationMode::Full | IsolationMode::Nested => Signal::KILL,
+            IsolationMode::Chroot => chroot::END,
+        }
+    }
+
     fn end_all(&mut self) {
         for child in &self.children {
-            let _ = rustix::process::pidfd_send_signal(&child.pidfd, Signal::KILL);
+            // A task has nothing to clean up.
+            let signal = if child.is_run {
+                self.kill_signal()
+            } else {
+                Signal::KILL
+            };
+            let _ = rustix::process::pidfd_send_signal(&child.pidfd, signal);
         }
         for child in self.children.drain(..) {
             let _ = rustix::process::waitpid(Some(child.pid), WaitOptions::empty());

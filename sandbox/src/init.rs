@@ -18,6 +18,7 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
+use std::path::PathBuf;
 
 /// What a run's init needs of the helper.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct Start<'a> {
     pub(crate) new_network: bool,
     pub(crate) mode: Mode,
     pub(crate) root: RootKind,
+    pub(crate) stores: &'a [PathBuf],
 }
 
 /// Namespaces of a run. Its user namespace is the build's.

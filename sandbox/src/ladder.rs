@@ -3,16 +3,16 @@
 //! `full` and `nested` are the build's namespace with all others inside it; where a new `/proc` cannot be mounted there, it
 //! is `nested`. `chroot` enters no namespace. Deciding tries what a command would need, and nothing else.
 
+use crate::chroot;
 use crate::fail::{Failure, Stage};
-use crate::init::{self, Start};
+use crate::init;
 use crate::mounts;
 use crate::namespace::{self, Refusal};
 use crate::probe::fixes;
 use crate::root;
 use crate::sys::{self, Forked, SingleThreaded};
-use crate::wire::{self, Entered, Hello, Request, RunReply};
+use crate::wire::{Entered, Hello};
 use crate::{IdMapping, Isolation, Mode};
-use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::WaitOptions;
 use rustix::thread::CapabilitySet;
@@ -98,10 +98,15 @@ fn without_namespaces(hello: &Hello) -> Entered {
         );
         return Entered::Failed(Failure::new(stage, Errno::PERM));
     }
+    let mut notes = match chroot::probe(hello.isolation, &hello.stores) {
+        Ok(notes) => notes,
+        Err(failure) => return Entered::Failed(failure),
+    };
     let choice = match root::choose(&hello.stores, hello.root, Mode::Chroot) {
         Ok(choice) => choice,
         Err(failure) => return Entered::Failed(failure),
     };
+    notes.extend(choice.notes);
     Entered::Ready {
         mapping: if namespace::has_one_id() {
             IdMapping::Single
@@ -111,7 +116,7 @@ fn without_namespaces(hello: &Hello) -> Entered {
         mode: Mode::Chroot,
         root: choice.kind,
         lost: hello.none.clone(),
-        notes: choice.notes,
+        notes,
     }
 }
 
@@ -132,11 +137,4 @@ pub(crate) fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure>
             }
         }
     }
-}
-
-/// Body of a run's first process without namespaces.
-pub(crate) fn chroot_main(_start: &Start<'_>, _request: Request, reply: &OwnedFd) -> ! {
-    let failure = Failure::new("run a command without namespaces", Errno::NOSYS);
-    let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
-    sys::exit_now(1)
 }

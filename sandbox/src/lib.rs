@@ -11,6 +11,7 @@
 mod binfmt;
 mod capability;
 mod cgroup;
+mod chroot;
 mod client;
 mod command;
 mod fail;

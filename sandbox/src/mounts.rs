@@ -38,7 +38,7 @@ const READ_ONLY: [&str; 5] = [
     "proc/sysrq-trigger",
 ];
 /// Device nodes of `/dev`, bound from the host's.
-const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+pub(crate) const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Device nodes that a command with all privileges gets besides, where the host has them.
 const PRIVILEGED_DEVICES: [&str; 11] = [
     "fuse",
@@ -54,7 +54,7 @@ const PRIVILEGED_DEVICES: [&str; 11] = [
     "loop7",
 ];
 /// Links in `/dev`.
-const LINKS: [(&str, &str); 6] = [
+pub(crate) const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

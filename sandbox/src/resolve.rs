@@ -62,15 +62,26 @@ pub(crate) struct Walk {
     pub(crate) folders: Vec<(OsString, OwnedFd)>,
     /// Names that are missing below them; empty when the whole path exists.
     pub(crate) missing: Vec<OsString>,
+    /// Name of the last component in the last folder, when it is not a folder.
+    pub(crate) leaf: Option<OsString>,
 }
 
 /// Walks a path component by component, following links inside the root, and goes on in thought where nothing exists: a
 /// dangling link leads to where its target would be. A last component that is not a folder ends the walk with `ENOTDIR`.
 pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
+    match walk_to(root, path)? {
+        Walk { leaf: Some(_), .. } => Err(Errno::NOTDIR),
+        walk => Ok(walk),
+    }
+}
+
+/// [`walk`] to anything: a last component that is not a folder is the leaf.
+pub(crate) fn walk_to(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
     let mut left: VecDeque<OsString> = path.iter().map(OsStr::to_owned).collect();
     let mut walk = Walk {
         folders: Vec::new(),
         missing: Vec::new(),
+        leaf: None,
     };
     let mut links = 0;
     while let Some(name) = left.pop_front() {
@@ -117,6 +128,7 @@ pub(crate) fn walk(root: BorrowedFd<'_>, path: &Path) -> Result<Walk, Errno> {
                     left.push_front(part.to_owned());
                 }
             }
+            _ if left.is_empty() => walk.leaf = Some(name),
             _ => return Err(Errno::NOTDIR),
         }
     }

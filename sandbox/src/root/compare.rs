@@ -129,23 +129,23 @@ impl Prepared {
     }
 
     /// The root of the copy, open for reading.
-    #[allow(dead_code)]
     pub(crate) fn root(&self) -> &OwnedFd {
         self.merged.root()
     }
 
     /// Moves what changed into the upper folder. Nothing may run in the copy any longer, and nothing may run in what is left
-    /// of it afterwards.
-    pub(crate) fn collect(self) -> Result<(), Failure> {
+    /// of it afterwards. The upper folder is returned.
+    pub(crate) fn collect(self) -> Result<Option<OwnedFd>, Failure> {
         let Some(upper) = self.merged.upper else {
-            return Ok(());
+            return Ok(None);
         };
         let place = Place {
             above: None,
             name: OsStr::new(""),
             open: OnceCell::from(upper),
         };
-        folder(&self.before, &self.merged.root, &place, &PathBuf::new())
+        folder(&self.before, &self.merged.root, &place, &PathBuf::new())?;
+        Ok(place.open.into_inner())
     }
 }
 

@@ -35,12 +35,18 @@ pub(crate) struct Merged {
     pub(super) upper: Option<OwnedFd>,
     /// The folder that the copy lies in.
     pub(super) work: OwnedFd,
+    devices: Vec<PathBuf>,
 }
 
 impl Merged {
     /// The root of the copy, open for reading.
     pub(crate) fn root(&self) -> &OwnedFd {
         &self.root
+    }
+
+    /// Device nodes in the copy, which open where its file system lets them.
+    pub(crate) fn devices(&self) -> &[PathBuf] {
+        &self.devices
     }
 
     /// Remembers everything as it is now. What was changed since the merge belongs to the surroundings (mount points, files
@@ -50,7 +56,6 @@ impl Merged {
     }
 }
 
-#[allow(dead_code)]
 /// Merges an overlay's layers, and what its upper holds already, in the overlay's work folder. The upper's own folder gives
 /// the root its attributes.
 pub(crate) fn merge(overlay: &Overlay, kind: RootKind) -> Result<Merged, Failure> {
@@ -79,6 +84,7 @@ pub(crate) fn merge_in(
         has_upper: overlay.upper.is_some(),
         layers,
         links: HashMap::new(),
+        devices: Vec::new(),
         root: root.as_fd(),
     };
     let all: Vec<usize> = (0..merger.layers.len()).collect();
@@ -89,11 +95,17 @@ pub(crate) fn merge_in(
                 .detail("without an overlay every command needs room for a copy of its whole root"),
             _ => failure,
         })?;
+    let devices = std::mem::take(&mut merger.devices);
     let upper = overlay
         .upper
         .is_some()
         .then(|| merger.layers.swap_remove(0));
-    Ok(Merged { root, upper, work })
+    Ok(Merged {
+        root,
+        upper,
+        work,
+        devices,
+    })
 }
 
 fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
@@ -161,6 +173,7 @@ struct Merger<'a> {
     layers: Vec<OwnedFd>,
     /// Files of the upper with several names, by their first name in the copy.
     links: HashMap<(u32, u32, u64), PathBuf>,
+    devices: Vec<PathBuf>,
     root: BorrowedFd<'a>,
 }
 
@@ -289,6 +302,7 @@ impl Merger<'_> {
                     Err(Errno::PERM) => return Ok(()),
                     result => result?,
                 }
+                self.devices.push(folder.join(name));
             }
             FileType::Directory | FileType::Unknown => return Err(Errno::INVAL),
         }
@@ -342,6 +356,14 @@ impl Merger<'_> {
             at = end.max(start + 1);
         }
         Ok(())
+    }
+}
+
+/// Copies a file's content, without its holes.
+pub(super) fn content_of(from: &OwnedFd, to: &OwnedFd, stat: &Statx) -> Result<(), Errno> {
+    match rfs::ioctl_ficlone(to, from) {
+        Ok(()) => Ok(()),
+        Err(_) => copy_range(from, to, 0, stat.stx_size),
     }
 }
 

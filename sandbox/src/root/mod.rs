@@ -7,6 +7,7 @@ mod attributes;
 mod choose;
 mod compare;
 mod copy;
+mod links;
 mod whiteout;
 
 #[cfg(test)]
@@ -14,5 +15,7 @@ mod tests;
 
 pub(crate) use choose::choose;
 pub(crate) use compare::Prepared;
-#[allow(unused_imports)]
-pub(crate) use copy::{Merged, merge, merge_in};
+#[cfg(test)]
+pub(crate) use copy::Merged;
+pub(crate) use copy::{merge, merge_in};
+pub(crate) use links::part as part_links;

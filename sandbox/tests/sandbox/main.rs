@@ -11,8 +11,10 @@
 )]
 
 mod basics;
+mod chroot;
 mod emulators;
 mod facts;
+mod fence;
 mod hostile;
 mod hosts;
 mod lifecycle;
@@ -23,6 +25,7 @@ mod tasks;
 mod users;
 mod world;
 
+use sandbox::{Isolation, Mode};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -66,8 +69,13 @@ fn main() -> ExitCode {
         .filter(|(index, _)| !value_of(*index))
         .map(|(_, arg)| arg.as_str());
     let filters: Vec<&str> = words.filter(|arg| !arg.starts_with('-')).collect();
-    let mut counts = run_all(&filters);
-    if as_child {
+    let without_namespaces = args.iter().any(|arg| arg == "--child-chroot");
+    let mut counts = if without_namespaces {
+        run_all(World::with(Isolation::Chroot), chroot::cases(), &filters)
+    } else {
+        run_all(World::new(), cases(), &filters)
+    };
+    if as_child || without_namespaces {
         println!(
             "counts {} {} {}",
             counts.passed, counts.failed, counts.skipped
@@ -80,6 +88,9 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|reason| skip(&format!("all tests as {}", user.name), &reason));
             counts = add(counts, more);
         }
+        let more = users::run_as_in_a_container(&filters)
+            .unwrap_or_else(|reason| skip("all tests without namespaces", &reason));
+        counts = add(counts, more);
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -107,14 +118,17 @@ fn cases() -> Vec<Case> {
     .concat()
 }
 
-fn run_all(filters: &[&str]) -> Counts {
-    let world = match World::new() {
+fn run_all(world: Result<World, String>, cases: Vec<Case>, filters: &[&str]) -> Counts {
+    let world = match world {
         Ok(world) => world,
         Err(reason) => return skip("all tests", &reason),
     };
-    let mode = format!("{:?}", world.sandbox().id_mapping()).to_lowercase();
+    let mode = match world.sandbox().mode() {
+        Mode::Chroot => "chroot".to_owned(),
+        _ => format!("{:?}", world.sandbox().id_mapping()).to_lowercase(),
+    };
     let mut counts = Counts::default();
-    for (name, body) in cases() {
+    for (name, body) in cases {
         let name = format!("{mode}::{name}");
         if !filters.iter().all(|filter| name.contains(filter)) {
             continue;

@@ -30,6 +30,9 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         Some("zombies") => zombies(),
         Some("capability") => give_capability(),
         Some("terminal") => terminal(),
+        Some("fence-relay") => crate::fence::relay(),
+        Some("fence-socket") => crate::fence::socket(&args[1]),
+        Some("fence") => crate::fence::probe(&args[1..]),
         name => {
             println!("no probe {name:?}");
             return ExitCode::FAILURE;

@@ -46,14 +46,39 @@ pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
     std::fs::copy("/proc/self/exe", &program).map_err(|error| error.to_string())?;
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))
         .map_err(|error| error.to_string())?;
+    let ids = [
+        format!("--reuid={}", user.name),
+        format!("--regid={}", user.name),
+        "--init-groups".to_owned(),
+    ];
+    run_with(&ids, &program, "--child", filters)
+}
+
+/// Runs these tests as root with the capabilities of a container, without namespaces.
+pub(crate) fn run_as_in_a_container(filters: &[&str]) -> Result<Counts, String> {
+    let kept = "chown,dac_override,fsetid,fowner,mknod,net_raw,setgid,setuid,setfcap,setpcap,net_bind_service,sys_chroot,kill,audit_write";
+    let set = format!("--bounding-set=-all,+{}", kept.replace(',', ",+"));
+    let capabilities = [set, "--inh-caps=-all".to_owned()];
+    run_with(
+        &capabilities,
+        Path::new("/proc/self/exe"),
+        "--child-chroot",
+        filters,
+    )
+}
+
+fn run_with(
+    setting: &[String],
+    program: &Path,
+    kind: &str,
+    filters: &[&str],
+) -> Result<Counts, String> {
+    // By its own name: setpriv's is another.
+    let program = std::fs::canonicalize(program).map_err(|error| error.to_string())?;
     let output = Command::new("setpriv")
-        .args([
-            &format!("--reuid={}", user.name),
-            &format!("--regid={}", user.name),
-            "--init-groups",
-        ])
+        .args(setting)
         .arg(&program)
-        .arg("--child")
+        .arg(kind)
         .args(filters)
         .current_dir("/")
         .env_remove("HOME")

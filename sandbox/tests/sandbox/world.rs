@@ -2,7 +2,8 @@
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{
-    Error, Exit, IdMapping, Mount, Options, Overlay, Pressure, RootKind, RunSpec, Sandbox,
+    Error, Exit, IdMapping, Isolation, Mode, Mount, Network, Options, Overlay, Pressure, RootKind,
+    RunSpec, Sandbox,
 };
 use std::fs::File;
 use std::io::Read;
@@ -52,6 +53,10 @@ impl Outcome {
 
 impl World {
     pub(crate) fn new() -> Result<Self, String> {
+        Self::with(Isolation::Auto)
+    }
+
+    pub(crate) fn with(isolation: Isolation) -> Result<Self, String> {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"]
             .into_iter()
             .find(|path| Path::new(path).exists());
@@ -63,6 +68,7 @@ impl World {
             .map_err(|error| format!("could not make the base: {error}"))?;
         let sandbox = Sandbox::start(&Options {
             stores: vec![store],
+            isolation,
             root: root_kind(),
             ..Options::default()
         })
@@ -140,6 +146,11 @@ impl World {
             env: vec![("PATH".to_owned(), PATH.to_owned())],
             cwd: "/".to_owned(),
             hostname: "sandbox".to_owned(),
+            // Without namespaces there is no other.
+            network: match self.sandbox.mode() {
+                Mode::Chroot => Network::Host,
+                _ => Network::default(),
+            },
             ..RunSpec::default()
         }
     }
