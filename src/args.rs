@@ -5,6 +5,7 @@
 mod archive;
 mod compat;
 mod copy;
+mod debug;
 mod doctor;
 mod image;
 mod isolation;
@@ -22,6 +23,7 @@ mod space;
 pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
 pub use compat::CompatArgs;
 pub use copy::CopyArgs;
+pub use debug::{DebugArgs, OnFailureMode};
 pub use doctor::{DoctorArgs, DoctorFormat};
 pub use image::{
     DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
@@ -68,6 +70,8 @@ pub enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b", args_override_self = true)]
     Build(Box<BuildArgs>),
+    /// Look at a failed step: a shell in its sandbox, with its files
+    Debug(Box<DebugArgs>),
     /// Pull images from a registry into the store
     Pull(Box<PullArgs>),
     /// Push an image to one or more registries

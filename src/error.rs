@@ -24,6 +24,8 @@ pub enum Failure {
     Other(String),
     /// Told already: status 1.
     Told,
+    /// The status of a command that was run.
+    Status(u8),
     /// Stopped by a signal: status 130.
     Interrupted,
 }
@@ -82,6 +84,7 @@ impl Failure {
                 eprintln!("{}", render::error_line(&message, environment.colour));
             }
             Self::Told => {}
+            Self::Status(status) => return ExitCode::from(status),
             Self::Interrupted => {
                 eprintln!("{}", render::error_line("interrupted", environment.colour));
                 return ExitCode::from(130);

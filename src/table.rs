@@ -84,6 +84,13 @@ pub fn age(time: &str) -> String {
     format!("{} ago", span(now.as_second() - then.as_second()))
 }
 
+/// How long ago that was.
+pub fn since(time: SystemTime) -> String {
+    let elapsed = SystemTime::now().duration_since(time).unwrap_or_default();
+    let seconds = i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX / 2);
+    format!("{} ago", span(seconds))
+}
+
 fn span(seconds: i64) -> String {
     const HOUR: i64 = 3600;
     const DAY: i64 = 24 * HOUR;

@@ -146,6 +146,8 @@ pub enum Error {
         log: Option<PathBuf>,
         /// The limit that it hit, where one is known.
         verdict: Option<String>,
+        /// Under which ID its sandbox was kept.
+        kept: Option<String>,
     },
     /// A command for a platform that nothing here can run.
     #[error(
@@ -170,6 +172,8 @@ pub enum Error {
         tail: String,
         /// Its log.
         log: PathBuf,
+        /// Under which ID its sandbox was kept.
+        kept: Option<String>,
     },
     /// An image or archive that cannot be used.
     #[error("{subject}: {reason}")]
@@ -275,6 +279,15 @@ impl Error {
         match self {
             Self::Command { tail, log, .. } => Some((tail, log.as_deref())),
             Self::Timeout { tail, log, .. } => Some((tail, Some(log))),
+            _ => None,
+        }
+    }
+
+    /// Under which ID the sandbox of the failed command was kept.
+    #[must_use]
+    pub fn kept(&self) -> Option<&str> {
+        match self {
+            Self::Command { kept, .. } | Self::Timeout { kept, .. } => kept.as_deref(),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 pub mod build;
 pub mod context;
 pub mod copy;
+pub mod debug;
 mod device;
 pub mod error;
 pub mod layer;

@@ -22,6 +22,14 @@ pub struct RunArgs {
     /// Folder with CDI specifications of devices [default: /etc/cdi and /var/run/cdi]
     #[arg(long = "cdi-spec-dir", value_name = "DIR")]
     pub cdi_spec_dirs: Vec<PathBuf>,
+    /// When a step fails, open a shell in its sandbox, keep that for `kiln debug`, or just fail [default: ask on a terminal]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "shell|keep|fail",
+        hide_possible_values = true
+    )]
+    pub on_failure: Option<super::OnFailureMode>,
     /// How much isolation.
     #[command(flatten)]
     pub isolation: IsolationArgs,

@@ -36,6 +36,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use output::check_file;
 pub use platform::one as platform;
+pub use secret::parse as secret;
+pub use ssh::parse as ssh;
 
 /// What the flags ask for.
 pub struct Resolved {

@@ -1,6 +1,6 @@
 //! `kiln build`.
 
-use super::{Opener, print_line};
+use super::{Opener, debug, print_line};
 use crate::args::{BuildArgs, ProgressMode};
 use crate::build_spec;
 use crate::environment::Environment;
@@ -12,6 +12,7 @@ use executor::request::{BuildRequest, OutputDest};
 use planner::scheduler::Cancel;
 use std::fs::File;
 use std::os::fd::AsFd;
+use store::Store;
 
 /// Builds, prints the image ID where it was asked for, writes the ID and metadata files.
 pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
@@ -29,6 +30,13 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     for warning in &warnings {
         progress.warn(warning);
     }
+    let is_for_people = !args.quiet
+        && matches!(
+            mode,
+            ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain
+        );
+    let on_failure = debug::Plan::of(args.run.on_failure, is_for_people, environment);
+    request.run.on_failure = on_failure.setting();
     let cancel = Cancel::default();
     let signals = watch_signals(&cancel)?;
     settle_loads(&mut request, &progress, &cancel)?;
@@ -41,8 +49,16 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
         Err(failure) => Err(failure),
     };
     progress.finish();
+    let result = match result {
+        Ok(result) => result,
+        Err(failure) => {
+            let outcome = Outcome { request, failure };
+            let failure = outcome.tell(on_failure, &store, environment, &cancel);
+            signals.close();
+            return Err(failure);
+        }
+    };
     signals.close();
-    let result = result.map_err(|failure| failed(request, failure, &cancel))?;
     let warnings = environment
         .get("BUILDX_METADATA_WARNINGS")
         .is_some_and(|value| matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"))
@@ -61,6 +77,35 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
         print_line(id);
     }
     Ok(())
+}
+
+/// A build that failed.
+struct Outcome {
+    request: BuildRequest,
+    failure: BuildFailure,
+}
+
+impl Outcome {
+    /// What to tell of it; told already where there was a shell after it.
+    fn tell(
+        self,
+        on_failure: debug::Plan,
+        store: &Store,
+        environment: &Environment,
+        cancel: &Cancel,
+    ) -> Failure {
+        let kept = self.failure.error.kept().map(str::to_owned);
+        let (Some(id), false) = (kept, cancel.is_cancelled()) else {
+            return failed(self.request, self.failure, cancel);
+        };
+        let build = self.request.clone();
+        // The report comes before the question.
+        let _ = failed(self.request, self.failure, cancel).report(environment);
+        match debug::after_failure(on_failure, (store, id), build, environment, cancel) {
+            Ok(()) => Failure::Told,
+            Err(failure) => failure,
+        }
+    }
 }
 
 /// Finds out, before anything is built, whether those who are to take the image are there. Without a daemon that

@@ -4,6 +4,7 @@ mod build;
 mod call;
 mod connect;
 mod copy;
+mod debug;
 mod diff;
 mod doctor;
 mod history;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     };
     match cli.command {
         Command::Build(args) => build::run(&args, &open, environment),
+        Command::Debug(args) => debug::run(&args, &open, environment),
         Command::Images(args) => images::run(&args, &open.space()?),
         Command::Image(args) => image(args.command, &open, environment),
         Command::Rmi(args) => rmi::run(&args, &open.space()?),

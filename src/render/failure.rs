@@ -82,6 +82,9 @@ impl BuildReport {
         if let Some((_, Some(log))) = self.failure.error.output() {
             let _ = writeln!(out, "  whole log: {}", log.display());
         }
+        if let Some(id) = self.failure.error.kept() {
+            let _ = writeln!(out, "  look inside: kiln debug {id}");
+        }
         if let Some(help) = self.failure.error.help() {
             let _ = writeln!(out, "  help: {help}");
         }
@@ -130,6 +133,7 @@ mod tests {
                 tail: "/bin/sh: nope: not found\n".to_owned(),
                 log: Some("/store/logs/1.log".into()),
                 verdict: None,
+                kept: None,
             },
             origin: Some(Origin {
                 name: "[2/2] RUN nope".to_owned(),

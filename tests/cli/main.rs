@@ -16,6 +16,7 @@ mod checks;
 mod contexts;
 mod copy;
 mod copying;
+mod debug;
 mod emulation;
 mod epoch;
 mod errors;

@@ -13,9 +13,10 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 33] = [
+const VARIABLES: [&str; 34] = [
     "BUILDAH_ISOLATION",
     "BUILDKIT_PROGRESS",
+    "CI",
     "CI_DEPENDENCY_PROXY_SERVER",
     "CI_REGISTRY",
     "CI_REGISTRY_PASSWORD",

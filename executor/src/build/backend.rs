@@ -20,7 +20,7 @@ use crate::space::Space;
 use crate::ssh::Agents;
 use oci_spec::image::Digest;
 use planner::key::{self, CacheKey, ContentId};
-use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Step, StepId};
+use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Plan, Step, StepId};
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
@@ -46,6 +46,8 @@ pub(crate) struct Executor<'a> {
     pub devices: Devices,
     /// What runs commands of other platforms.
     pub emulation: &'a Emulation,
+    /// All steps, for what is kept of a failed one.
+    pub plan: Option<&'a Plan>,
     /// What the steps of remote sources bring.
     pub sources: RemoteSteps<'a>,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
@@ -72,6 +74,7 @@ impl<'a> Executor<'a> {
             users: Mutex::default(),
             agents: Agents::default(),
             devices: Devices::default(),
+            plan: None,
             reads: Mutex::default(),
         }
     }

@@ -1,14 +1,14 @@
 //! A build from request to outputs: resolve bases, lower, schedule, assemble, write outputs.
 
-mod backend;
+pub(crate) mod backend;
 mod cache_mounts;
 mod call;
 pub(crate) mod canonical;
-mod contexts;
+pub(crate) mod contexts;
 mod epoch;
 pub(crate) mod exporter;
 pub(crate) mod fetch;
-mod foreign;
+pub(crate) mod foreign;
 mod front;
 pub(crate) mod image;
 pub(crate) mod layout;
@@ -16,12 +16,12 @@ mod load;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
 mod preflight;
-mod prepare;
-mod record;
+pub(crate) mod prepare;
+pub(crate) mod record;
 pub(crate) mod resolve;
-mod run;
+pub(crate) mod run;
 pub(crate) mod secrets;
-mod sources;
+pub(crate) mod sources;
 mod squash;
 mod trees;
 pub(crate) mod volumes;
@@ -181,6 +181,7 @@ pub fn build(
         let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
         executor.agents = agents;
         executor.devices = devices;
+        executor.plan = Some(&plan);
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
         ran.map_err(|error| failure(error, &plan, &executor))
     };

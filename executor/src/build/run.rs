@@ -4,22 +4,25 @@ mod log;
 mod spec;
 mod stop;
 
+pub(crate) use spec::spec;
+
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
 use crate::build::foreign;
 use crate::build::mounts::Held;
 use crate::copy::UserIds;
+use crate::debug::{self, CHANGES};
 use crate::layer::{self, Form};
 use crate::snapshot::Snapshot;
 use log::{Log, drain};
 use oci_spec::image::Digest;
 use planner::plan::{RunOp, Step, StepId};
-use planner::scheduler::StepEvent;
+use planner::scheduler::{Cancel, StepEvent};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{Exit, RunSpec, Sandbox};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -39,9 +42,16 @@ pub(crate) fn run(
     tell_notes(executor, sandbox, step.id, work);
     let scratch = executor.space.store().scratch()?;
     let mut held = Held::new(executor.space, scratch.path());
-    let upper = held.folder("upper")?;
+    let changes = held.folder(CHANGES)?;
+    // A command may give its root to somebody else, and what is theirs cannot be moved: the folder around it can.
+    let upper = changes.join("upper");
+    std::fs::create_dir(&upper).map_err(|source| Error::Io {
+        op: "create",
+        path: upper.clone(),
+        source,
+    })?;
     let upper_work = held.folder("work")?;
-    let mut spec = spec::spec(executor, step, op, work, &mut held)?;
+    let mut spec = spec(executor, step, op, work, &mut held)?;
     spec.root.upper = Some((upper.clone(), upper_work));
     let foreign = executor.emulation.of_step(step, || {
         foreign::made_for(&spec, || backend::view(executor.space, &base))
@@ -70,28 +80,48 @@ pub(crate) fn run(
     }
     // What the sandbox found out by starting a command, such as the network it could give.
     tell_notes(executor, sandbox, step.id, work);
-    if let Some(limit) = ended.timeout {
-        let (tail, log) = log.finish();
-        return Err(Error::Timeout {
-            command: op.display.clone(),
-            limit,
-            tail,
-            log,
-        });
-    }
-    if exit != Exit::Code(0) {
+    if ended.timeout.is_some() || exit != Exit::Code(0) {
+        let kept = keep(executor, step, work, &changes, exit);
         let (tail, path) = log.finish();
+        if let Some(limit) = ended.timeout {
+            return Err(Error::Timeout {
+                command: op.display.clone(),
+                limit,
+                tail,
+                log: path,
+                kept,
+            });
+        }
         return Err(Error::Command {
             command: op.display.clone(),
             exit,
             tail,
             log: Some(path),
             verdict: stop::verdict(&ended, &spec.resources, oom_kills),
+            kept,
         });
     }
     log.discard_when_empty();
     let written = layer::capture(executor.space, &upper, &base)?;
     executor.known(written)
+}
+
+/// Keeps the sandbox of a failed command where that is asked for. That it could not be kept must not hide why the command
+/// failed.
+fn keep(
+    executor: &Executor<'_>,
+    step: &Step,
+    work: &Work<'_>,
+    changes: &Path,
+    exit: Exit,
+) -> Option<String> {
+    let plan = executor.plan?;
+    debug::keep(executor, (plan, step), work, changes, exit).unwrap_or_else(|error| {
+        let why = crate::error::chain(&error);
+        let note = format!("the sandbox of the failed step could not be kept: {why}");
+        work.events.event(step.id, StepEvent::Note(note));
+        None
+    })
 }
 
 /// Tells what the sandbox could not do, once a build.
@@ -175,6 +205,11 @@ fn execute(
     });
     log.close()?;
     ended
+}
+
+/// Waits for a command's end, however long that takes.
+pub(crate) fn until_end(running: sandbox::Running, cancel: &Cancel) -> Result<Exit, Error> {
+    Ok(stop::wait(running, cancel, None)?.exit)
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd), Error> {

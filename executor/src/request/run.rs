@@ -19,6 +19,8 @@ pub struct RunSettings {
     pub timeout: Option<Duration>,
     /// How much of what a command writes is shown.
     pub output: OutputLimits,
+    /// `--on-failure`: what becomes of a failed step's sandbox.
+    pub on_failure: OnFailure,
     /// `--ca`: certificates of authorities that commands shall trust, in PEM.
     pub ca: Vec<PathBuf>,
 }
@@ -40,4 +42,14 @@ impl Default for OutputLimits {
             speed: None,
         }
     }
+}
+
+/// What becomes of the sandbox of a failed step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnFailure {
+    /// It goes.
+    #[default]
+    Fail,
+    /// It is kept, and only so many of those kept, the newest.
+    Keep(usize),
 }
