@@ -11,7 +11,7 @@ use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, RootKind, binfmt, chroot, init, ladder, task};
+use crate::{Mode as IsolationMode, RootKind, Volume, binfmt, chroot, init, ladder, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -54,7 +54,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         probe::serve(one, control.as_fd(), request);
         return Some(());
     }
-    let (answer, stores) = enter(one, request);
+    let (answer, hello) = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
     let Entered::Ready { mode, root, .. } = answer else {
         return Some(());
@@ -62,13 +62,15 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
     if mode == IsolationMode::Chroot {
         chroot::inherit_orphans();
     }
+    let hello = hello?;
     let (life, life_of_children) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).ok()?;
     let mut helper = Helper {
         one,
         mode,
         root,
-        stores,
+        stores: hello.stores,
+        volumes: hello.volumes,
         tasks,
         control,
         caller,
@@ -125,16 +127,16 @@ pub(crate) fn close_all_but(kept: &[&OwnedFd]) -> Result<(), Errno> {
     sys::close_range(first, u32::MAX, false)
 }
 
-fn enter(one: SingleThreaded, mut request: Request) -> (Entered, Vec<PathBuf>) {
+fn enter(one: SingleThreaded, mut request: Request) -> (Entered, Option<Hello>) {
     let hello = match request.payload.take() {
         Ok(bytes) if request.kind == Kind::Hello => serde_json::from_slice::<Hello>(&bytes).ok(),
         _ => None,
     };
     match hello {
-        Some(hello) => (ladder::enter(one, &hello), hello.stores),
+        Some(hello) => (ladder::enter(one, &hello), Some(hello)),
         None => {
             let failure = Failure::new("read the first request", Errno::BADMSG);
-            (Entered::Failed(failure), Vec::new())
+            (Entered::Failed(failure), None)
         }
     }
 }
@@ -153,6 +155,7 @@ struct Helper<'a> {
     mode: IsolationMode,
     root: RootKind,
     stores: Vec<PathBuf>,
+    volumes: Vec<Volume>,
     tasks: Tasks<'a>,
     control: OwnedFd,
     /// The caller's process; none when it was gone already, which the control socket tells as well.
@@ -290,6 +293,7 @@ impl Helper<'_> {
                     mode: self.mode,
                     root: self.root,
                     stores: &self.stores,
+                    volumes: &self.volumes,
                 };
                 if self.mode == IsolationMode::Chroot {
                     chroot::main(&start, request, &reply)

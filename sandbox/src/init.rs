@@ -12,7 +12,7 @@ use crate::rootfs::Scratch;
 use crate::seccomp::Filters;
 use crate::sys::{self, SingleThreaded};
 use crate::wire::{self, Request, RunReply};
-use crate::{Exit, Mode, RootKind, RunSpec};
+use crate::{Exit, Mode, RootKind, RunSpec, Volume};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
@@ -30,6 +30,7 @@ pub(crate) struct Start<'a> {
     pub(crate) mode: Mode,
     pub(crate) root: RootKind,
     pub(crate) stores: &'a [PathBuf],
+    pub(crate) volumes: &'a [Volume],
 }
 
 /// Namespaces of a run. Its user namespace is the build's.

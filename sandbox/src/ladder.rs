@@ -91,13 +91,6 @@ fn without_namespaces(hello: &Hello) -> Entered {
             .detail(format!("only root may, with {CHROOT_NEEDS}"));
         return Entered::Failed(failure);
     }
-    if let Some(volume) = hello.volumes.first() {
-        let stage = format!(
-            "give commands the volume {} without a mount namespace",
-            volume.source.display()
-        );
-        return Entered::Failed(Failure::new(stage, Errno::PERM));
-    }
     let mut notes = match chroot::probe(hello.isolation, &hello.stores) {
         Ok(notes) => notes,
         Err(failure) => return Entered::Failed(failure),

@@ -6,7 +6,7 @@ use crate::build::mounts::{self, Held};
 use crate::snapshot::Snapshot;
 use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::Cancel;
-use sandbox::{Mount, Overlay};
+use sandbox::{Mode, Mount, Overlay};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use store::{CacheMount, MountSharing};
@@ -26,9 +26,15 @@ pub(crate) fn take(
     held: &mut Held<'_>,
 ) -> Result<(), Error> {
     let mut wanted: BTreeMap<String, MountSharing> = BTreeMap::new();
+    // Without mounts a cache is moved into the root of the command that uses it.
+    let one_at_a_time = executor.space.sandbox()?.mode() == Mode::Chroot;
     for mount in &op.mounts {
         let Some((id, sharing)) = identity(mount, work) else {
             continue;
+        };
+        let sharing = match sharing {
+            MountSharing::Shared if one_at_a_time => MountSharing::Locked,
+            sharing => sharing,
         };
         let known = wanted.entry(id).or_insert(sharing);
         *known = stricter(*known, sharing);

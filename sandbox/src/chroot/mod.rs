@@ -216,6 +216,7 @@ impl Supervisor<'_> {
     ) -> Result<Exit, Failure> {
         let giver = Giver {
             stores: self.start.stores,
+            volumes: self.start.volumes,
             kind: self.start.root,
         };
         for device in devices {

@@ -5,7 +5,7 @@ use crate::fail::{Failure, Stage};
 use crate::mounts::{DEVICES, LINKS};
 use crate::resolve;
 use crate::root::{self, Prepared};
-use crate::{Mount, Overlay, RootKind, RunSpec};
+use crate::{Mount, Overlay, RootKind, RunSpec, Volume};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -19,6 +19,8 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Giver<'a> {
     /// Folders of which parts can be lent; what lies elsewhere is the host's.
     pub(crate) stores: &'a [PathBuf],
+    /// What would be mounted in a store.
+    pub(crate) volumes: &'a [Volume],
     /// How copies are made.
     pub(crate) kind: RootKind,
 }
@@ -146,7 +148,15 @@ impl Giver<'_> {
                 target,
                 readonly,
             } => {
-                let thing = self.copy(overlay, source, *readonly, covers, written)?;
+                let lowers = overlay
+                    .lowers
+                    .iter()
+                    .map(|lower| self.real(lower).to_owned());
+                let overlay = Overlay {
+                    lowers: lowers.collect(),
+                    upper: overlay.upper.clone(),
+                };
+                let thing = self.copy(&overlay, source, *readonly, covers, written)?;
                 Ok((thing, target))
             }
             Mount::Bind {
@@ -165,6 +175,12 @@ impl Giver<'_> {
                 gid,
             } => Ok((covers.file(data, *mode, (*uid, *gid))?, target)),
         }
+    }
+
+    /// What a place in a store stands for.
+    fn real<'p>(&'p self, path: &'p Path) -> &'p Path {
+        let volume = self.volumes.iter().find(|volume| volume.at == path);
+        volume.map_or(path, |volume| &volume.source)
     }
 
     /// A path in a copy of an overlay. What is written to it goes to the overlay's upper, if it has one.
@@ -200,6 +216,8 @@ impl Giver<'_> {
         readonly: bool,
         covers: &mut Covers,
     ) -> Result<Thing, Failure> {
+        let is_volume = self.volumes.iter().any(|volume| volume.at == source);
+        let source = self.real(source);
         let stage = || format!("open {}", source.display());
         let whole =
             rfs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).stage_with(stage)?;
@@ -219,10 +237,11 @@ impl Giver<'_> {
                 .map_err(|failure| failure.detail(format!("for a mount of {}", source.display())));
         }
         let real = std::fs::canonicalize(source).stage_with(stage)?;
-        if !self
-            .stores
-            .iter()
-            .any(|store| real.starts_with(store) && real != *store)
+        if is_volume
+            || !self
+                .stores
+                .iter()
+                .any(|store| real.starts_with(store) && real != *store)
         {
             let stage = format!("give the command {}, to be written to", source.display());
             return Err(Failure::new(stage, Errno::OPNOTSUPP).detail(

@@ -1,7 +1,9 @@
 //! Commands without namespaces, in a changed root: what they cannot reach, and what is not left of them.
 
 use crate::world::{World, chain, file, run_in};
-use sandbox::{Device, Exit, Mount, Network, Overlay, RunSpec, Security};
+use sandbox::{
+    Device, Exit, Isolation, Mount, Network, Options, Overlay, RunSpec, Sandbox, Security, Volume,
+};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
@@ -18,6 +20,7 @@ const CASES: &[crate::Case] = &[
     ("chroot::files_that_were_moved_hold_nothing", moved_files),
     ("chroot::what_was_covered_comes_back", covered),
     ("chroot::caches", caches),
+    ("chroot::volumes", volumes),
     ("chroot::sources_are_copies", sources),
     ("chroot::fillings_of_caches", fillings),
     ("chroot::sockets", sockets),
@@ -534,6 +537,52 @@ fn caches(world: &World) {
         std::fs::metadata(cache.join("kept")).unwrap().nlink(),
         1,
         "a layer shares a file with a cache"
+    );
+}
+
+/// In chroot isolation nothing is attached at their places.
+fn volumes(world: &World) {
+    let (host, store) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(host.path().join("x"), "of the host\n").unwrap();
+    let at = store.path().join("0");
+    std::fs::create_dir(&at).unwrap();
+    let sandbox = Sandbox::start(&Options {
+        stores: vec![world.store(), store.path().to_owned()],
+        volumes: vec![Volume {
+            source: host.path().to_owned(),
+            at: at.clone(),
+        }],
+        isolation: Isolation::Chroot,
+        ..Options::default()
+    })
+    .unwrap();
+    let mut spec =
+        world.sh("cat /v/x; echo changed > /v/x; cat /w/x; echo changed > /w/x; rm /w/x");
+    spec.mounts = vec![
+        bind(&at, "/v", true),
+        Mount::Overlay {
+            overlay: Overlay {
+                lowers: vec![at.clone()],
+                upper: Some((world.folder(), world.folder())),
+            },
+            source: "/".into(),
+            target: "/w".into(),
+            readonly: false,
+        },
+    ];
+    assert_eq!(
+        run_in(&sandbox, &spec).unwrap().ok(),
+        "of the host\nof the host\n"
+    );
+    assert_eq!(
+        std::fs::read_to_string(host.path().join("x")).unwrap(),
+        "of the host\n"
+    );
+    spec.mounts = vec![bind(&at, "/v", false)];
+    let error = chain(&run_in(&sandbox, &spec).unwrap_err());
+    assert!(
+        error.contains(&format!("give the command {}", host.path().display())),
+        "{error}"
     );
 }
 
