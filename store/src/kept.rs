@@ -101,7 +101,7 @@ impl Store {
     ) -> Result<String, Error> {
         let parent = self.inner.layout.folder(FOLDER);
         fs::create_dir_all(&parent).map_err(|e| Error::io("create", &parent, e))?;
-        let id: String = file::random_name()?.chars().take(8).collect();
+        let id: String = file::random_name()?.chars().take(12).collect();
         let unfinished = parent.join(format!("{id}.{UNFINISHED}"));
         let fill = || -> Result<(), Error> {
             fs::create_dir(&unfinished).map_err(|e| Error::io("create", &unfinished, e))?;

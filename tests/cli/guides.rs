@@ -5,7 +5,13 @@ use crate::transcript::{self, Captures, Item, matches};
 use std::fs;
 
 /// Guides with transcripts.
-const REPLAYED: &[&str] = &["images", "multi-platform", "outputs", "registries"];
+const REPLAYED: &[&str] = &[
+    "failed-steps",
+    "images",
+    "multi-platform",
+    "outputs",
+    "registries",
+];
 
 fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
@@ -25,6 +31,11 @@ fn replay(name: &str) {
             able(false, &missing);
         }
     }
+}
+
+#[test]
+fn guide_failed_steps() {
+    replay("failed-steps");
 }
 
 #[test]
