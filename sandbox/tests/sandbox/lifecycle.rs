@@ -2,7 +2,7 @@
 
 use crate::world::{World, chain, run_in};
 use rustix::process::{Pid, Signal, kill_process};
-use sandbox::{Error, Exit, Options, Overlay, RunSpec, Sandbox};
+use sandbox::{Error, Exit, Options, Overlay, Resources, RunSpec, Sandbox};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -88,14 +88,14 @@ fn marked(world: &World, mark: &str) -> RunSpec {
     world.sh(&format!("{DAEMON} sleep 600; : {mark}"))
 }
 
-fn mark() -> String {
+pub(crate) fn mark() -> String {
     let time = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     format!("mark-{}", time.as_nanos())
 }
 
-fn processes_with(mark: &str) -> usize {
+pub(crate) fn processes_with(mark: &str) -> usize {
     let own = std::process::id().to_string();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -107,7 +107,7 @@ fn processes_with(mark: &str) -> usize {
         .count()
 }
 
-fn await_none(what: &str, count: impl Fn() -> usize) {
+pub(crate) fn await_none(what: &str, count: impl Fn() -> usize) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while count() > 0 {
         assert!(Instant::now() < deadline, "{what} are left");
@@ -115,7 +115,7 @@ fn await_none(what: &str, count: impl Fn() -> usize) {
     }
 }
 
-fn await_some(mark: &str, least: usize) {
+pub(crate) fn await_some(mark: &str, least: usize) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while processes_with(mark) < least {
         assert!(Instant::now() < deadline, "the command does not start");
@@ -196,9 +196,10 @@ fn leaks(world: &World) {
 
 /// Body of `--victim STORE MARK`: a program that has a sandbox, a run and a task under way.
 pub(crate) fn victim(args: &[String]) -> ExitCode {
-    let [store, mark] = args else {
+    let [store, mark, more @ ..] = args else {
         return ExitCode::FAILURE;
     };
+    let limited = more.iter().any(|arg| arg == "--limited");
     let store = PathBuf::from(store);
     let sandbox = Sandbox::start(&Options {
         stores: vec![store.clone()],
@@ -214,6 +215,10 @@ pub(crate) fn victim(args: &[String]) -> ExitCode {
             .map(str::to_owned)
             .into(),
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        resources: Resources {
+            pids: limited.then_some(60),
+            ..Resources::default()
+        },
         ..RunSpec::default()
     };
     let running = start(&sandbox, &spec);
@@ -231,7 +236,13 @@ fn folder(store: &Path) -> PathBuf {
 }
 
 /// Killed when dropped.
-struct Victim(Child);
+pub(crate) struct Victim(Child);
+
+impl Victim {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
 
 impl Drop for Victim {
     fn drop(&mut self) {
@@ -241,9 +252,10 @@ impl Drop for Victim {
 }
 
 /// Starts a victim and waits until its command runs.
-fn start_victim(world: &World, mark: &str) -> Victim {
+pub(crate) fn start_victim(world: &World, mark: &str, more: &[&str]) -> Victim {
     let mut victim = Command::new("/proc/self/exe")
         .args(["--victim", world.store().to_str().unwrap(), mark])
+        .args(more)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -257,7 +269,7 @@ fn start_victim(world: &World, mark: &str) -> Victim {
 }
 
 /// Pids of a process's children.
-fn children_of(pid: u32) -> Vec<i32> {
+pub(crate) fn children_of(pid: u32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children
         .split_whitespace()
@@ -283,7 +295,7 @@ fn mounts_of(store: &Path) -> usize {
 
 fn death_of_the_caller(world: &World) {
     let mark = &mark();
-    let victim = start_victim(world, mark);
+    let victim = start_victim(world, mark, &[]);
     let helpers = children_of(victim.0.id());
     assert_eq!(helpers.len(), 1);
     await_some(mark, 2);

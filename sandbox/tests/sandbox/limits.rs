@@ -214,6 +214,11 @@ fn hierarchies() -> Vec<PathBuf> {
 
 /// Groups of this process.
 fn groups() -> Vec<PathBuf> {
+    groups_of(std::process::id())
+}
+
+/// Groups that a process has made.
+pub(crate) fn groups_of(pid: u32) -> Vec<PathBuf> {
     fn collect(folder: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
         let Ok(entries) = std::fs::read_dir(folder) else {
             return;
@@ -229,7 +234,7 @@ fn groups() -> Vec<PathBuf> {
     }
     let mut found = Vec::new();
     for mount in hierarchies() {
-        collect(&mount, &format!("kiln-{}-", std::process::id()), &mut found);
+        collect(&mount, &format!("kiln-{pid}-"), &mut found);
     }
     found
 }

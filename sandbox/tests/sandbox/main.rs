@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod probes;
+mod stopping;
 mod tasks;
 mod users;
 mod world;
@@ -113,6 +114,7 @@ fn cases() -> Vec<Case> {
         emulators::CASES,
         lifecycle::CASES,
         limits::CASES,
+        stopping::CASES,
         tasks::CASES,
     ]
     .concat()
