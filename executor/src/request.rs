@@ -6,7 +6,7 @@ mod run;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
-pub use run::{OnFailure, OutputLimits, RunSettings};
+pub use run::{NetworkSettings, OnFailure, OutputLimits, RunSettings};
 
 use crate::context::Unpacked;
 use planner::lower::Allowed;

@@ -7,7 +7,7 @@
 use crate::build::volumes;
 use crate::request::RunSettings;
 use crate::{Error, copy, layer};
-use sandbox::{IdMapping, Isolation, RootKind, Sandbox};
+use sandbox::{IdMapping, Isolation, NetworkOptions, RootKind, Sandbox};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -51,6 +51,7 @@ pub struct Space {
     volumes: Vec<String>,
     isolation: Isolation,
     root: Option<RootKind>,
+    network: NetworkOptions,
     /// Where they lie in the store while the sandbox runs. It must outlive the sandbox, and be removed from outside only:
     /// inside, the host's files are in it.
     volume_places: OnceLock<store::Scratch>,
@@ -70,6 +71,7 @@ impl Space {
             volumes: Vec::new(),
             isolation: Isolation::Auto,
             root: None,
+            network: NetworkOptions::default(),
             volume_places: OnceLock::new(),
         }
     }
@@ -79,6 +81,13 @@ impl Space {
     pub fn with_isolation(mut self, settings: &RunSettings) -> Self {
         self.isolation = settings.isolation;
         self.root = settings.root;
+        self
+    }
+
+    /// With a private network made so.
+    #[must_use]
+    pub fn with_network(mut self, options: NetworkOptions) -> Self {
+        self.network = options;
         self
     }
 
@@ -179,6 +188,7 @@ impl Space {
             volumes: self.place_volumes()?,
             isolation: self.isolation,
             root: self.root,
+            network: self.network.clone(),
         })?;
         let sandbox = self.sandbox.get_or_init(|| started);
         tracing::debug!(

@@ -2,6 +2,7 @@
 
 use crate::cgroup::Group;
 use crate::fail::Failure;
+use crate::network;
 use crate::probe::{Fact, Place};
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
 use crate::{
@@ -24,7 +25,6 @@ pub(crate) const MARKER: &str = "--sandbox-helper--";
 const DROP_PATIENCE: Duration = Duration::from_secs(5);
 /// `f_type` of anonymous pipes (statfs(2)).
 const PIPEFS_MAGIC: rustix::fs::FsWord = 0x5049_5045;
-const NO_PRIVATE_NETWORK: &str = "commands use the host's network: there is no program yet that gives a build a network of its own (`--network=none` isolates)";
 
 /// A started helper and what it said about itself.
 #[derive(Debug)]
@@ -37,6 +37,7 @@ pub(crate) struct Helper {
     notes: Mutex<Vec<String>>,
     /// Settings of commands that the helper has made a filter for.
     filtered: Mutex<Vec<Security>>,
+    network: network::Private,
 }
 
 impl Helper {
@@ -74,6 +75,7 @@ impl Helper {
                         root,
                         notes: Mutex::new(notes),
                         filtered: Mutex::new(vec![Security::default()]),
+                        network: network::Private::new(options.network.clone()),
                     });
                 }
                 Entered::Failed(failure) => return Err(failure.into()),
@@ -117,19 +119,31 @@ impl Helper {
         }
     }
 
+    pub(crate) fn prepare_network(&self) {
+        self.network.prepare(self.control.as_fd(), self.mode);
+    }
+
+    pub(crate) fn network(&self) -> Result<network::Joinable, Error> {
+        let (joinable, note) = self.network.get(self.control.as_fd(), self.mode)?;
+        if let Some(note) = note {
+            self.note_once(&note);
+        }
+        Ok(joinable)
+    }
+
     pub(crate) fn run(
         &self,
         spec: &RunSpec,
         stdout: BorrowedFd<'_>,
         stderr: BorrowedFd<'_>,
     ) -> Result<Started, Error> {
-        let flags = match spec.network {
-            Network::None => wire::NEW_NETWORK,
-            Network::Host => 0,
-            Network::Private => {
-                self.note_once(NO_PRIVATE_NETWORK);
-                0
-            }
+        let (flags, namespace) = match spec.network {
+            Network::None => (wire::NEW_NETWORK, None),
+            Network::Host => (0, None),
+            Network::Private => match self.network()? {
+                (_, Some(namespace)) => (wire::JOIN_NETWORK, Some(namespace)),
+                (_, None) => (0, None),
+            },
         };
         for output in [stdout, stderr] {
             open_to_the_command(output);
@@ -143,6 +157,7 @@ impl Helper {
         let entrances = entrances.unwrap_or_default();
         let mut fds = vec![far.as_fd(), stdout, stderr];
         fds.extend(entrances.iter().map(AsFd::as_fd));
+        fds.extend(namespace.as_deref().map(AsFd::as_fd));
         let sent = wire::send_request(self.control.as_fd(), Kind::Run, flags, &fds, &payload);
         drop(fds);
         drop(far);

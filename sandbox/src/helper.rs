@@ -11,7 +11,7 @@ use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, RootKind, Volume, binfmt, chroot, init, ladder, task};
+use crate::{Mode as IsolationMode, RootKind, Volume, binfmt, chroot, init, ladder, network, task};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -255,6 +255,7 @@ impl Helper<'_> {
             Kind::Run => self.start_run(request, reply),
             Kind::Task => self.start_task(request, reply),
             Kind::Emulate => self.emulate(request, &reply),
+            Kind::Network => self.start_network(request, reply),
             Kind::Hello | Kind::Security | Kind::Probe => {}
         }
     }
@@ -290,6 +291,7 @@ impl Helper<'_> {
                     filters: &self.filters,
                     life: &self.life,
                     new_network,
+                    joins_network: request.flags & wire::JOIN_NETWORK != 0,
                     mode: self.mode,
                     root: self.root,
                     stores: &self.stores,
@@ -338,6 +340,21 @@ impl Helper<'_> {
                 }
             },
             Err(errno) => task::answer(reply, Err(format!("could not fork: {errno}"))),
+        }
+    }
+
+    /// The process that makes and keeps the build's network. Its end needs no answer: it gives its own.
+    fn start_network(&mut self, request: Request, reply: OwnedFd) {
+        match sys::clone_process(self.one, network::CLONE_FLAGS) {
+            Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child {
+                pid,
+                pidfd,
+                reply: None,
+                is_run: false,
+            }),
+            Ok(Forked::Child) => network::keep(self.one, request, reply, &self.life),
+            // Seen by the asker as an answer that does not come.
+            Err(_) => {}
         }
     }
 

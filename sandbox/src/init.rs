@@ -7,6 +7,7 @@ use crate::command;
 use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
+use crate::network;
 use crate::root::Prepared;
 use crate::rootfs::Scratch;
 use crate::seccomp::Filters;
@@ -27,6 +28,8 @@ pub(crate) struct Start<'a> {
     pub(crate) filters: &'a Filters,
     pub(crate) life: &'a OwnedFd,
     pub(crate) new_network: bool,
+    /// It joins the build's network, of which the last descriptor is.
+    pub(crate) joins_network: bool,
     pub(crate) mode: Mode,
     pub(crate) root: RootKind,
     pub(crate) stores: &'a [PathBuf],
@@ -85,6 +88,11 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     close_all_but(&kept).stage("close inherited descriptors")?;
     die_with_parent(start.life)?;
     let _ = rustix::thread::set_name(c"init");
+    if start.joins_network
+        && let Some(namespace) = request.fds.pop()
+    {
+        network::join(start.one, &namespace)?;
+    }
     let [stdout, stderr, entrances @ ..] = request.fds.as_slice() else {
         return Err(Failure::new("read the request", Errno::BADMSG));
     };

@@ -21,6 +21,7 @@ mod ladder;
 mod limits;
 mod mounts;
 mod namespace;
+mod network;
 mod notify;
 mod options;
 mod overlay;
@@ -39,6 +40,7 @@ mod wire;
 
 pub use binfmt::{Emulator, Machine, runs_natively};
 pub use capability::capability_name;
+pub use network::{NetworkKind, NetworkOptions, NetworkProgram, PrivateNetwork};
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use probe::Fact;
 pub use spec::{
@@ -165,6 +167,17 @@ impl Sandbox {
     /// The kernel has no binfmt_misc for user namespaces (Linux 6.7 has), or an emulator cannot be opened inside.
     pub fn emulate(&self, emulators: &[Emulator]) -> Result<(), Error> {
         self.helper.emulate(emulators)
+    }
+    /// Has the build's private network made, without waiting for it. Without effect when it is there or under way.
+    pub fn prepare_network(&self) {
+        self.helper.prepare_network();
+    }
+    /// The build's private network, which is made when the first one asks. Callable from several threads.
+    ///
+    /// # Errors
+    /// The program that was asked for is missing or does not work.
+    pub fn network(&self) -> Result<PrivateNetwork, Error> {
+        self.helper.network().map(|(network, _)| network)
     }
     /// Starts a command; stdout and stderr are written to the given descriptors, stdin is /dev/null. Callable from several threads.
     ///

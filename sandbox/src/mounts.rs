@@ -119,7 +119,8 @@ pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<Root, Fail
     scratch.attach(root)?;
     mount_proc(root, start.mode)?;
     mount_dev(root, spec)?;
-    mount_sys(root, start.new_network, spec.insecure)?;
+    let own_network = start.new_network || start.joins_network;
+    mount_sys(root, own_network, spec.insecure)?;
     if !spec.insecure {
         hide(root, &scratch)?;
     }
@@ -246,12 +247,12 @@ fn mount_dev(root: &OwnedFd, spec: &RunSpec) -> Result<(), Failure> {
 /// A new sysfs shows the network namespace it is mounted in, which must belong to this user namespace; with the host's
 /// network it can only be the host's. Read-only with all that is mounted in it, unless the command has all privileges: what
 /// it may change then, the kernel knows.
-fn mount_sys(root: &OwnedFd, new_network: bool, writable: bool) -> Result<(), Failure> {
+fn mount_sys(root: &OwnedFd, own_network: bool, writable: bool) -> Result<(), Failure> {
     let mut attributes = NOSUID | NODEV | NOEXEC;
     if !writable {
         attributes |= RDONLY;
     }
-    if new_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
+    if own_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
         return attach_at(root, &sys, "sys");
     }
     let sys = rustix::mount::open_tree(CWD, "/sys", RECURSIVE_CLONE).stage("mount /sys")?;

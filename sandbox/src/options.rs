@@ -108,6 +108,8 @@ pub struct Options {
     pub isolation: Isolation,
     /// The way to put roots together; `None` takes the best that works here.
     pub root: Option<RootKind>,
+    /// How [`Network::Private`](crate::Network::Private) is made.
+    pub network: crate::NetworkOptions,
 }
 
 /// A part of the host made available inside a store, so that it keeps its ids as the store does.

@@ -74,7 +74,7 @@ pub enum Network {
     None,
     /// The host's.
     Host,
-    /// One namespace of the whole build with a way out, when a helper for it is there; else the host's with a note. (The helper programs come later; today: host with a note.)
+    /// One namespace of the whole build, see [`Sandbox::network`](crate::Sandbox::network).
     Private,
 }
 

@@ -27,6 +27,8 @@ const INLINE: usize = 32 << 10;
 const IN_MEMFD: u8 = 1;
 /// The command gets its own network namespace.
 pub(crate) const NEW_NETWORK: u8 = 2;
+/// The command joins the network namespace that its last descriptor is.
+pub(crate) const JOIN_NETWORK: u8 = 4;
 
 /// Messages of the caller on a run's socket: end it at once, or ask its processes to end.
 pub(crate) const KILL: u8 = b'K';
@@ -45,6 +47,8 @@ pub(crate) enum Kind {
     Security = 5,
     /// Instead of [`Kind::Hello`]: what this place allows, one [`crate::Fact`] a packet.
     Probe = 6,
+    /// The build's network, made and answered by its keeper.
+    Network = 7,
 }
 
 /// First request: how to enter the namespace. Answered on the control socket by [`Entered`].
@@ -224,6 +228,7 @@ pub(crate) fn receive_request(
         4 => Kind::Emulate,
         5 => Kind::Security,
         6 => Kind::Probe,
+        7 => Kind::Network,
         _ => return Err(Errno::BADMSG),
     };
     let payload = if flags & IN_MEMFD == 0 {

@@ -11,12 +11,15 @@ const TOOLS: &[(&str, &str)] = &[
     ("docker-registry", "docker-registry"),
     ("git", "git"),
     ("htpasswd", "apache2-utils"),
+    ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("qemu-aarch64-static", "qemu-user-static"),
     ("newuidmap", "uidmap"),
+    ("pasta", "passt"),
     ("setpriv", "util-linux"),
     ("ssh-keygen", "openssh-client"),
     ("skopeo", "skopeo"),
+    ("slirp4netns", "slirp4netns"),
     ("umoci", "umoci"),
 ];
 

@@ -24,7 +24,7 @@ use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Plan, Step, StepI
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, OnceLock};
 
 /// The backend of one build.
@@ -36,6 +36,8 @@ pub(crate) struct Executor<'a> {
     pub fetcher: &'a Fetcher<'a>,
     /// How many of the sandbox's notes were shown already.
     pub notes_told: AtomicUsize,
+    /// Whether it was said that a proxy is out of reach.
+    pub proxy_told: AtomicBool,
     /// Processes that the machine had killed for lack of memory when the first command began.
     pub oom_kills: OnceLock<u64>,
     /// Users resolved so far.
@@ -70,6 +72,7 @@ impl<'a> Executor<'a> {
             sources,
             emulation,
             notes_told: AtomicUsize::new(0),
+            proxy_told: AtomicBool::new(false),
             oom_kills: OnceLock::new(),
             users: Mutex::default(),
             agents: Agents::default(),

@@ -15,6 +15,7 @@ pub(crate) mod layout;
 mod load;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
+mod network;
 mod preflight;
 pub(crate) mod prepare;
 pub(crate) mod record;
@@ -143,7 +144,8 @@ pub fn build(
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
     let space = Space::new(store.clone())
         .with_volumes(sources.collect())
-        .with_isolation(&request.run);
+        .with_isolation(&request.run)
+        .with_network(network::options(request));
     let remote = Remote::new(&request.registry, cancel);
     let pending = Pending::new(&space, request, &remote, ui, cancel);
     let request = &epoch::resolve(&front.parsed.dockerfile, request, &front.options, &pending)?;

@@ -3,14 +3,16 @@
 use crate::Error;
 use crate::build::backend::{Executor, Work};
 use crate::build::cache_mounts::{self, Taken};
+use crate::build::network::{self, Reach};
 use crate::build::{run, secrets};
 use crate::layer::Form;
+use crate::request::NetworkSettings;
 use crate::space::Space;
 use crate::ssh::Forward;
 use oci_spec::image::Digest;
 use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::StepEvent;
-use sandbox::{IdMapping, Mount, Network, Overlay};
+use sandbox::{IdMapping, Mount, Overlay};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +68,11 @@ impl Drop for Held<'_> {
 }
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the step's own files.
-pub(crate) fn files_of_the_runtime(op: &RunOp, network: Network) -> Result<Vec<Mount>, Error> {
+pub(crate) fn files_of_the_runtime(
+    op: &RunOp,
+    reach: Reach,
+    settings: &NetworkSettings,
+) -> Result<Vec<Mount>, Error> {
     let file = |target: &str, data: Vec<u8>, mode: u32| Mount::File {
         target: target.to_owned(),
         data,
@@ -74,53 +80,14 @@ pub(crate) fn files_of_the_runtime(op: &RunOp, network: Network) -> Result<Vec<M
         uid: 0,
         gid: 0,
     };
-    let mut files = vec![
-        file("/etc/hosts", hosts(op).into_bytes(), 0o644),
-        file("/etc/resolv.conf", resolv_conf(network)?, 0o644),
-    ];
+    let hosts = network::hosts(op, reach).into_bytes();
+    let mut files = vec![file("/etc/hosts", hosts, 0o644)];
+    let resolv_conf = network::resolv_conf(reach, settings)?;
+    files.extend(resolv_conf.map(|text| file("/etc/resolv.conf", text.into_bytes(), 0o644)));
     for (target, content) in &op.files {
         files.push(file(target, content.clone().into_bytes(), 0o755));
     }
     Ok(files)
-}
-
-fn hosts(op: &RunOp) -> String {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
-        op.hostname
-    );
-    for (name, address) in &op.extra_hosts {
-        let address = if address == "host-gateway" {
-            "127.0.0.1"
-        } else {
-            address
-        };
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
-}
-
-/// The host's resolver settings. Resolvers on loopback are reached only where the host's network is used.
-fn resolv_conf(network: Network) -> Result<Vec<u8>, Error> {
-    let path = Path::new("/etc/resolv.conf");
-    match std::fs::read(path) {
-        Ok(text) if network == Network::None => {
-            let keep = |line: &&[u8]| !line.starts_with(b"nameserver");
-            Ok(text
-                .split_inclusive(|byte| *byte == b'\n')
-                .filter(keep)
-                .flatten()
-                .copied()
-                .collect())
-        }
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(Error::Io {
-            op: "read",
-            path: path.to_owned(),
-            source,
-        }),
-    }
 }
 
 /// The mounts of `RUN --mount`, in order.

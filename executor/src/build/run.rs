@@ -10,6 +10,7 @@ use crate::Error;
 use crate::build::backend::{self, Executor, Work};
 use crate::build::foreign;
 use crate::build::mounts::Held;
+use crate::build::network;
 use crate::copy::UserIds;
 use crate::debug::{self, CHANGES};
 use crate::layer::{self, Form};
@@ -36,8 +37,12 @@ pub(crate) fn run(
     work: &Work<'_>,
 ) -> Result<Digest, Error> {
     let base = work.base(op.base);
-    executor.ensure_as(Form::Tree, &base.layers, step.id, work)?;
     let sandbox = executor.space.sandbox()?;
+    // It takes longer than all else that a command needs, but for layers that must be fetched.
+    if network::of(op.network, executor.request.network) == sandbox::Network::Private {
+        sandbox.prepare_network();
+    }
+    executor.ensure_as(Form::Tree, &base.layers, step.id, work)?;
     executor.emulation.register(sandbox);
     tell_notes(executor, sandbox, step.id, work);
     let scratch = executor.space.store().scratch()?;

@@ -1,8 +1,21 @@
 //! What commands may do and use, for the whole build.
 
-use sandbox::{Isolation, Resources, RootKind, Security};
+use sandbox::{Isolation, NetworkProgram, Resources, RootKind, Security};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The network of commands and how names are found there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NetworkSettings {
+    /// `--network=pasta` and the like: this program, or an error.
+    pub program: Option<NetworkProgram>,
+    /// `--dns`, in place of the host's; `none` alone keeps the image's `resolv.conf`.
+    pub name_servers: Vec<String>,
+    /// `--dns-search`, in place of the host's; `.` alone is none.
+    pub search: Vec<String>,
+    /// `--dns-option`, in place of the host's.
+    pub options: Vec<String>,
+}
 
 /// Settings of all RUN steps. None of them is part of a cache key, as they are not in BuildKit's either.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -21,6 +34,8 @@ pub struct RunSettings {
     pub output: OutputLimits,
     /// `--on-failure`: what becomes of a failed step's sandbox.
     pub on_failure: OnFailure,
+    /// Their network.
+    pub network: NetworkSettings,
     /// `--ca`: certificates of authorities that commands shall trust, in PEM.
     pub ca: Vec<PathBuf>,
 }

@@ -20,6 +20,7 @@ mod hosts;
 mod lifecycle;
 mod limits;
 mod mounts;
+mod network;
 mod probes;
 mod stopping;
 mod tasks;
@@ -50,6 +51,10 @@ fn main() -> ExitCode {
         Some("--facts") => return facts::print(&args[1..]),
         Some("--start") => return hosts::start(&args[1..]),
         Some("--victim") => return lifecycle::victim(&args[1..]),
+        Some("--in-machine") => return network::main(&args[1..]),
+        Some("--serve") => return network::serve(),
+        Some("--serve-names") => return network::serve_names(),
+        Some("--network-victim") => return network::victim(&args[1..]),
         Some("--list") => {
             println!(
                 "{}",
@@ -92,6 +97,7 @@ fn main() -> ExitCode {
         let more = users::run_as_in_a_container(&filters)
             .unwrap_or_else(|reason| skip("all tests without namespaces", &reason));
         counts = add(counts, more);
+        counts = add(counts, network::run_all(&filters));
     }
     println!(
         "{} passed, {} failed, {} skipped",

@@ -29,6 +29,8 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         ),
         Some("zombies") => zombies(),
         Some("capability") => give_capability(),
+        Some("abstract") => connect(&args[1]),
+        Some("tcp") => hear(&args[1]),
         Some("terminal") => terminal(),
         Some("fence-relay") => crate::fence::relay(),
         Some("fence-socket") => crate::fence::socket(&args[1]),
@@ -228,4 +230,36 @@ fn terminal() {
         .err()
         .and_then(|error| error.raw_os_error());
     println!("{opened:?}");
+}
+
+/// What a socket without a file says.
+fn connect(name: &str) {
+    use std::io::Read;
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    match std::os::unix::net::UnixStream::connect_addr(&address) {
+        Ok(mut stream) => {
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            print!("{text}");
+        }
+        Err(_) => println!("no"),
+    }
+}
+
+/// What a server says to someone who says nothing, not even that nothing will come.
+fn hear(address: &str) {
+    use std::io::Read;
+    let limit = std::time::Duration::from_secs(2);
+    match std::net::TcpStream::connect_timeout(&address.parse().unwrap(), limit) {
+        Ok(mut stream) => {
+            let mut text = String::new();
+            stream.set_read_timeout(Some(limit)).unwrap();
+            match stream.read_to_string(&mut text) {
+                Ok(_) => print!("{text}"),
+                Err(error) => println!("no answer: {error}"),
+            }
+        }
+        Err(_) => println!("no"),
+    }
 }

@@ -31,12 +31,16 @@ struct Account {
 impl Drop for Account {
     fn drop(&mut self) {
         if self.made {
-            let _ = run("userdel", &[self.name]);
+            let _ = tool("userdel", &[self.name]);
         }
     }
 }
 
-pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
+/// Calls with what setpriv needs to run a command as the user, and with a copy of this program that it may run.
+pub(crate) fn prepared<T>(
+    user: User,
+    body: impl FnOnce(&[String], &Path) -> T,
+) -> Result<T, String> {
     let _account = account(user)?;
     let folder = tempfile::Builder::new()
         .permissions(PermissionsExt::from_mode(0o755))
@@ -51,7 +55,13 @@ pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
         format!("--regid={}", user.name),
         "--init-groups".to_owned(),
     ];
-    run_with(&ids, &program, "--child", filters)
+    Ok(body(&ids, &program))
+}
+
+pub(crate) fn run_as(user: User, filters: &[&str]) -> Result<Counts, String> {
+    prepared(user, |ids, program| {
+        run_with(ids, program, "--child", filters)
+    })?
 }
 
 /// Runs these tests as root with the capabilities of a container, without namespaces.
@@ -122,7 +132,7 @@ fn account(user: User) -> Result<Account, String> {
         made: false,
     };
     if !known("/etc/passwd", ":") {
-        run(
+        tool(
             "useradd",
             &[
                 "--no-create-home",
@@ -140,7 +150,7 @@ fn account(user: User) -> Result<Account, String> {
         return Err("newuidmap is not installed (package uidmap)".to_owned());
     }
     if user.ranges && !has_ranges {
-        run(
+        tool(
             "usermod",
             &[
                 "--add-subuids",
@@ -157,7 +167,7 @@ fn account(user: User) -> Result<Account, String> {
     Ok(account)
 }
 
-fn run(program: &str, args: &[&str]) -> Result<(), String> {
+fn tool(program: &str, args: &[&str]) -> Result<(), String> {
     let output = Command::new(program)
         .args(args)
         .output()

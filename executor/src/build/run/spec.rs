@@ -4,15 +4,17 @@ use super::{KnownUsers, lowers};
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
 use crate::build::mounts::{self, Held};
+use crate::build::network::{self, Reach};
 use crate::build::{secrets, volumes};
 use crate::copy::{self, UserIds};
 use crate::device::{EditMount, Edits};
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
-use planner::plan::{Network, RunMount, RunOp, Step};
+use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::StepEvent;
 use sandbox::{Mount, Overlay, RunSpec};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 /// The command over its layers, which must be unpacked already; without an upper.
 pub(crate) fn spec(
@@ -34,8 +36,14 @@ pub(crate) fn spec(
         work.events.event(step.id, StepEvent::Note(note));
     }
     let env = environment(op, &user, &edits, secrets::env(executor, op)?);
-    let network = network(op.network, executor.request.network);
-    let mut all_mounts = mounts::files_of_the_runtime(op, network)?;
+    let network = network::of(op.network, executor.request.network);
+    let reach = Reach::of(network, executor.space.sandbox()?)?;
+    if let Some(note) = network::lost_proxy(&env, reach)
+        && !executor.proxy_told.swap(true, Ordering::SeqCst)
+    {
+        work.events.event(step.id, StepEvent::Note(note));
+    }
+    let mut all_mounts = mounts::files_of_the_runtime(op, reach, &executor.request.run.network)?;
     all_mounts.extend(edits.mounts.iter().map(edit_mount));
     all_mounts.extend(volumes::mounts(executor, op, &user, held)?);
     all_mounts.extend(mounts::mounts(executor, step, op, work, held)?);
@@ -188,17 +196,4 @@ fn environment(
         set(&mut env, pair);
     }
     env
-}
-
-fn network(step: Network, build: Network) -> sandbox::Network {
-    let chosen = if step == Network::Default {
-        build
-    } else {
-        step
-    };
-    match chosen {
-        Network::Default => sandbox::Network::Private,
-        Network::None => sandbox::Network::None,
-        Network::Host => sandbox::Network::Host,
-    }
 }
