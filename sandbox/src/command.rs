@@ -4,6 +4,7 @@ use crate::RunSpec;
 use crate::capability;
 use crate::fail::{Failure, Stage};
 use crate::limits;
+use crate::notify::mknod::Nodes;
 use crate::resolve;
 use crate::seccomp::Filter;
 use crate::sys;
@@ -38,14 +39,22 @@ pub(crate) fn make_working_folder(spec: &RunSpec) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Filters of the command, in the order in which they are loaded.
+#[derive(Debug)]
+pub(crate) struct Load<'a> {
+    /// Who makes device nodes, and where that is told of the command.
+    pub(crate) nodes: Option<(&'a Nodes, OwnedFd)>,
+    pub(crate) filter: Option<&'a Filter>,
+}
+
 /// Body of the command's process.
 pub(crate) fn main(
     spec: &RunSpec,
-    filter: Option<&Filter>,
+    filters: &Load<'_>,
     output: [BorrowedFd<'_>; 2],
     reply: &OwnedFd,
 ) -> ! {
-    if let Err(failure) = prepare(spec, filter, output) {
+    if let Err(failure) = prepare(spec, filters, output) {
         let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
         sys::exit_now(NOT_EXECUTABLE);
     }
@@ -57,7 +66,7 @@ pub(crate) fn main(
 
 fn prepare(
     spec: &RunSpec,
-    filter: Option<&Filter>,
+    filters: &Load<'_>,
     [stdout, stderr]: [BorrowedFd<'_>; 2],
 ) -> Result<(), Failure> {
     rustix::process::setsid().stage("start a session")?;
@@ -76,8 +85,11 @@ fn prepare(
     let cwd = Path::new("/").join(resolve::clean(&spec.cwd));
     rustix::process::chdir(&cwd).stage_with(|| format!("enter the folder {}", cwd.display()))?;
     let capabilities = capabilities(spec)?;
-    if let Some(filter) = filter {
-        // Needs CAP_SYS_ADMIN, which goes next: otherwise no_new_privs, which would break sudo.
+    // Filters need CAP_SYS_ADMIN, which goes next: otherwise no_new_privs, which would break sudo.
+    if let Some((nodes, run)) = &filters.nodes {
+        nodes.watch(run)?;
+    }
+    if let Some(filter) = filters.filter {
         sys::load_seccomp(filter.instructions()).stage("load the seccomp filter")?;
     }
     if !spec.insecure {

@@ -7,11 +7,14 @@
 use crate::TaskFn;
 use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
+use crate::notify::mknod::{self, Nodes};
 use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
-use crate::{Mode as IsolationMode, RootKind, Volume, binfmt, chroot, init, ladder, network, task};
+use crate::{
+    IdMapping, Mode as IsolationMode, RootKind, Volume, binfmt, chroot, init, ladder, network, task,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -54,9 +57,17 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         probe::serve(one, control.as_fd(), request);
         return Some(());
     }
+    // Outside of the namespace that is entered next.
+    let nodes = mknod::start(one);
     let (answer, hello) = enter(one, request);
     wire::send_answer(control.as_fd(), &answer).ok()?;
-    let Entered::Ready { mode, root, .. } = answer else {
+    let Entered::Ready {
+        mode,
+        root,
+        mapping,
+        ..
+    } = answer
+    else {
         return Some(());
     };
     if mode == IsolationMode::Chroot {
@@ -75,6 +86,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         control,
         caller,
         filters: Filters::new(Watch::default()),
+        nodes: nodes.filter(|_| mapping == IdMapping::Idmapped),
         life,
         _life_of_children: life_of_children,
         children: Vec::new(),
@@ -161,6 +173,7 @@ struct Helper<'a> {
     /// The caller's process; none when it was gone already, which the control socket tells as well.
     caller: Option<OwnedFd>,
     filters: Filters,
+    nodes: Option<Nodes>,
     /// Read end of a pipe of which only this process holds the other: children see its end by it.
     life: OwnedFd,
     _life_of_children: OwnedFd,
@@ -289,6 +302,7 @@ impl Helper<'_> {
                 let start = init::Start {
                     one: self.one,
                     filters: &self.filters,
+                    nodes: self.nodes.as_ref(),
                     life: &self.life,
                     new_network,
                     joins_network: request.flags & wire::JOIN_NETWORK != 0,

@@ -3,11 +3,12 @@
 //! When it ends, the kernel kills all that is left in its pid namespace; when the helper ends, it is killed itself.
 
 use crate::cgroup;
-use crate::command;
+use crate::command::{self, Load};
 use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
 use crate::network;
+use crate::notify::mknod::Nodes;
 use crate::root::Prepared;
 use crate::rootfs::Scratch;
 use crate::seccomp::Filters;
@@ -26,6 +27,8 @@ use std::path::PathBuf;
 pub(crate) struct Start<'a> {
     pub(crate) one: SingleThreaded,
     pub(crate) filters: &'a Filters,
+    /// Makes device nodes where the command's root cannot.
+    pub(crate) nodes: Option<&'a Nodes>,
     pub(crate) life: &'a OwnedFd,
     pub(crate) new_network: bool,
     /// It joins the build's network, of which the last descriptor is.
@@ -85,6 +88,7 @@ pub(crate) fn main(start: &Start<'_>, request: Request, reply: &OwnedFd) -> ! {
 fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit, Failure> {
     let mut kept = request.descriptors();
     kept.extend([reply, start.life]);
+    kept.extend(start.nodes.map(Nodes::socket));
     close_all_but(&kept).stage("close inherited descriptors")?;
     die_with_parent(start.life)?;
     let _ = rustix::thread::set_name(c"init");
@@ -101,6 +105,8 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     let filter = start.filters.of(&spec).stage("find the seccomp filter")?;
     let copy = set_up(&spec, start)?;
+    let nodes = start.nodes.map(|nodes| Ok((nodes, nodes.register(&spec)?)));
+    let nodes = nodes.transpose()?;
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;
@@ -111,10 +117,11 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
             sys::exit_now(1);
         }
         let output = [stdout.as_fd(), stderr.as_fd()];
-        command::main(&spec, filter, output, reply)
+        let filters = Load { filter, nodes };
+        command::main(&spec, &filters, output, reply)
     };
     sys::stop_if_asked();
-    drop(request);
+    drop((request, nodes));
     let exit = reap_until(pid);
     if let Some(copy) = copy {
         end_others();

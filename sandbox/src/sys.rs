@@ -299,6 +299,15 @@ pub(crate) fn join_new_session_keyring() {
     unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) };
 }
 
+/// Sets the ids that this thread's accesses to files are made with. The kernel leaves them when it may not.
+pub(crate) fn set_file_ids(uid: u32, gid: u32) {
+    // SAFETY: both take any id and touch no memory.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+}
+
 /// Marks or closes a range of descriptors, by close_range (Linux 5.9).
 pub(crate) fn close_range(first: u32, last: u32, cloexec: bool) -> Result<()> {
     if first > last {

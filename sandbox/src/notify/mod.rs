@@ -9,6 +9,7 @@
     reason = "the supervisors that use the rest come next to it"
 )]
 
+pub(crate) mod mknod;
 mod sys;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -77,7 +77,7 @@ impl Filter {
     }
 
     /// Allows everything, but asks a supervisor.
-    fn nothing_but(watch: &Watch) -> Option<Self> {
+    pub(crate) fn nothing_but(watch: &Watch) -> Option<Self> {
         if watch.native.is_empty() && watch.compat.is_empty() {
             return None;
         }
@@ -108,6 +108,11 @@ impl Filter {
     pub(crate) fn instructions(&self) -> &[libc::sock_filter] {
         &self.instructions
     }
+}
+
+/// Number of a call for programs of this machine, or for its 32-bit ones.
+pub(crate) fn call_number(name: &str, compat: bool) -> Option<u32> {
+    calls::number(name, Arch::NATIVE[usize::from(compat)])
 }
 
 /// Asks about calls where they are allowed.

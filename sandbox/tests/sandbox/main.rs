@@ -21,6 +21,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod network;
+mod nodes;
 mod probes;
 mod stopping;
 mod tasks;
@@ -117,6 +118,7 @@ fn cases() -> Vec<Case> {
         hostile::CASES,
         hosts::CASES,
         facts::CASES,
+        nodes::CASES,
         emulators::CASES,
         lifecycle::CASES,
         limits::CASES,

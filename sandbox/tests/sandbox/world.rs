@@ -271,7 +271,7 @@ fn make_base(base: &Path, busybox: &Path) -> std::io::Result<()> {
     }
     for applet in [
         "ps", "grep", "dd", "find", "hostname", "ip", "setsid", "seq", "chroot", "ln", "mv", "df",
-        "tr", "wc", "head", "echo", "sort",
+        "tr", "wc", "head", "echo", "sort", "unshare",
     ] {
         symlink("busybox", base.join("bin").join(applet))?;
     }
