@@ -55,7 +55,7 @@ impl Helper {
             let (control, mut process) = spawn()?;
             let answer = greet(&control, &hello)
                 .map_err(|errno| Error::Helper(format!("no answer from it: {errno}")))?;
-            match answer {
+            let refused: Result<(), Error> = match answer {
                 Entered::Ready {
                     mapping,
                     mode,
@@ -78,18 +78,21 @@ impl Helper {
                         network: network::Private::new(options.network.clone()),
                     });
                 }
-                Entered::Failed(failure) => return Err(failure.into()),
+                Entered::Failed(failure) => Err(failure.into()),
                 Entered::NeedsSingle(reason) if hello.single.is_none() => {
                     hello.single = Some(reason);
+                    Ok(())
                 }
                 Entered::NeedsChroot(failure) if hello.none.is_none() => {
                     hello.none = Some(failure);
+                    Ok(())
                 }
-                Entered::NeedsSingle(reason) => return Err(Error::Helper(reason)),
-                Entered::NeedsChroot(failure) => return Err(failure.into()),
-            }
+                Entered::NeedsSingle(reason) => Err(Error::Helper(reason)),
+                Entered::NeedsChroot(failure) => Err(failure.into()),
+            };
             drop(control);
             let _ = process.wait();
+            refused?;
         }
     }
 
