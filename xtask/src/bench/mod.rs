@@ -1,9 +1,10 @@
-//! `cargo xtask bench [cached|run|copy]` (and `registry`, which is apart): whole-process times of the static release binary, each beside the limit
+//! `cargo xtask bench [cached|copy]` (and `registry` and `run`, which are apart): whole-process times of the static release binary, each beside the limit
 //! that the machine sets. Medians; compare within one run only.
 
 mod limit;
 mod measure;
 mod registry;
+mod run;
 
 use crate::shell;
 use measure::{Sample, median, time};
@@ -19,6 +20,9 @@ const RUN_STEPS: usize = 30;
 pub fn run(args: &[String]) -> Result<(), String> {
     if args.first().is_some_and(|name| name == "registry") {
         return registry::run(&args[1..]);
+    }
+    if args.first().is_some_and(|name| name == "run") {
+        return run::run(&args[1..]);
     }
     let bench = Bench::new()?;
     let wanted = |name: &str| args.is_empty() || args.iter().any(|arg| arg == name);
