@@ -105,8 +105,10 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     let filter = start.filters.of(&spec).stage("find the seccomp filter")?;
     let copy = set_up(&spec, start)?;
-    let nodes = start.nodes.map(|nodes| Ok((nodes, nodes.register(&spec)?)));
-    let nodes = nodes.transpose()?;
+    let nodes = match start.nodes {
+        Some(nodes) => nodes.register(&spec)?.map(|run| (nodes, run)),
+        None => None,
+    };
     // The memory of this process is the helper's; nobody inside may read it (ptrace(2), access mode checking).
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;

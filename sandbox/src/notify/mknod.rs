@@ -111,8 +111,9 @@ impl Nodes {
     }
 
     /// Tells of a run, in its first process, which stands in the run's root. What the command gets is good for one listener
-    /// of this run only; the way to all others is closed here.
-    pub(crate) fn register(&self, spec: &RunSpec) -> Result<OwnedFd, Failure> {
+    /// of this run only; the way to all others is closed here. `None` when the process that makes nodes was killed: commands
+    /// do without then.
+    pub(crate) fn register(&self, spec: &RunSpec) -> Result<Option<OwnedFd>, Failure> {
         let stage = "prepare the making of device nodes";
         let (near, far) = wire::socket_pair(SocketType::SEQPACKET).stage(stage)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -128,15 +129,17 @@ impl Nodes {
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let rights = [far.as_fd(), root.as_fd(), userns.as_fd()];
         ancillary.push(SendAncillaryMessage::ScmRights(&rights));
-        rustix::io::retry_on_intr(|| {
+        let sent = rustix::io::retry_on_intr(|| {
             let text = [IoSlice::new(&message)];
             rustix::net::sendmsg(&self.socket, &text, &mut ancillary, SendFlags::NOSIGNAL)
-        })
-        .stage(stage)?;
+        });
         let own = self.socket.as_raw_fd().cast_unsigned();
         // This process ends without using or dropping it again.
         sys::close_range(own, own, false).stage(stage)?;
-        Ok(near)
+        match sent {
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(None),
+            sent => sent.stage(stage).map(|_| Some(near)),
+        }
     }
 
     /// Has the calls of this process, and of what it starts, answered. Comes before the command's own filter, which may
@@ -144,7 +147,11 @@ impl Nodes {
     pub(crate) fn watch(&self, run: &OwnedFd) -> Result<(), Failure> {
         let stage = "watch the making of device nodes";
         let listener = super::load(self.filter.instructions()).stage(stage)?;
-        super::send_listener(run.as_fd(), &listener).stage(stage)
+        match super::send_listener(run.as_fd(), &listener) {
+            // It was killed meanwhile: such calls are missing then.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            sent => sent.stage(stage),
+        }
     }
 }
 
