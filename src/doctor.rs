@@ -248,7 +248,7 @@ fn root(kind: RootKind) -> &'static str {
     match kind {
         RootKind::Overlay => "overlay",
         RootKind::Fuse => "fuse-overlayfs",
-        RootKind::Reflink => "copies that share their blocks",
+        RootKind::Reflink => "copies that share their blocks (reflink)",
         RootKind::Copy => "copies",
     }
 }

@@ -9,6 +9,7 @@ use crate::helper::close_all_but;
 use crate::mounts;
 use crate::network;
 use crate::notify::mknod::Nodes;
+use crate::probe::fixes;
 use crate::root::Prepared;
 use crate::rootfs::Scratch;
 use crate::seccomp::Filters;
@@ -17,8 +18,9 @@ use crate::wire::{self, Request, RunReply};
 use crate::{Exit, Mode, RootKind, RunSpec, Volume};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MoveMountFlags, UnmountFlags};
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 use std::path::PathBuf;
 
@@ -118,6 +120,10 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
             let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
             sys::exit_now(1);
         }
+        if start.mode == Mode::Nested {
+            // In the surrounding /proc commands see each other; where this is not possible, the build says so.
+            let _ = sys::keep_apart();
+        }
         let output = [stdout.as_fd(), stderr.as_fd()];
         let filters = Load { filter, nodes };
         command::main(&spec, &filters, output, reply)
@@ -143,7 +149,7 @@ fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<Option<Prepared>, Failure
         sys::loopback_up().stage("bring the loopback interface up")?;
     }
     let root = mounts::build_root(spec, start)?;
-    enter_root(root.mount.as_fd())?;
+    enter_root(root.mount.as_fd(), spec.insecure)?;
     drop(root.mount);
     command::make_working_folder(spec)?;
     Ok(root.copy)
@@ -151,18 +157,25 @@ fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<Option<Prepared>, Failure
 
 /// Makes a mounted root the root of this mount namespace; of the old one nothing is left. The old root comes to lie over the
 /// new one, with the scratch memory on top of it: both are unmounted, topmost first.
-fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+fn enter_root(root: BorrowedFd<'_>, insecure: bool) -> Result<(), Failure> {
     let stage = "enter the root";
     rustix::process::fchdir(root).stage(stage)?;
-    rustix::process::pivot_root(".", ".")
-        .stage(stage)
-        .map_err(|failure| match failure.errno() {
-            Errno::INVAL => failure
-                .detail("the host's root is its initial ramfs, which pivot_root(2) cannot leave"),
-            _ => failure,
-        })?;
-    for _ in ["scratch", "old root"] {
-        rustix::mount::unmount(".", UnmountFlags::DETACH).stage("leave the old root")?;
+    match rustix::process::pivot_root(".", ".") {
+        Ok(()) => {
+            for _ in ["scratch", "old root"] {
+                rustix::mount::unmount(".", UnmountFlags::DETACH).stage("leave the old root")?;
+            }
+        }
+        Err(Errno::PERM) if !insecure => cover_old_root(root)?,
+        result => result
+            .stage(stage)
+            .map_err(|failure| match failure.errno() {
+                Errno::INVAL => failure.detail(
+                    "the host's root is its initial ramfs, which pivot_root(2) cannot leave",
+                ),
+                Errno::PERM => failure.detail(fixes::here().namespaces(Errno::PERM)),
+                _ => failure,
+            })?,
     }
     rustix::process::chdir("/").stage(stage)?;
     // `..` of a root on which something is still mounted leads there.
@@ -176,13 +189,27 @@ fn enter_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Docker's seccomp profile lets a container with CAP_SYS_ADMIN mount, but not call pivot_root(2). Mounted over the old root,
+/// the new one is where all paths begin and end; only who may unmount could get below it, and the command may not.
+fn cover_old_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(root, "", CWD, "/", flags).stage("cover the old root")?;
+    rustix::process::chroot(".").stage("enter the root")
+}
+
 /// Leaves the command's root with all that is mounted in it: the kernel moves no folder that is a mount point in this mount
 /// namespace. What is open stays open.
 fn leave_root() -> Result<(), Failure> {
     let stage = "leave the command's root";
     let empty = Scratch::new()?;
     rustix::process::fchdir(empty.root()).stage(stage)?;
-    rustix::process::pivot_root(".", ".").stage(stage)?;
+    match rustix::process::pivot_root(".", ".") {
+        // As it was entered.
+        Err(Errno::PERM) => {
+            rustix::process::chdir("/").stage(stage)?;
+        }
+        result => result.stage(stage)?,
+    }
     rustix::mount::unmount(".", UnmountFlags::DETACH).stage(stage)
 }
 

@@ -46,6 +46,10 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
 pub(crate) const CHROOT_NEEDS: &str =
     "the capabilities CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID and SYS_CHROOT";
 
+/// The version of Landlock that can keep processes apart and nothing else.
+const APART: u32 = 6;
+const NOT_APART: &str = "commands that run at the same time can look into each other's processes by the surrounding /proc (Linux 6.12 with Landlock keeps them apart; `--jobs 1` runs one at a time)";
+
 fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) -> Entered {
     let mode = match &lost {
         None => Mode::Full,
@@ -64,6 +68,9 @@ fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) ->
     };
     let mut notes = entered.notes;
     notes.extend(choice.notes);
+    if mode == Mode::Nested && !sys::landlock_version().is_ok_and(|version| version >= APART) {
+        notes.push(NOT_APART.to_owned());
+    }
     Entered::Ready {
         mapping: entered.mapping,
         mode,

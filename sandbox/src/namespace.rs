@@ -7,6 +7,7 @@
 
 use crate::IdMapping;
 use crate::fail::{Failure, Stage};
+use crate::probe::fixes;
 use crate::subid::{self, Mapper};
 use crate::sys::{self, SingleThreaded};
 use crate::volumes;
@@ -361,7 +362,9 @@ fn enter_single(one: SingleThreaded, hello: &Hello, reason: &str) -> Result<Name
     );
     unshare(one, UnshareFlags::NEWUSER, "make a user namespace")?;
     std::fs::write("/proc/self/setgroups", "deny").stage("give up setgroups")?;
-    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1")).stage("map the own user id")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
+        .stage("map the own user id")
+        .map_err(|failure| failure.detail(fixes::here().own_id()))?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).stage("map the own group id")?;
     become_root_of_namespace(one)?;
     volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;

@@ -1,5 +1,6 @@
 //! Subordinate ids of a user: `/etc/subuid`, `/etc/subgid` (subuid(5)) and the set-uid programs that map them.
 
+use crate::probe::fixes;
 use rustix::process::Pid;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -88,11 +89,12 @@ impl Mapper {
             return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Err(format!(
-            "{} failed: {}",
-            self.program.display(),
-            said.trim()
-        ))
+        let mut reason = format!("{} failed: {}", self.program.display(), said.trim());
+        let fix = fixes::here().mapper(&self.program);
+        if !fix.is_empty() {
+            reason = format!("{reason} ({fix})");
+        }
+        Err(reason)
     }
 }
 

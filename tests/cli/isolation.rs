@@ -54,6 +54,30 @@ fn the_surrounding_proc_is_taken_where_no_new_one_is_to_be_had() {
     assert_eq!(run.stderr.matches("isolation: ").count(), 1, "told once");
 }
 
+/// In the surrounding `/proc` steps that run at the same time see each other, and nothing more than that.
+#[test]
+fn steps_in_one_proc_do_not_look_into_each_other() {
+    if !can_unshare() {
+        return;
+    }
+    let project = Project::new(
+        "FROM busybox AS one\nRUN HIDDEN=0f3a9 sh -c 'touch /tmp/x; sleep 2; echo $HIDDEN >/dev/null'\n\
+         FROM busybox AS two\n\
+         RUN seen=; for i in 1 2 3 4 5 6 7 8 9 10; do \\\n\
+           for p in /proc/[0-9]*; do \\\n\
+             case \"$(cat $p/cmdline 2>/dev/null)\" in sleep2) seen=yes;; esac; \\\n\
+             if grep -q HIDDEN=0f3a9 $p/environ 2>/dev/null; then echo read $p; exit 1; fi; \\\n\
+             if [ -e $p/root/tmp/x ]; then echo reached $p; exit 1; fi; \\\n\
+           done; sleep 0.1; done; test $seen && touch /seen\n\
+         FROM scratch\nCOPY --from=one /tmp/x /\nCOPY --from=two /seen /\n",
+    );
+    let run = project.run(below_a_masked_proc(&project.build_command(&[])));
+    let kept = !run.stderr.contains("can look into each other's processes");
+    if able(kept, "Landlock of Linux 6.12") {
+        run.ok();
+    }
+}
+
 #[test]
 fn full_isolation_is_refused_where_it_cannot_be() {
     if !can_unshare() {

@@ -3,7 +3,9 @@
 //! They are read from files that every kernel and container shows; what is not seen to forbid anything is not named.
 
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use std::fmt::Write as _;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// Where the settings lie. `/` but in tests.
@@ -95,6 +97,56 @@ impl Host<'_> {
         };
         let _ = write!(text, "{where_from}{how}");
         Some(text)
+    }
+
+    /// Why a program that should map ids may not, though it is installed. Empty when nothing is seen.
+    pub(crate) fn mapper(&self, program: &Path) -> String {
+        if self.status("NoNewPrivs").is_some_and(|value| value == 1) {
+            return "no program may gain rights here (no_new_privs): start the container without `no-new-privileges`, the pod with `allowPrivilegeEscalation: true`".to_owned();
+        }
+        let mut space = [0u8; 64];
+        let has_capability = rustix::fs::getxattr(program, "security.capability", &mut space)
+            .is_ok_and(|length| length > 0);
+        let is_set_uid = std::fs::metadata(program).is_ok_and(|metadata| {
+            metadata.permissions().mode() & 0o4000 != 0 && metadata.uid() == 0
+        });
+        let bounds = self.status("CapBnd").unwrap_or(u64::MAX);
+        let may_administer = bounds & CapabilitySet::SYS_ADMIN.bits() != 0;
+        if has_capability || is_set_uid && may_administer {
+            return String::new();
+        }
+        // Some versions ask for CAP_SYS_ADMIN when they are set-uid, and act as their caller when they are not.
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        let capability = if name == "newgidmap" {
+            "cap_setgid"
+        } else {
+            "cap_setuid"
+        };
+        let why = if is_set_uid {
+            "is set-uid, which is not enough without CAP_SYS_ADMIN in a container"
+        } else {
+            "has no rights of its own"
+        };
+        let shown = program.display();
+        format!("{shown} {why}: `setcap {capability}+ep {shown}` in its image")
+    }
+
+    /// Why root may not map its own id. Empty when nothing is seen.
+    pub(crate) fn own_id(&self) -> String {
+        let lacks = self
+            .status("CapEff")
+            .is_some_and(|bits| bits & CapabilitySet::SETFCAP.bits() == 0);
+        if rustix::process::geteuid().is_root() && lacks {
+            return "root needs the capability SETFCAP for its own id: add it (`--cap-add SETFCAP`), or run as another user".to_owned();
+        }
+        String::new()
+    }
+
+    /// A number of `/proc/self/status`, which are hexadecimal or short.
+    fn status(&self, name: &str) -> Option<u64> {
+        let text = self.text("proc/self/status")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).ok()
     }
 
     /// How a surrounding container shows all of its `/proc`.

@@ -9,7 +9,6 @@ use crate::{Resources, ladder};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, UnshareFlags};
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// Where the host's emulators are registered.
@@ -98,26 +97,10 @@ fn id_mapper(name: &str, own: u32) -> Fact {
     };
     let program = mapper.program();
     let shown = program.display().to_string();
-    let is_set_uid = program.metadata().is_ok_and(|metadata| {
-        metadata.permissions().mode() & 0o4000 != 0 && {
-            use std::os::unix::fs::MetadataExt;
-            metadata.uid() == 0
-        }
-    });
-    let has_capabilities = rustix::fs::getxattr(program, "security.capability", &mut [0u8; 64])
-        .is_ok_and(|length| length > 0);
-    let no_new_privileges = rustix::thread::no_new_privs().unwrap_or(false);
-    if no_new_privileges {
-        return fact.missing(
-            shown,
-            "no program may gain rights here (no_new_privs): start the container without `no-new-privileges`, the pod with `allowPrivilegeEscalation: true`",
-        );
+    match fixes::here().mapper(program) {
+        fix if fix.is_empty() => fact.works(shown),
+        fix => fact.missing(shown, fix),
     }
-    if is_set_uid || has_capabilities {
-        return fact.works(shown);
-    }
-    let fix = format!("`chmod u+s {shown}` as root, or install its package again");
-    fact.missing(format!("{shown} is not set-uid"), fix)
 }
 
 /// Of root only: a user's own mounts cannot be mapped.
