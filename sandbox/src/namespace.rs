@@ -360,11 +360,13 @@ fn enter_single(one: SingleThreaded, hello: &Hello, reason: &str) -> Result<Name
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
+    // In the namespace this process will have all capabilities.
+    let lacks = fixes::here().own_id();
     unshare(one, UnshareFlags::NEWUSER, "make a user namespace")?;
     std::fs::write("/proc/self/setgroups", "deny").stage("give up setgroups")?;
     std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))
         .stage("map the own user id")
-        .map_err(|failure| failure.detail(fixes::here().own_id()))?;
+        .map_err(|failure| failure.detail(lacks))?;
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1")).stage("map the own group id")?;
     become_root_of_namespace(one)?;
     volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
