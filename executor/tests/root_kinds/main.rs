@@ -115,7 +115,7 @@ fn on_reflinks(words: &[&str], results: &mut Results) -> bool {
     fs::create_dir(&at).unwrap();
     fs::File::create(&image)
         .unwrap()
-        .set_len(512 << 20)
+        .set_len(8 << 30)
         .unwrap();
     let run = |program: &str, args: &[&std::ffi::OsStr]| {
         let output = Command::new(program)
