@@ -21,7 +21,7 @@ use std::path::Path;
 pub(crate) struct Thing {
     home: OwnedFd,
     name: OsString,
-    /// Its content is overwritten before it is given up.
+    /// Its content is given up with it, whatever other names it has.
     secret: bool,
 }
 
@@ -109,7 +109,7 @@ impl Covers {
         }
     }
 
-    /// A new file with a content, which is overwritten in the end.
+    /// A new file with a content, which is emptied in the end.
     pub(crate) fn file(
         &mut self,
         data: &[u8],
@@ -360,20 +360,6 @@ fn take_home(thing: &Thing, place: &OwnedFd, parent: &OwnedFd, name: &OsStr) -> 
 
 fn identity(stat: &rfs::Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
-}
-
-/// Zeroes go to where the content is before it is given up: what has not reached a disk yet never does.
-fn overwrite(file: &OwnedFd) -> Result<(), Errno> {
-    let len = rfs::fstat(file)?.st_size.max(0).cast_unsigned();
-    let zeroes = [0; 4096];
-    let mut at = 0;
-    while at < len {
-        let part = usize::try_from(len - at)
-            .unwrap_or(usize::MAX)
-            .min(zeroes.len());
-        at += rustix::io::retry_on_intr(|| rustix::io::pwrite(file, &zeroes[..part], at))? as u64;
-    }
-    rfs::ftruncate(file, 0)
 }
 
 fn write_all(file: &OwnedFd, mut data: &[u8]) -> Result<(), Errno> {

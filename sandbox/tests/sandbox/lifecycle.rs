@@ -2,7 +2,9 @@
 
 use crate::world::{World, chain, run_in};
 use rustix::process::{Pid, Signal, kill_process};
-use sandbox::{Error, Exit, Options, Overlay, Resources, RunSpec, Sandbox};
+use sandbox::{
+    Error, Exit, Isolation, Mode, Network, Options, Overlay, Resources, RunSpec, Sandbox,
+};
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -135,6 +137,7 @@ fn drop_sandbox(world: &World) {
     let mark = &mark();
     let sandbox = Sandbox::start(&Options {
         stores: vec![world.store()],
+        isolation: world.isolation(),
         ..Options::default()
     })
     .unwrap();
@@ -194,19 +197,26 @@ fn leaks(world: &World) {
     });
 }
 
-/// Body of `--victim STORE MARK`: a program that has a sandbox, a run and a task under way.
+/// Body of `--victim STORE MARK [--limited] MODE`: a program that has a sandbox, a run and a task under way.
 pub(crate) fn victim(args: &[String]) -> ExitCode {
     let [store, mark, more @ ..] = args else {
         return ExitCode::FAILURE;
     };
     let limited = more.iter().any(|arg| arg == "--limited");
+    let (isolation, network) = if more.iter().any(|arg| arg == "Chroot") {
+        (Isolation::Chroot, Network::Host)
+    } else {
+        (Isolation::Auto, Network::None)
+    };
     let store = PathBuf::from(store);
     let sandbox = Sandbox::start(&Options {
         stores: vec![store.clone()],
+        isolation,
         ..Options::default()
     })
     .unwrap();
     let spec = RunSpec {
+        network,
         root: Overlay {
             lowers: vec![store.join("base")],
             upper: Some((folder(&store), folder(&store))),
@@ -256,6 +266,7 @@ pub(crate) fn start_victim(world: &World, mark: &str, more: &[&str]) -> Victim {
     let mut victim = Command::new("/proc/self/exe")
         .args(["--victim", world.store().to_str().unwrap(), mark])
         .args(more)
+        .arg(format!("{:?}", world.sandbox().mode()))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -299,7 +310,7 @@ fn death_of_the_caller(world: &World) {
     let helpers = children_of(victim.0.id());
     assert_eq!(helpers.len(), 1);
     await_some(mark, 2);
-    assert!(mounts_of(&world.store()) > 0);
+    assert!(mounts_of(&world.store()) > 0 || world.sandbox().mode() == Mode::Chroot);
     drop(victim);
     await_none("processes", || processes_with(mark));
     await_none("helpers", || usize::from(is_alive(helpers[0])));
@@ -310,6 +321,7 @@ fn death_of_the_helper(world: &World) {
     let mark = &mark();
     let sandbox = Sandbox::start(&Options {
         stores: vec![world.store()],
+        isolation: world.isolation(),
         ..Options::default()
     })
     .unwrap();
@@ -333,10 +345,11 @@ fn death_of_the_helper(world: &World) {
 
 /// The helper must not die with the thread that started it.
 fn thread(world: &World) {
-    let store = world.store();
+    let (store, isolation) = (world.store(), world.isolation());
     let sandbox = std::thread::spawn(move || {
         Sandbox::start(&Options {
             stores: vec![store],
+            isolation,
             ..Options::default()
         })
         .unwrap()

@@ -61,14 +61,15 @@ fn ids(request: &[u8], _: Vec<OwnedFd>) -> Result<Vec<u8>, String> {
     Ok(format!("{} {} {uid}", stat.uid(), stat.gid()).into_bytes())
 }
 
-/// Paths below a folder, one a line, whiteouts marked.
+/// Paths below a folder, one a line, whiteouts marked: devices, or empty files of mode 0 where those cannot be made.
 fn list(request: &[u8], _: Vec<OwnedFd>) -> Result<Vec<u8>, String> {
     fn walk(folder: &Path, prefix: &str, lines: &mut Vec<String>) -> std::io::Result<()> {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
             let stat = entry.metadata()?;
-            let mark = if stat.file_type().is_char_device() && stat.rdev() == 0 {
+            let is_mark = stat.is_file() && stat.len() == 0 && stat.mode() & 0o7777 == 0;
+            let mark = if is_mark || stat.file_type().is_char_device() && stat.rdev() == 0 {
                 " removed"
             } else {
                 ""

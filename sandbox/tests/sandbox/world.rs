@@ -93,6 +93,14 @@ impl World {
         self.folder.path()
     }
 
+    /// What gives another sandbox the same mode.
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self.sandbox.mode() {
+            Mode::Chroot => Isolation::Chroot,
+            _ => Isolation::Auto,
+        }
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.folder.path().join("store")
     }
