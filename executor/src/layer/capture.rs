@@ -14,6 +14,7 @@
 
 use super::index::io_error;
 use super::order::{join, show};
+use super::whiteout;
 use super::writer::{LayerWriter, Written};
 use super::xattr::keeps_xattr;
 use crate::Error;
@@ -111,6 +112,7 @@ struct Over {
 struct Xattrs {
     kept: Vec<(Vec<u8>, Vec<u8>)>,
     opaque: bool,
+    whiteout: bool,
 }
 
 impl Walk {
@@ -126,6 +128,12 @@ impl Walk {
     fn whiteout(&mut self, path: &[u8]) -> Result<(), Error> {
         self.write_parents()?;
         self.writer.whiteout(path)
+    }
+
+    /// What is below at a path is hidden.
+    fn gone(&mut self, path: &[u8], over: Over) -> Result<(), Error> {
+        let known = over.directory && self.below.entry(path)?.is_some();
+        if known { self.whiteout(path) } else { Ok(()) }
     }
 
     fn write_parents(&mut self) -> Result<(), Error> {
@@ -208,10 +216,7 @@ impl Walk {
             .map_err(|e| self.error("inspect", path, e))?;
         let device = (rfs::major(stat.st_rdev), rfs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::CharacterDevice if device == (0, 0) => {
-                let known = over.directory && self.below.entry(path)?.is_some();
-                return if known { self.whiteout(path) } else { Ok(()) };
-            }
+            FileType::CharacterDevice if device == (0, 0) => return self.gone(path, over),
             FileType::CharacterDevice => Kind::Char {
                 major: device.0,
                 minor: device.1,
@@ -231,8 +236,7 @@ impl Walk {
             FileType::Socket => {
                 self.notes
                     .push(format!("socket {} is not kept in the layer", show(path)));
-                let hides = over.directory && self.below.entry(path)?.is_some();
-                return if hides { self.whiteout(path) } else { Ok(()) };
+                return self.gone(path, over);
             }
             // The directory listing did not tell.
             kind => return self.opened(dir, os_name, path, kind, over),
@@ -290,6 +294,13 @@ impl Walk {
             self.directory(&fd, path, over)?;
             self.unchanged.truncate(waiting);
             return Ok(());
+        }
+        if xattrs.whiteout {
+            if whiteout::may_be_marked(&stat) {
+                return self.gone(path, over);
+            }
+            let removed = rfs::fremovexattr(&fd, whiteout::MARK);
+            removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
         }
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
@@ -382,7 +393,9 @@ impl Walk {
             list_xattrs(fd).map_err(|e| self.error("read the extended attributes of", path, e))?
         {
             let os_name = OsStr::from_bytes(&name);
-            if name.starts_with(b"user.overlay.") {
+            if !is_dir && name == whiteout::MARK.as_bytes() {
+                found.whiteout = true;
+            } else if name.starts_with(b"user.overlay.") {
                 let opaque = is_dir
                     && name == b"user.overlay.opaque"
                     && read_xattr(fd, os_name).as_deref() == Ok(b"y");

@@ -8,6 +8,7 @@ use super::collect::{Action, Placed};
 use super::index::io_error;
 use super::order::{show, split};
 use super::tar_reader::RawEntry;
+use super::whiteout;
 use super::xattr::kept_xattrs;
 use crate::Error;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -226,13 +227,7 @@ impl Extractor {
             Action::Directory { opaque } => self.directory(path, *opaque, raw),
             Action::Opaque => self.opaque(path),
             Action::Whiteout => {
-                let made = rfs::mknodat(
-                    self.dir(path)?,
-                    name,
-                    FileType::CharacterDevice,
-                    Mode::empty(),
-                    0,
-                );
+                let made = whiteout::make(self.dir(path)?, name);
                 made.map_err(|e| self.error("create the whiteout", path, e))
             }
             Action::Symlink => {

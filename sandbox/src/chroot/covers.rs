@@ -336,12 +336,9 @@ fn take_home(thing: &Thing, place: &OwnedFd, parent: &OwnedFd, name: &OsStr) -> 
     let link = format!("/proc/self/fd/{}", place.as_raw_fd());
     if thing.secret {
         // Other names that the command gave it have nothing of it then. It was not open for writing before, so that it could
-        // be executed.
-        overwrite(&rfs::open(
-            &link,
-            OFlags::WRONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?)?;
+        // be executed. Nothing is written over it: a pipe may hold its very pages.
+        let file = rfs::open(&link, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        rfs::ftruncate(&file, 0)?;
     }
     let own = identity(&rfs::fstat(place)?);
     let is_there = rfs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
