@@ -1,6 +1,6 @@
 //! What `kiln doctor` says: facts about this place judged, and shown as lines or as JSON. Nothing is tried here.
 
-use sandbox::{Fact, IdMapping, Mode, RootKind};
+use sandbox::{Fact, IdMapping, Mode, NetworkKind, RootKind};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 
@@ -22,6 +22,8 @@ pub struct Granted {
     pub ids: IdMapping,
     /// How root file systems are put together.
     pub root: RootKind,
+    /// The network that commands get by default, or why they get none.
+    pub network: Result<NetworkKind, String>,
     /// What a build would be told.
     pub notes: Vec<String>,
 }
@@ -107,18 +109,6 @@ impl Report {
         }
     }
 
-    /// The network that commands get by default.
-    fn network(&self) -> &'static str {
-        let possible = self.works("net-namespace") && self.works("tun-device");
-        if possible && self.works("pasta") {
-            "private, by pasta"
-        } else if possible && self.works("slirp4netns") {
-            "private, by slirp4netns"
-        } else {
-            "the host's"
-        }
-    }
-
     /// The limits that `--memory` and the like can set.
     fn limits(&self) -> Vec<&'static str> {
         [
@@ -154,11 +144,7 @@ impl Report {
                 lines.push(("RUN", format!("isolation {}", granted.mode)));
                 lines.push(("ids", ids(granted.ids).to_owned()));
                 lines.push(("roots", root(granted.root).to_owned()));
-                if granted.mode == Mode::Chroot {
-                    lines.push(("network", "the host's".to_owned()));
-                } else {
-                    lines.push(("network", self.network().to_owned()));
-                }
+                lines.push(("network", network(&granted.network)));
             }
         }
         let limits = self.limits();
@@ -199,7 +185,7 @@ impl Report {
                 "isolation": granted.map(|granted| granted.mode.to_string()),
                 "ids": granted.map(|granted| granted.ids.to_string()),
                 "roots": granted.map(|granted| root(granted.root)),
-                "network": granted.map(|_| self.network()),
+                "network": granted.map(|granted| network(&granted.network)),
                 "limits": self.limits(),
                 "notes": granted.map(|granted| granted.notes.clone()).unwrap_or_default(),
                 "error": self.verdict.sandbox.as_ref().err(),
@@ -241,6 +227,15 @@ fn ids(mapping: IdMapping) -> &'static str {
         IdMapping::Subordinate => "the user's subordinate ids",
         IdMapping::Single => "only the user's own",
         IdMapping::Host => "the same as around Kiln",
+    }
+}
+
+fn network(made: &Result<NetworkKind, String>) -> String {
+    match made {
+        Ok(NetworkKind::Program(program)) => format!("the build's own, through {}", program.name()),
+        Ok(NetworkKind::Loopback) => "loopback only, as the machine has no more".to_owned(),
+        Ok(NetworkKind::Host) => "the host's".to_owned(),
+        Err(why) => format!("not possible: {why}"),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::doctor::{Granted, Report, Verdict};
 use crate::environment::Environment;
 use crate::error::Failure;
 use crate::render;
-use sandbox::{Options, Sandbox};
+use sandbox::{NetworkOptions, Options, Sandbox};
 
 /// Prints it; a failure where RUN has neither full nor nested isolation.
 pub fn run(args: &DoctorArgs, open: &Opener<'_>, environment: &Environment) -> Result<(), Failure> {
@@ -25,12 +25,20 @@ pub fn run(args: &DoctorArgs, open: &Opener<'_>, environment: &Environment) -> R
     let options = Options {
         stores: vec![root],
         isolation,
+        network: NetworkOptions {
+            search_path: search_path.to_owned(),
+            ..NetworkOptions::default()
+        },
         ..Options::default()
     };
     let granted = Sandbox::start(&options).map(|sandbox| Granted {
         mode: sandbox.mode(),
         ids: sandbox.id_mapping(),
         root: sandbox.root_kind(),
+        network: sandbox
+            .network()
+            .map(|network| network.kind)
+            .map_err(|error| render::chain(&error)),
         notes: sandbox.notes(),
     });
     let verdict = Verdict {

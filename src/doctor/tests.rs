@@ -1,7 +1,7 @@
 //! The rendering of made-up places.
 
 use super::{Granted, Report, Verdict};
-use sandbox::{Fact, IdMapping, Mode, RootKind};
+use sandbox::{Fact, IdMapping, Mode, NetworkKind, NetworkProgram, RootKind};
 
 fn works(id: &str, name: &str, found: &str) -> Fact {
     Fact {
@@ -81,6 +81,7 @@ fn machine() -> Report {
             mode: Mode::Full,
             ids: IdMapping::Idmapped,
             root: RootKind::Overlay,
+            network: Ok(NetworkKind::Program(NetworkProgram::Pasta)),
             notes: Vec::new(),
         }),
         is_root: true,
@@ -137,6 +138,7 @@ fn container() -> Report {
             mode: Mode::Nested,
             ids: IdMapping::Single,
             root: RootKind::Copy,
+            network: Ok(NetworkKind::Host),
             notes: vec!["isolation: nested: could not mount a new /proc".to_owned()],
         }),
         is_root: false,
@@ -189,7 +191,15 @@ fn only_namespaces_count_as_isolation() {
         granted.mode = Mode::Chroot;
     }
     assert!(!chroot.is_isolated());
-    assert!(chroot.lines().contains("network     the host's\n"));
+    if let Ok(granted) = &mut chroot.verdict.sandbox {
+        granted.network = Err("pasta: no".to_owned());
+    }
+    let lines = chroot.lines();
+    assert!(lines.contains("RUN         isolation chroot\n"), "{lines}");
+    assert!(
+        lines.contains("network     not possible: pasta: no\n"),
+        "{lines}"
+    );
 }
 
 #[test]
@@ -234,7 +244,7 @@ ok          /dev/net/tun
 RUN         isolation full
 ids         all, mapped to ids that the host does not use
 roots       overlay
-network     private, by pasta
+network     the build's own, through pasta
 limits      memory, processes
 ";
 const CONTAINER: &str = "\
