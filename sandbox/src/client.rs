@@ -32,6 +32,7 @@ pub(crate) struct Helper {
     control: OwnedFd,
     process: Mutex<Child>,
     mapping: IdMapping,
+    owners: bool,
     mode: Mode,
     root: RootKind,
     notes: Mutex<Vec<String>>,
@@ -58,6 +59,7 @@ impl Helper {
             let refused: Result<(), Error> = match answer {
                 Entered::Ready {
                     mapping,
+                    owners,
                     mode,
                     root,
                     lost,
@@ -71,6 +73,7 @@ impl Helper {
                         control,
                         process: Mutex::new(process),
                         mapping,
+                        owners,
                         mode,
                         root,
                         notes: Mutex::new(notes),
@@ -98,6 +101,10 @@ impl Helper {
 
     pub(crate) fn id_mapping(&self) -> IdMapping {
         self.mapping
+    }
+
+    pub(crate) fn records_owners(&self) -> bool {
+        self.owners
     }
 
     pub(crate) fn mode(&self) -> Mode {

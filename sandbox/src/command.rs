@@ -4,7 +4,7 @@ use crate::RunSpec;
 use crate::capability;
 use crate::fail::{Failure, Stage};
 use crate::limits;
-use crate::notify::mknod::Nodes;
+use crate::notify::{self, mknod::Nodes};
 use crate::resolve;
 use crate::seccomp::Filter;
 use crate::sys;
@@ -12,7 +12,7 @@ use crate::wire::{self, RunReply};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
+use rustix::process::{DumpableBehavior, Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +45,30 @@ pub(crate) struct Load<'a> {
     /// Who makes device nodes, and where that is told of the command.
     pub(crate) nodes: Option<(&'a Nodes, OwnedFd)>,
     pub(crate) filter: Option<&'a Filter>,
+    /// Socket to a supervisor, for which the command is who it believes to be: to the kernel it stays root.
+    pub(crate) supervisor: Option<BorrowedFd<'a>>,
+}
+
+impl Load<'_> {
+    /// Filters need CAP_SYS_ADMIN: otherwise no_new_privs, which would break sudo.
+    fn load(&self) -> Result<(), Failure> {
+        let stage = "load the seccomp filter";
+        if let Some((nodes, run)) = &self.nodes {
+            nodes.watch(run)?;
+        }
+        let Some(filter) = self.filter else {
+            return Ok(());
+        };
+        let Some(socket) = self.supervisor else {
+            return sys::load_seccomp(filter.instructions()).stage(stage);
+        };
+        notify::begin_identity().stage("set the timer slack")?;
+        // The supervisor reads which program is executed. Nobody else is here yet.
+        rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)
+            .stage("open the process to its supervisor")?;
+        let listener = notify::load(filter.instructions()).stage(stage)?;
+        notify::send_listener(socket, &listener).stage("pass the seccomp listener on")
+    }
 }
 
 /// Body of the command's process.
@@ -85,18 +109,16 @@ fn prepare(
     let cwd = Path::new("/").join(resolve::clean(&spec.cwd));
     rustix::process::chdir(&cwd).stage_with(|| format!("enter the folder {}", cwd.display()))?;
     let capabilities = capabilities(spec)?;
-    // Filters need CAP_SYS_ADMIN, which goes next: otherwise no_new_privs, which would break sudo.
-    if let Some((nodes, run)) = &filters.nodes {
-        nodes.watch(run)?;
-    }
-    if let Some(filter) = filters.filter {
-        sys::load_seccomp(filter.instructions()).stage("load the seccomp filter")?;
-    }
+    // Before capabilities go.
+    filters.load()?;
     if !spec.insecure {
         drop_bounding_set(capabilities)?;
     }
-    become_user(spec)?;
-    if !spec.insecure && spec.uid == 0 {
+    if filters.supervisor.is_none() {
+        become_user(spec)?;
+    }
+    let is_root = spec.uid == 0 || filters.supervisor.is_some();
+    if !spec.insecure && is_root {
         let sets = CapabilitySets {
             effective: capabilities,
             permitted: capabilities,

@@ -7,7 +7,7 @@
 use crate::TaskFn;
 use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
-use crate::notify::mknod::{self, Nodes};
+use crate::notify::{self, mknod, mknod::Nodes};
 use crate::probe::{self, fixes};
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
@@ -65,6 +65,7 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         mode,
         root,
         mapping,
+        owners,
         ..
     } = answer
     else {
@@ -85,8 +86,13 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         tasks,
         control,
         caller,
-        filters: Filters::new(Watch::default()),
+        filters: Filters::new(if owners {
+            notify::watch()
+        } else {
+            Watch::default()
+        }),
         nodes: nodes.filter(|_| mapping == IdMapping::Idmapped),
+        owners,
         life,
         _life_of_children: life_of_children,
         children: Vec::new(),
@@ -174,6 +180,8 @@ struct Helper<'a> {
     caller: Option<OwnedFd>,
     filters: Filters,
     nodes: Option<Nodes>,
+    /// Process 1 of a run answers calls of its command, which has a single id.
+    owners: bool,
     /// Read end of a pipe of which only this process holds the other: children see its end by it.
     life: OwnedFd,
     _life_of_children: OwnedFd,
@@ -310,6 +318,7 @@ impl Helper<'_> {
                     root: self.root,
                     stores: &self.stores,
                     volumes: &self.volumes,
+                    owners: self.owners,
                 };
                 if self.mode == IsolationMode::Chroot {
                     chroot::main(&start, request, &reply)

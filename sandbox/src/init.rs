@@ -8,7 +8,7 @@ use crate::fail::{Failure, Stage};
 use crate::helper::close_all_but;
 use crate::mounts;
 use crate::network;
-use crate::notify::mknod::Nodes;
+use crate::notify::{self, Owners, mknod::Nodes};
 use crate::probe::fixes;
 use crate::root::Prepared;
 use crate::rootfs::Scratch;
@@ -39,6 +39,8 @@ pub(crate) struct Start<'a> {
     pub(crate) root: RootKind,
     pub(crate) stores: &'a [PathBuf],
     pub(crate) volumes: &'a [Volume],
+    /// This process answers calls of the command, which has a single id.
+    pub(crate) owners: bool,
 }
 
 /// Namespaces of a run. Its user namespace is the build's.
@@ -106,7 +108,13 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let spec: RunSpec = serde_json::from_slice(&bytes)
         .map_err(|_| Failure::new("read the request", Errno::BADMSG))?;
     let filter = start.filters.of(&spec).stage("find the seccomp filter")?;
+    let mut owners = start
+        .owners
+        .then(|| Owners::beside(spec.root.upper.as_ref()));
     let copy = set_up(&spec, start)?;
+    if let Some(owners) = &mut owners {
+        owners.entered();
+    }
     let nodes = match start.nodes {
         Some(nodes) => nodes.register(&spec)?.map(|run| (nodes, run)),
         None => None,
@@ -115,6 +123,8 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .stage("protect the first process")?;
     sys::pass_on_stop();
+    let (listener, far) =
+        wire::socket_pair(rustix::net::SocketType::SEQPACKET).stage("make a socket")?;
     let Some(pid) = sys::fork(start.one).stage("start the command")? else {
         if let Err(failure) = cgroup::enter(start.one, entrances) {
             let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
@@ -125,12 +135,23 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
             let _ = sys::keep_apart();
         }
         let output = [stdout.as_fd(), stderr.as_fd()];
-        let filters = Load { filter, nodes };
+        let filters = Load {
+            filter,
+            nodes,
+            supervisor: start.owners.then(|| far.as_fd()),
+        };
         command::main(&spec, &filters, output, reply)
     };
+    drop(far);
     sys::stop_if_asked();
     drop((request, nodes));
-    let exit = reap_until(pid);
+    let exit = match owners {
+        Some(owners) => {
+            let ids = (spec.uid, spec.gid, spec.groups.as_slice());
+            notify::serve_until(listener.as_fd(), owners, ids, || reap_ended(pid))?
+        }
+        None => reap_until(pid),
+    };
     if let Some(copy) = copy {
         end_others();
         leave_root()?;
@@ -228,16 +249,31 @@ fn end_others() {
 /// Reaps every process that ends here, until the command does.
 fn reap_until(command: Pid) -> Exit {
     loop {
-        match rustix::process::wait(WaitOptions::empty()) {
+        if let Some(exit) = reap(command, WaitOptions::empty()) {
+            return exit;
+        }
+    }
+}
+
+/// Reaps what has ended; the command's end, when it has.
+fn reap_ended(command: Pid) -> Option<Exit> {
+    reap(command, WaitOptions::NOHANG)
+}
+
+fn reap(command: Pid, options: WaitOptions) -> Option<Exit> {
+    loop {
+        match rustix::process::wait(options) {
             Ok(Some((pid, status))) if pid == command => {
                 let signal = status.terminating_signal().map(Exit::Signal);
                 return signal
                     .or_else(|| status.exit_status().map(Exit::Code))
-                    .unwrap_or(Exit::Code(-1));
+                    .or(Some(Exit::Code(-1)));
             }
-            Ok(_) | Err(Errno::INTR) => {}
+            // None has ended by now.
+            Ok(None) => return None,
+            Ok(Some(_)) | Err(Errno::INTR) => {}
             // No child left: the command's end was missed, which the kernel does not let happen.
-            Err(_) => return Exit::Signal(libc::SIGKILL),
+            Err(_) => return Some(Exit::Signal(libc::SIGKILL)),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::fail::{Failure, Stage};
 use crate::init;
 use crate::mounts;
 use crate::namespace::{self, Refusal};
+use crate::notify;
 use crate::probe::fixes;
 use crate::root;
 use crate::sys::{self, Forked, SingleThreaded};
@@ -24,7 +25,7 @@ pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
     }
     let failure = match namespace::enter(one, hello) {
         Ok(entered) => match probe_run(one) {
-            Ok(lost) => return ready(hello, entered, lost),
+            Ok(lost) => return ready(one, hello, entered, lost),
             Err(failure) => failure,
         },
         Err(Refusal::NeedsSingle(reason)) => return Entered::NeedsSingle(reason),
@@ -50,7 +51,12 @@ pub(crate) const CHROOT_NEEDS: &str =
 const APART: u32 = 6;
 const NOT_APART: &str = "commands that run at the same time can look into each other's processes by the surrounding /proc (Linux 6.12 with Landlock keeps them apart; `--jobs 1` runs one at a time)";
 
-fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) -> Entered {
+fn ready(
+    one: SingleThreaded,
+    hello: &Hello,
+    entered: namespace::Namespace,
+    lost: Option<Failure>,
+) -> Entered {
     let mode = match &lost {
         None => Mode::Full,
         Some(failure) if hello.isolation == Isolation::Full => {
@@ -71,12 +77,36 @@ fn ready(hello: &Hello, entered: namespace::Namespace, lost: Option<Failure>) ->
     if mode == Mode::Nested && !sys::landlock_version().is_ok_and(|version| version >= APART) {
         notes.push(NOT_APART.to_owned());
     }
+    let mut owners = false;
+    if let Some(reason) = entered.single {
+        let answered = notify::probe(one);
+        owners = answered.is_ok();
+        notes.push(single_note(&reason, answered.err().as_ref()));
+    }
     Entered::Ready {
         mapping: entered.mapping,
+        owners,
         mode,
         root: choice.kind,
         lost,
         notes,
+    }
+}
+
+/// What a single id means for a build, and what would give it more.
+fn single_note(reason: &str, refused: Option<&Failure>) -> String {
+    match refused {
+        None => format!(
+            "only one user id is available: owners and groups are recorded and kept in layers, but commands of \
+             different users are not kept from each other's files: {reason}"
+        ),
+        Some(failure) => format!(
+            "only one user id is available, and the owners that commands ask for are lost: all files of the build belong to \
+             root, and `chown`, `USER`, groups and apt's own user do not work, since this host does not let Kiln {} ({}): \
+             {reason}",
+            failure.stage,
+            failure.errno()
+        ),
     }
 }
 
@@ -113,6 +143,7 @@ fn without_namespaces(hello: &Hello) -> Entered {
         } else {
             IdMapping::Host
         },
+        owners: false,
         mode: Mode::Chroot,
         root: choice.kind,
         lost: hello.none.clone(),

@@ -41,6 +41,7 @@ mod wire;
 pub use binfmt::{Emulator, Machine, runs_natively};
 pub use capability::capability_name;
 pub use network::{NetworkKind, NetworkOptions, NetworkProgram, PrivateNetwork};
+pub use notify::{OWNER_ATTRIBUTE, OwnerRecord, owner_table, owner_value, parse_owner};
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use probe::Fact;
 pub use spec::{
@@ -145,6 +146,12 @@ impl Sandbox {
     #[must_use]
     pub fn id_mapping(&self) -> IdMapping {
         self.helper.id_mapping()
+    }
+    /// Whether commands change owners as if there were all ids, though there is a single one ([`IdMapping::Single`]):
+    /// what they ask for is recorded with the files ([`OWNER_ATTRIBUTE`], [`owner_table`]).
+    #[must_use]
+    pub fn records_owners(&self) -> bool {
+        self.helper.records_owners()
     }
     /// How commands are isolated here.
     #[must_use]

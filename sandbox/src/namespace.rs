@@ -30,6 +30,8 @@ const HOST_IDS: u32 = 0x7fff_ffff;
 #[derive(Debug)]
 pub(crate) struct Namespace {
     pub(crate) mapping: IdMapping,
+    /// Why there is a single id.
+    pub(crate) single: Option<String>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -70,6 +72,7 @@ pub(crate) fn is_root_with(needed: CapabilitySet) -> bool {
 
 fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusal> {
     let mut mapping = IdMapping::Idmapped;
+    let mut single = None;
     let mut notes = Vec::new();
     let mapped = if is_root_with(CapabilitySet::SYS_ADMIN) {
         let stores = outermost(&hello.stores).map_err(Refusal::Failed)?;
@@ -96,7 +99,7 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusa
             let why = format!("could not {}: {}", failure.stage, failure.errno());
             if has_one_id() {
                 mapping = IdMapping::Single;
-                notes.push(single_note(&why));
+                single = Some(why);
             } else {
                 mapping = IdMapping::Host;
                 notes.push(format!("ids of commands are the host's, since id-mapped mounts are not possible here: {why}"));
@@ -112,7 +115,11 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusa
     if mapping != IdMapping::Idmapped {
         volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
     }
-    Ok(Namespace { mapping, notes })
+    Ok(Namespace {
+        mapping,
+        single,
+        notes,
+    })
 }
 
 /// The real paths of the stores that are not inside another one.
@@ -317,6 +324,7 @@ fn enter_as_user(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusa
     };
     Ok(Namespace {
         mapping: IdMapping::Subordinate,
+        single: None,
         notes,
     })
 }
@@ -372,15 +380,9 @@ fn enter_single(one: SingleThreaded, hello: &Hello, reason: &str) -> Result<Name
     volumes::attach(&hello.volumes, None).map_err(Refusal::Failed)?;
     Ok(Namespace {
         mapping: IdMapping::Single,
-        notes: vec![single_note(reason)],
+        single: Some(reason.to_owned()),
+        notes: Vec::new(),
     })
-}
-
-fn single_note(reason: &str) -> String {
-    format!(
-        "only one user id is available, so all files of the build belong to it; `chown`, `USER`, \
-         groups and apt's own user do not work: {reason}"
-    )
 }
 
 fn become_root_of_namespace(one: SingleThreaded) -> Result<(), Failure> {

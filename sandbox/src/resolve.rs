@@ -1,6 +1,7 @@
 //! Paths inside a root file system, which may be hostile: no link of an image leads out of it.
 
 use crate::fail::{Failure, Stage};
+use crate::notify;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
@@ -173,8 +174,12 @@ pub(crate) fn make_folder(
     rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
     let fd = open_folder(&parent, name)?;
     if let Some((uid, gid)) = owner {
-        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-        rustix::fs::chownat(&fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        match rustix::fs::chownat(&fd, "", ids.0, ids.1, AtFlags::EMPTY_PATH) {
+            // There is no such id, but there may be a record of it.
+            Err(Errno::INVAL) => notify::record(fd.as_fd(), (uid, gid))?,
+            result => result?,
+        }
     }
     Ok(fd)
 }

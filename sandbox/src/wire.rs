@@ -69,6 +69,8 @@ pub(crate) struct Hello {
 pub(crate) enum Entered {
     Ready {
         mapping: IdMapping,
+        /// Where there is a single id: the owners that commands ask for are recorded.
+        owners: bool,
         mode: crate::Mode,
         /// How roots are put together.
         root: crate::RootKind,

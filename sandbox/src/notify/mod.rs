@@ -4,13 +4,23 @@
 //! The supervisor may be any process that can reach the callers' memory; process ids are those of its own pid namespace. It
 //! must see a call through: a caller sleeps until it is answered, and gets ENOSYS when the last holder of the listener ends.
 
-#![allow(
-    dead_code,
-    reason = "the supervisors that use the rest come next to it"
-)]
-
+mod calls;
+mod create;
+mod fake;
+mod identity;
+mod ids;
 pub(crate) mod mknod;
+mod owners;
+mod place;
+mod serve;
+mod stat;
 mod sys;
+
+pub(crate) use fake::Supervisor;
+pub(crate) use identity::begin as begin_identity;
+pub use owners::{OWNER_ATTRIBUTE, OwnerRecord, owner_table, owner_value, parse_owner};
+pub(crate) use owners::{Owners, record};
+pub(crate) use serve::{probe, serve_until, watch};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, IoSlice, IoSliceMut};
@@ -25,6 +35,8 @@ pub(crate) const ARCH_X86_64: u32 = 0xc000_003e;
 pub(crate) const ARCH_AARCH64: u32 = 0xc000_00b7;
 pub(crate) const ARCH_I386: u32 = 0x4000_0003;
 pub(crate) const ARCH_ARM: u32 = 0x4000_0028;
+/// What the old calls show of ids that have no room in 16 bits.
+const OVERFLOW_ID: u16 = 65_534;
 /// Smallest page of any kernel: what begins on one can be read up to its end.
 const PAGE: u64 = 4096;
 

@@ -4,7 +4,10 @@
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
-use std::ffi::{c_long, c_ulong};
+use std::ffi::{CStr, c_long, c_ulong};
+
+/// Length of the kernel's `struct statx`.
+pub(super) const STATX_LEN: usize = 256;
 
 type Result<T> = std::result::Result<T, Errno>;
 
@@ -191,6 +194,50 @@ fn remote(address: u64, len: usize) -> Result<libc::iovec> {
         iov_base: std::ptr::without_provenance_mut(address),
         iov_len: len,
     })
+}
+
+/// statx: the kernel's structure as bytes (`struct statx`, the same on every machine).
+pub(super) fn statx(path: &CStr, flags: u32, mask: u32) -> Result<[u8; STATX_LEN]> {
+    let mut buffer = [0_u64; STATX_LEN / 8];
+    // SAFETY: the path is a C string, the buffer as long and aligned as the structure, which the kernel fills.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_statx,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            flags,
+            mask,
+            buffer.as_mut_ptr(),
+        )
+    })?;
+    let mut bytes = [0; STATX_LEN];
+    for (to, from) in bytes.chunks_exact_mut(8).zip(buffer) {
+        to.copy_from_slice(&from.to_ne_bytes());
+    }
+    Ok(bytes)
+}
+
+/// Sets this thread's timer slack, in nanoseconds.
+pub(super) fn set_timer_slack(nanoseconds: u64) -> Result<()> {
+    // SAFETY: plain numbers.
+    check(c_long::from(unsafe {
+        libc::prctl(libc::PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0)
+    }))
+}
+
+/// Blocks SIGCHLD in this thread and returns a descriptor that is readable when one waits.
+pub(super) fn ended_children() -> Result<OwnedFd> {
+    // SAFETY: all zeroes is a valid set of signals; the calls read and write sets of this frame only.
+    let fd = unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    check(fd.into())?;
+    // SAFETY: the kernel has made a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn check(result: c_long) -> Result<()> {

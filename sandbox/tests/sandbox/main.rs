@@ -22,6 +22,8 @@ mod limits;
 mod mounts;
 mod network;
 mod nodes;
+mod owners;
+mod probe_ids;
 mod probes;
 mod stopping;
 mod tasks;
@@ -123,6 +125,7 @@ fn cases() -> Vec<Case> {
         lifecycle::CASES,
         limits::CASES,
         stopping::CASES,
+        owners::CASES,
         tasks::CASES,
     ]
     .concat()

@@ -27,6 +27,12 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
             rustix::process::getuid().as_raw(),
             rustix::process::geteuid().as_raw()
         ),
+        Some("as") => return crate::probe_ids::run_as(&args[1..]),
+        Some("four-ids") => crate::probe_ids::four_ids(),
+        Some("identities") => crate::probe_ids::identities(),
+        Some("thread-identities") => crate::probe_ids::threads(),
+        #[cfg(target_arch = "x86_64")]
+        Some("old-calls") => crate::probe_ids::old_calls(),
         Some("zombies") => zombies(),
         Some("capability") => give_capability(),
         Some("abstract") => connect(&args[1]),
