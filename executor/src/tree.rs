@@ -8,7 +8,7 @@ use std::io::Read;
 pub type FileDigest = [u8; 32];
 
 /// What an entry is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Directory.
     Directory,

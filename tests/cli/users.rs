@@ -118,6 +118,20 @@ COPY --chown=3:4 --chmod=640 f /owned/
 COPY --from=build /made /id /from/
 RUN cat /f /from/made > /both
 RUN rm /etc/os-release && mkdir -p /var/www/new
+RUN echo ann:x:1000:2000::/home/ann:/bin/sh >> /etc/passwd && echo crew:x:2000: >> /etc/group && \\
+    mkdir -p /home/ann && chown -R ann:crew /home/ann /var/www && chmod 2775 /var/www
+RUN cp -a /owned /copied && echo more >> /owned/f && chmod 600 /copied/f && mv /owned /moved && chown 5 /moved
+RUN cd /var/www && touch inherited && ln -s f link && chown -h 7:8 link && busybox mkfifo pipe && chown 9 pipe && ln pipe pipe2 && \\
+    su ann -c 'umask 077; cd; echo x > hers; mkdir d; ln -s x l; touch /var/www/of-both; chown 1 hers || id -u > refused' && \\
+    [ \"$(stat -c %U:%G /home/ann/hers)\" = ann:crew ] && cp /f /inst && chown ann:crew /inst && chmod 4750 /inst && \\
+    tar -cf /t.tar -C / var/www home && mkdir /u && tar -xpf /t.tar -C /u && rm /t.tar && \\
+    cp /f /capable && chown 33:33 /capable && chown 0:0 /capable
+RUN mv /var/www/link /var/www/link2 && touch /home/ann/hers && rm /u/home/ann/l && ln -s y /u/home/ann/l
+USER ann
+WORKDIR /home/ann/work
+RUN touch mine && mkdir -p a/b && id > who && ls -ln / | awk '{print $3, $4, $9}' | sort > seen
+USER root
+RUN chown -R 65000:crew /home/ann/work/a && ln -s /etc/passwd /home/ann/work/b && chown -R 12:13 /home/ann/work
 ";
 
 /// Secrets, caches, agents and volumes of an ordinary user: owners as asked for where there are ranges of ids, root's

@@ -57,7 +57,7 @@ pub(crate) fn run(
     })?;
     let upper_work = held.folder("work")?;
     let mut spec = spec(executor, step, op, work, &mut held)?;
-    spec.root.upper = Some((upper.clone(), upper_work));
+    spec.root.upper = Some((upper.clone(), upper_work.clone()));
     let foreign = executor.emulation.of_step(step, || {
         foreign::made_for(&spec, || backend::view(executor.space, &base))
     });
@@ -107,7 +107,7 @@ pub(crate) fn run(
         });
     }
     log.discard_when_empty();
-    let written = layer::capture(executor.space, &upper, &base)?;
+    let written = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
     executor.known(written)
 }
 

@@ -9,11 +9,11 @@
 //! that was given the mode or owner that it had. Times of directories do not count, those of files do.
 //!
 //! A whiteout is recorded only for what the layers below hold, an opaque directory as whiteouts of what they hold in it and
-//! the upper lacks. In a namespace with a single id everything belongs to it; what exists below keeps the owner
-//! it has there, the rest is root's.
+//! the upper lacks. In a namespace with a single id everything belongs to it; see [`super::owners`].
 
 use super::index::io_error;
 use super::order::{join, show};
+use super::owners::{Found, Owners, OwnersFrom};
 use super::whiteout;
 use super::writer::{LayerWriter, Written};
 use super::xattr::keeps_xattr;
@@ -39,8 +39,8 @@ pub(crate) struct CaptureRequest {
     pub(crate) upper: PathBuf,
     /// What it lay over, base first.
     pub(crate) below: Vec<LayerFiles>,
-    /// The namespace has a single id.
-    pub(crate) single_id: bool,
+    /// Where owners are told.
+    pub(crate) owners: OwnersFrom,
     /// Index file to be made.
     pub(crate) index: PathBuf,
     /// Where the upper directory is moved to in the end.
@@ -61,7 +61,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
     let CaptureRequest {
         upper,
         below,
-        single_id,
+        owners,
         index,
         dest,
     } = request;
@@ -72,7 +72,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
         writer: LayerWriter::new(io::sink()),
         below: View::load(&below)?,
         links: HashMap::new(),
-        single_id,
+        owners: Owners::open(owners, root.as_fd())?,
         notes: Vec::new(),
         upper: upper.clone(),
         unchanged: Vec::new(),
@@ -91,7 +91,7 @@ struct Walk {
     below: View,
     /// First path of each file with several.
     links: HashMap<(u64, u64), Vec<u8>>,
-    single_id: bool,
+    owners: Owners,
     notes: Vec<String>,
     upper: PathBuf,
     /// Directories on the way that are written only if something in them is.
@@ -113,6 +113,8 @@ struct Xattrs {
     kept: Vec<(Vec<u8>, Vec<u8>)>,
     opaque: bool,
     whiteout: bool,
+    /// The recorded owner.
+    owner: Option<(u32, u32)>,
 }
 
 impl Walk {
@@ -155,7 +157,8 @@ impl Walk {
     fn root(&mut self, root: &OwnedFd) -> Result<(), Error> {
         let stat = rfs::fstat(root).map_err(|e| self.error("inspect", b"", e))?;
         let xattrs = self.xattrs(root.as_fd(), b"", true)?;
-        let entry = self.described(&stat, b"", Kind::Directory, xattrs.kept, true)?;
+        let found = Found::open(root.as_fd(), &stat, xattrs.owner);
+        let entry = self.described(&found, b"", Kind::Directory, xattrs.kept, true)?;
         let known = self.below.entry(b"")?;
         // The folder was made with usual attributes; only a change that the command made says something.
         let usual = (entry.mode, entry.uid, entry.gid) == (0o755, 0, 0) && entry.xattrs.is_empty();
@@ -242,7 +245,8 @@ impl Walk {
             kind => return self.opened(dir, os_name, path, kind, over),
         };
         let kind = self.first_or_link(&stat, path, kind);
-        let entry = self.described(&stat, path, kind, Vec::new(), over.directory)?;
+        let found = Found::named(dir, os_name, &stat);
+        let entry = self.described(&found, path, kind, Vec::new(), over.directory)?;
         let known = self.known(path, over)?;
         if is_old(&stat) && known.is_some_and(|known| known == entry) && !self.below.has_links(path)
         {
@@ -271,9 +275,10 @@ impl Walk {
             .map_err(|e| self.error("open", path, e))?;
         let stat = rfs::fstat(&fd).map_err(|e| self.error("inspect", path, e))?;
         let xattrs = self.xattrs(fd.as_fd(), path, is_dir)?;
+        let found = Found::open(fd.as_fd(), &stat, xattrs.owner);
         if is_dir {
             let entry =
-                self.described(&stat, path, Kind::Directory, xattrs.kept, over.directory)?;
+                self.described(&found, path, Kind::Directory, xattrs.kept, over.directory)?;
             let visible = self.known(path, over)?;
             let waiting = self.unchanged.len();
             if !xattrs.opaque && visible.is_some_and(|known| same_attributes(&known, &entry)) {
@@ -305,7 +310,7 @@ impl Walk {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
         let is_file = matches!(kind, Kind::File { .. });
-        let entry = self.described(&stat, path, kind, xattrs.kept, over.directory)?;
+        let entry = self.described(&found, path, kind, xattrs.kept, over.directory)?;
         if !is_file {
             return self.write(&entry, None);
         }
@@ -362,19 +367,14 @@ impl Walk {
 
     fn described(
         &self,
-        stat: &Stat,
+        found: &Found<'_>,
         path: &[u8],
         kind: Kind,
         xattrs: Vec<(Vec<u8>, Vec<u8>)>,
         below: bool,
     ) -> Result<Entry, Error> {
-        let (mut uid, mut gid) = (stat.st_uid, stat.st_gid);
-        if self.single_id
-            && below
-            && let Some(known) = self.below.entry(path)?
-        {
-            (uid, gid) = (known.uid, known.gid);
-        }
+        let stat = found.stat;
+        let (uid, gid) = self.owners.of(found, path, &kind, (&self.below, below))?;
         Ok(Entry {
             path: path.to_vec(),
             kind,
@@ -407,6 +407,9 @@ impl Walk {
             } else if name == b"trusted.overlay.opaque" {
                 // An overlay mounted without `userxattr`.
                 found.opaque |= is_dir && read_xattr(fd, os_name).as_deref() == Ok(b"y");
+            } else if name == sandbox::OWNER_ATTRIBUTE.as_bytes() {
+                let value = read_xattr(fd, os_name).unwrap_or_default();
+                found.owner = sandbox::parse_owner(&value);
             } else if keeps_xattr(&name) {
                 let value = read_xattr(fd, os_name);
                 let value =

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 pub struct ExtractOptions {
     /// Make device nodes (needs `CAP_MKNOD` outside user namespaces); otherwise only the index knows them.
     pub devices: bool,
-    /// Set owners; otherwise everything belongs to the process (a namespace with a single id).
+    /// Set owners; otherwise everything belongs to the process (a namespace with a single id), and they are recorded.
     pub owners: bool,
 }
 
@@ -334,6 +334,18 @@ impl Extractor {
             );
             rfs::fchown(fd, Some(uid), Some(gid))
                 .map_err(|e| self.owner_error(path, attributes, e))?;
+        } else if (attributes.uid, attributes.gid) != (0, 0) {
+            let value = sandbox::owner_value((attributes.uid, attributes.gid));
+            match rfs::fsetxattr(
+                fd,
+                sandbox::OWNER_ATTRIBUTE,
+                value.as_bytes(),
+                XattrFlags::empty(),
+            ) {
+                // The index keeps it.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+                Err(error) => return Err(self.error("set an extended attribute of", path, error)),
+            }
         }
         rfs::fchmod(fd, Mode::from_raw_mode(attributes.mode))
             .map_err(|e| self.error("set the mode of", path, e))?;

@@ -6,6 +6,7 @@ use super::Limits;
 use super::decode::{Decoded, Source};
 use super::incoming::{bounded, extract_options};
 use super::index::io_error;
+use super::owners::OwnersFrom;
 use super::rewrite::rewrite;
 use super::tasks::{self, CaptureRequest, Captured, ExtractRequest, SerialiseRequest};
 use super::unpack::index_blob;
@@ -204,8 +205,26 @@ fn from_sources(
     }
 }
 
+/// Where the owners of what a command made are told.
+fn owners_of(space: &Space, work: Option<&Path>) -> Result<OwnersFrom, Error> {
+    if !space.has_single_id()? {
+        return Ok(OwnersFrom::Disk);
+    }
+    if !space.sandbox()?.records_owners() {
+        return Ok(OwnersFrom::Nothing);
+    }
+    let work = work.map(std::path::absolute).transpose();
+    let work = work.map_err(|e| io_error("find the work folder of", Path::new(""), e))?;
+    Ok(OwnersFrom::Records { work })
+}
+
 /// See [`super::capture`].
-pub(crate) fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
+pub(crate) fn capture(
+    space: &Space,
+    upper: &Path,
+    work: Option<&Path>,
+    below: &Snapshot,
+) -> Result<Written, Error> {
     let store = space.store();
     let below = below
         .layers
@@ -220,7 +239,7 @@ pub(crate) fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<W
     let request = CaptureRequest {
         upper,
         below,
-        single_id: space.has_single_id()?,
+        owners: owners_of(space, work)?,
         index,
         dest: dest.clone(),
     };

@@ -15,6 +15,7 @@ pub(crate) mod index;
 mod materialise;
 pub(crate) mod order;
 pub(crate) mod outgoing;
+mod owners;
 pub(crate) mod packed;
 mod rewrite;
 pub(crate) mod tar_reader;
@@ -66,7 +67,17 @@ pub enum Compression {
 /// # Errors
 /// Names that no layer can hold; I/O.
 pub fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
-    materialise::capture(space, upper, below)
+    materialise::capture(space, upper, None, below)
+}
+
+/// [`capture`] of what a command did to an upper directory; in the work directory beside it the sandbox has left what it
+/// could not record with the files themselves.
+pub(crate) fn capture_run(
+    space: &Space,
+    (upper, work): (&Path, &Path),
+    below: &Snapshot,
+) -> Result<Written, Error> {
+    materialise::capture(space, upper, Some(work), below)
 }
 
 /// Registers a compressed or plain layer blob that is already in the store (pulled or copied in): links diff_id to it without unpacking.

@@ -2,11 +2,13 @@
 //!
 //! The encoding: name length u32, value length u32 (little-endian), name, value, repeated, sorted by name.
 
-/// Whether a layer keeps an xattr: capabilities and `user.*`, never overlayfs' own, which would redirect or uncover files.
+/// Whether a layer keeps an xattr: capabilities and `user.*`, never overlayfs' own, which would redirect or uncover files,
+/// nor the one in which owners are recorded.
 pub(crate) fn keeps_xattr(name: &[u8]) -> bool {
     name == b"security.capability"
         || (name.starts_with(b"user.")
             && !name.starts_with(b"user.overlay.")
+            && name != sandbox::OWNER_ATTRIBUTE.as_bytes()
             && !name.contains(&b'='))
 }
 

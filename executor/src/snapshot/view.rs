@@ -5,7 +5,7 @@
 
 use super::LayerFiles;
 use crate::Error;
-use crate::layer::index::{Index, What, io_error};
+use crate::layer::index::{Index, Node, What, io_error};
 use crate::layer::order::{join, show};
 use crate::layer::{digest_of, open_beneath};
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
@@ -218,6 +218,18 @@ impl View {
             .into_iter()
             .filter_map(|(name, place)| Some((name, place?)))
             .collect())
+    }
+
+    /// What cannot be opened and belongs to others than root, in any layer, the topmost first.
+    pub(crate) fn unopened_of_others(&self) -> impl Iterator<Item = Node<'_>> {
+        let nodes = self.layers.iter().flat_map(|layer| layer.index.nodes());
+        nodes.filter(|node| {
+            (node.uid, node.gid) != (0, 0)
+                && matches!(
+                    node.what,
+                    What::Symlink(_) | What::Fifo | What::Char(..) | What::Block(..)
+                )
+        })
     }
 
     /// Whether the file at a path has other names (hard links).

@@ -113,10 +113,7 @@ fn on_reflinks(words: &[&str], results: &mut Results) -> bool {
     let folder = tempfile::tempdir().unwrap();
     let (image, at) = (folder.path().join("image"), folder.path().join("mounted"));
     fs::create_dir(&at).unwrap();
-    fs::File::create(&image)
-        .unwrap()
-        .set_len(8 << 30)
-        .unwrap();
+    fs::File::create(&image).unwrap().set_len(8 << 30).unwrap();
     let run = |program: &str, args: &[&std::ffi::OsStr]| {
         let output = Command::new(program)
             .args(args)
