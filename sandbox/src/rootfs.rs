@@ -18,7 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -253,7 +253,14 @@ struct Work {
     folder: OwnedFd,
     upper: Option<OwnedFd>,
     empty: OwnedFd,
+    /// The layers that are too many, in one folder.
+    joined: OnceCell<OwnedFd>,
 }
+
+/// As many layers as are given to the kernel, which takes 500, one by one; some are for mount points.
+const MOST_LAYERS: usize = 490;
+/// Of more, so many stay as they are.
+const FEWER_LAYERS: usize = 400;
 
 impl Work {
     fn open(overlay: &Overlay, scratch: &Scratch) -> Result<Self, Failure> {
@@ -263,6 +270,7 @@ impl Work {
                 folder: scratch.folder()?,
                 upper: None,
                 empty,
+                joined: OnceCell::new(),
             });
         };
         let open = |path: &Path| {
@@ -279,6 +287,7 @@ impl Work {
                         folder,
                         upper: Some(upper),
                         empty,
+                        joined: OnceCell::new(),
                     });
                 }
                 Err(Errno::EXIST) => {}
@@ -291,6 +300,15 @@ impl Work {
             }
         }
         unreachable!("BUG: there is always a free number")
+    }
+
+    /// The lowest layers in one folder.
+    fn joined(&self, layers: &[&Path]) -> Result<BorrowedFd<'_>, Failure> {
+        if self.joined.get().is_none() {
+            let joined = root::join(layers, &self.folder)?;
+            let _ = self.joined.set(joined);
+        }
+        Ok(self.joined.get().map_or(self.empty.as_fd(), AsFd::as_fd))
     }
 
     fn folder(&self, name: &str) -> Result<OwnedFd, Failure> {
@@ -314,7 +332,16 @@ impl Work {
             .lowers
             .iter()
             .filter(|path| known.insert(path.as_path()));
-        lowers.extend(lowest.map(|path| Layer::Path(path)));
+        let lowest: Vec<&Path> = lowest.map(PathBuf::as_path).collect();
+        let kept = if lowest.len() > MOST_LAYERS {
+            FEWER_LAYERS
+        } else {
+            lowest.len()
+        };
+        lowers.extend(lowest[..kept].iter().map(|path| Layer::Path(path)));
+        if kept < lowest.len() {
+            lowers.push(Layer::Open(self.joined(&lowest[kept..])?));
+        }
         lowers.extend(below.map(|fd| Layer::Open(fd.as_fd())));
         let work = match &self.upper {
             Some(_) => Some(self.folder(name)?),

@@ -15,6 +15,7 @@ use rustix::fs::{
     self as rfs, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx,
 };
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -71,6 +72,7 @@ pub(crate) fn merge_in(
     work: OwnedFd,
     kind: RootKind,
 ) -> Result<Merged, Failure> {
+    let _limit = ManyDescriptors::allow();
     let mut layers = Vec::new();
     if let Some((upper, _)) = &overlay.upper {
         layers.push(open_layer(upper)?);
@@ -81,6 +83,7 @@ pub(crate) fn merge_in(
     let root = new_folder(&work)?;
     let mut merger = Merger {
         reflink: kind != RootKind::Copy,
+        hard_links: false,
         has_upper: overlay.upper.is_some(),
         layers,
         links: HashMap::new(),
@@ -106,6 +109,51 @@ pub(crate) fn merge_in(
         work,
         devices,
     })
+}
+
+/// Joins the lowest layers of an overlay into one folder, to be read only: files are the layers' own by further names where
+/// the file system allows it. Two names of a file stay one file.
+pub(crate) fn join(layers: &[&Path], work: &OwnedFd) -> Result<OwnedFd, Failure> {
+    let _limit = ManyDescriptors::allow();
+    let opened: Result<Vec<OwnedFd>, Failure> =
+        layers.iter().map(|path| open_layer(path)).collect();
+    let work = open_folder(work, OsStr::new(".")).stage("open the folder for joined layers")?;
+    let root = new_folder(&work)?;
+    let mut merger = Merger {
+        reflink: true,
+        hard_links: true,
+        has_upper: false,
+        layers: opened?,
+        links: HashMap::new(),
+        devices: Vec::new(),
+        root: root.as_fd(),
+    };
+    let all: Vec<usize> = (0..layers.len()).collect();
+    merger.folder(&all, &PathBuf::new(), &root)?;
+    Ok(root)
+}
+
+/// As many open descriptors as this process may have, until it is dropped: a command gets the usual limit.
+struct ManyDescriptors(Option<Rlimit>);
+
+impl ManyDescriptors {
+    fn allow() -> Self {
+        let usual = getrlimit(Resource::Nofile);
+        let most = Rlimit {
+            current: usual.maximum,
+            maximum: usual.maximum,
+        };
+        Self(setrlimit(Resource::Nofile, most).is_ok().then_some(usual))
+    }
+}
+
+impl Drop for ManyDescriptors {
+    fn drop(&mut self) {
+        if let Some(usual) = self.0.take() {
+            // It was the limit a moment ago.
+            let _ = setrlimit(Resource::Nofile, usual);
+        }
+    }
 }
 
 fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
@@ -167,6 +215,8 @@ struct Found {
 
 struct Merger<'a> {
     reflink: bool,
+    /// Files are linked, not copied.
+    hard_links: bool,
     /// The first layer is the upper.
     has_upper: bool,
     /// Topmost first.
@@ -276,6 +326,13 @@ impl Merger<'_> {
     ) -> Result<(), Errno> {
         if whiteout::is(from, name, stat)? {
             return Ok(());
+        }
+        if self.hard_links {
+            match rfs::linkat(from, name, to, name, AtFlags::empty()) {
+                // Another file system, or too many links: this one is copied.
+                Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => {}
+                result => return result,
+            }
         }
         if of_upper && stat.stx_nlink > 1 {
             let key = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);

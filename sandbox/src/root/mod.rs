@@ -17,5 +17,5 @@ pub(crate) use choose::choose;
 pub(crate) use compare::Prepared;
 #[cfg(test)]
 pub(crate) use copy::Merged;
-pub(crate) use copy::{merge, merge_in};
+pub(crate) use copy::{join, merge, merge_in};
 pub(crate) use links::part as part_links;

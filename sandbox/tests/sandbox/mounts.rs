@@ -424,7 +424,7 @@ fn empty_root(world: &World) {
 }
 
 fn many_layers(world: &World) {
-    let layers: Vec<PathBuf> = (0..498)
+    let layers: Vec<PathBuf> = (0..1200)
         .map(|index| {
             let layer = world.folder();
             std::fs::write(layer.join(format!("file{index}")), "").unwrap();
@@ -432,11 +432,23 @@ fn many_layers(world: &World) {
             layer
         })
         .collect();
-    for count in [2, 200, 498] {
+    for count in [2, 200, 498, 501, 600, 1200] {
         let mut spec = world.sh("ls -d /file* | wc -l; cat /top");
         spec.root = world.root(&layers[..count]);
         assert_eq!(world.run(&spec).ok(), format!("{count}\n0\n"));
     }
+    // What is joined is read as an overlay reads it, and not written.
+    let mut lowest = world.layer(&["gone/x", "kept/y", "opaque/hidden"]);
+    let mut stack = layers[..600].to_vec();
+    stack.push(world.whiteouts("gone", "opaque"));
+    stack.push(std::mem::take(&mut lowest));
+    let mut spec =
+        world.sh("ls -d /gone /opaque/* /kept/*; echo changed > /kept/y; chmod 600 /file599");
+    spec.root = world.root(&stack);
+    let outcome = world.run(&spec);
+    assert_eq!(outcome.stdout, "/kept/y\n", "{}", outcome.stderr);
+    let kept = stack.last().unwrap().join("kept/y");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "from the layer\n");
 }
 
 /// Images do have the same layer twice.

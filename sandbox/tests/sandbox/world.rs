@@ -136,6 +136,19 @@ impl World {
         layer
     }
 
+    /// A layer with a whiteout and an opaque folder.
+    pub(crate) fn whiteouts(&self, gone: &str, opaque: &str) -> PathBuf {
+        let layer = self.folder();
+        let kind = rustix::fs::FileType::CharacterDevice;
+        let none = rustix::fs::Mode::empty();
+        rustix::fs::mknodat(rustix::fs::CWD, layer.join(gone), kind, none, 0).unwrap();
+        let opaque = layer.join(opaque);
+        std::fs::create_dir(&opaque).unwrap();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&opaque, "user.overlay.opaque", b"y", flags).unwrap();
+        layer
+    }
+
     /// A root of the base with layers above it, topmost first, and a new upper.
     pub(crate) fn root(&self, layers: &[PathBuf]) -> Overlay {
         let mut lowers = layers.to_vec();
