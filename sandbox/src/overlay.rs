@@ -87,7 +87,8 @@ fn by_new_api(layers: &Layers<'_>) -> Result<OwnedFd, Attempt> {
             }
         };
         match set_folder(&context, "lowerdir+", fd) {
-            Err(Errno::INVAL) if index == 0 => return Err(Attempt::Unsupported),
+            // Before Linux 6.5 overlay takes no descriptors at all, by its old way of reading options.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) if index == 0 => return Err(Attempt::Unsupported),
             result => result
                 .stage_with(|| format!("add layer {} of {}", index + 1, layers.lowers.len()))
                 .map_err(|f| explain(f, &context))?,

@@ -197,6 +197,11 @@ fn usable(
 /// Passes controllers on to the groups below.
 fn enable(folder: &Path, controllers: &[&'static str]) -> Result<(), Refusal> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    // The kernel lets a group with processes pass on some controllers, and then takes nobody into the groups below. The
+    // topmost one, which may have both, has no type.
+    if folder.join("cgroup.type").exists() && !read("cgroup.procs").is_empty() {
+        return Err(Refusal::new(Errno::BUSY, "there are processes in", folder));
+    }
     let has = |text: &str, name: &str| text.split_whitespace().any(|known| known == name);
     let (there, passed_on) = (read("cgroup.controllers"), read("cgroup.subtree_control"));
     for controller in controllers {
