@@ -4,7 +4,7 @@ use super::usage;
 use crate::args::IsolationArgs;
 use crate::environment::Environment;
 use crate::error::Failure;
-use sandbox::Isolation;
+use sandbox::{Isolation, RootKind};
 
 /// Variables that say it where no flag does; the first that is set counts.
 const VARIABLES: [&str; 2] = ["KILN_ISOLATION", "BUILDAH_ISOLATION"];
@@ -18,6 +18,27 @@ pub fn isolation(args: &IsolationArgs, environment: &Environment) -> Result<Isol
         .iter()
         .find_map(|name| Some(parse(environment.get(name)?, name)))
         .unwrap_or(Ok(Isolation::Auto))
+}
+
+/// The way to put root file systems together that is asked for, if any: `--sandbox-root`, `KILN_SANDBOX_ROOT`.
+pub fn root_kind(
+    args: &IsolationArgs,
+    environment: &Environment,
+) -> Result<Option<RootKind>, Failure> {
+    const VARIABLE: &str = "KILN_SANDBOX_ROOT";
+    let (text, place) = match args.sandbox_root.as_deref() {
+        Some(text) => (text, "--sandbox-root"),
+        None => (environment.get(VARIABLE).unwrap_or_default(), VARIABLE),
+    };
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let kind = text.parse().map_err(|_| {
+        usage(format!(
+            "invalid value {text:?} for '{place}': expected overlay, fuse-overlayfs, reflink or copy"
+        ))
+    })?;
+    Ok(Some(kind))
 }
 
 /// Our words, Buildah's, and Docker's, which knows only `default` outside of Windows.

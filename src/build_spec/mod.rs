@@ -144,6 +144,7 @@ fn run_settings(args: &BuildArgs, environment: &Environment) -> Result<RunSettin
     let limits = &args.run.limits;
     Ok(RunSettings {
         isolation: isolation(&args.run.isolation, environment)?,
+        root: isolation::root_kind(&args.run.isolation, environment)?,
         security: security::resolve(&args.run.security)?,
         resources: limits::resources(limits)?,
         timeout: limits.timeout.as_deref().map(limits::timeout).transpose()?,

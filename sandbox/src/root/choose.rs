@@ -108,7 +108,8 @@ impl Place {
                 Errno::PERM,
             )),
             RootKind::Overlay => self.overlay().map(|()| None),
-            RootKind::Fuse => Err(Failure::new("find fuse-overlayfs", Errno::NOENT)),
+            RootKind::Fuse => Err(Failure::new("mount by fuse-overlayfs", Errno::NOSYS)
+                .detail("it is not supported yet")),
             RootKind::Reflink => self.reflink().and_then(|()| self.copy()),
             RootKind::Copy => self.copy(),
         }
