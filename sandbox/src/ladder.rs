@@ -51,12 +51,11 @@ pub(crate) const CHROOT_NEEDS: &str =
 const APART: u32 = 6;
 const NOT_APART: &str = "commands that run at the same time can look into each other's processes by the surrounding /proc (Linux 6.12 with Landlock keeps them apart; `--jobs 1` runs one at a time)";
 
-fn ready(
-    one: SingleThreaded,
-    hello: &Hello,
-    entered: namespace::Namespace,
-    lost: Option<Failure>,
-) -> Entered {
+fn ready(one: SingleThreaded, hello: &Hello, entered: namespace::Namespace, lost: Lost) -> Entered {
+    let Lost {
+        proc: lost,
+        host_name,
+    } = lost;
     let mode = match &lost {
         None => Mode::Full,
         Some(failure) if hello.isolation == Isolation::Full => {
@@ -74,6 +73,15 @@ fn ready(
     };
     let mut notes = entered.notes;
     notes.extend(choice.notes);
+    if host_name {
+        let fix = fixes::here().namespaces(Errno::PERM);
+        let fix = if fix.is_empty() {
+            fix
+        } else {
+            format!(" ({fix})")
+        };
+        notes.push(format!("commands have the host name of what is around the build, which may not be set here{fix}"));
+    }
     if mode == Mode::Nested && !sys::landlock_version().is_ok_and(|version| version >= APART) {
         notes.push(NOT_APART.to_owned());
     }
@@ -151,19 +159,37 @@ fn without_namespaces(hello: &Hello) -> Entered {
     }
 }
 
-/// Starts a process as commands are and lets it mount `/proc`. An error is of the start, without which nothing goes.
-pub(crate) fn probe_run(one: SingleThreaded) -> Result<Option<Failure>, Failure> {
+/// What a process in namespaces of its own may not do.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    /// Mount a new `/proc`.
+    pub(crate) proc: Option<Failure>,
+    /// Set its host name, which profiles of containers forbid beside allowing the namespace.
+    pub(crate) host_name: bool,
+}
+
+/// Added to the exit status, an errno, of the process that tries.
+const NO_HOST_NAME: i32 = 128;
+
+/// Starts a process as commands are and lets it try. An error is of the start, without which nothing goes.
+pub(crate) fn probe_run(one: SingleThreaded) -> Result<Lost, Failure> {
     let stage = "start a process in new namespaces";
     match sys::clone_process(one, init::clone_flags(false)).stage(stage)? {
         Forked::Child => {
             let code = mounts::new_proc().map_or_else(|failure| failure.errno, |_| 0);
-            sys::exit_now(code)
+            let named = rustix::system::sethostname(b"build");
+            sys::exit_now(code + if named.is_ok() { 0 } else { NO_HOST_NAME })
         }
         Forked::Parent { pid, .. } => {
             let ended = rustix::process::waitpid(Some(pid), WaitOptions::empty()).stage(stage)?;
             match ended.and_then(|(_, status)| status.exit_status()) {
-                Some(0) => Ok(None),
-                Some(errno) => Ok(Some(mounts::no_proc(Errno::from_raw_os_error(errno)))),
+                Some(status) => Ok(Lost {
+                    proc: match status % NO_HOST_NAME {
+                        0 => None,
+                        errno => Some(mounts::no_proc(Errno::from_raw_os_error(errno))),
+                    },
+                    host_name: status >= NO_HOST_NAME,
+                }),
                 None => Err(Failure::new(stage, Errno::CHILD)),
             }
         }

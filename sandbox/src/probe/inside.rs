@@ -3,11 +3,12 @@
 use super::outside::open_device;
 use super::{Fact, Place, fixes, in_child};
 use crate::fail::Failure;
+use crate::ladder::{self, Lost};
 use crate::namespace::{self, Refusal};
 use crate::overlay::{self, Layer, Layers, Spare};
 use crate::sys::{self, SingleThreaded};
 use crate::wire::Hello;
-use crate::{Isolation, ladder, mounts};
+use crate::{Isolation, mounts};
 use rustix::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -167,8 +168,11 @@ fn new_mount(kind: &str) -> Result<String, Errno> {
 fn proc(one: SingleThreaded) -> Fact {
     let fact = Fact::new("proc", "a new /proc", "fsmount(proc)");
     match ladder::probe_run(one) {
-        Ok(None) => fact.works(""),
-        Ok(Some(failure)) => Fact {
+        Ok(Lost { proc: None, .. }) => fact.works(""),
+        Ok(Lost {
+            proc: Some(failure),
+            ..
+        }) => Fact {
             errno: Some(failure.errno),
             fix: failure.detail.unwrap_or_default(),
             ..fact
