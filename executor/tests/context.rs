@@ -274,6 +274,7 @@ fn a_file_that_changes_is_an_error() {
     );
 }
 
+/// HS03.
 #[test]
 fn a_replaced_directory_never_leads_outside() {
     let bench = Bench::new();

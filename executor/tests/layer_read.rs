@@ -128,6 +128,7 @@ fn unknown_layers() {
     assert!(error.contains("in the store"), "{error}");
 }
 
+/// HS04, HS05.
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn hostile_layers_are_refused() {
@@ -431,6 +432,7 @@ fn later_entries_win() {
     assert_eq!(view.link_id(b"kept"), view.link_id(b"kept2"));
 }
 
+/// HS07.
 #[test]
 fn attributes_reach_the_tree() {
     if layer_support::skip_without_root("setting owners") {
@@ -485,6 +487,7 @@ fn xattr_names(path: &Path) -> Vec<String> {
     names
 }
 
+/// HS06.
 #[test]
 fn devices_are_made_by_root_only() {
     let tar = TarMaker::new()

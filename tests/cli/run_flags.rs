@@ -186,6 +186,7 @@ devices:
 ";
 
 /// RU15, CLI:allow: BuildKit's testDeviceRunEnv, and what else a device brings.
+/// HS24.
 #[test]
 fn ru15_devices() {
     let project = Project::new(

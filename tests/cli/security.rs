@@ -65,6 +65,29 @@ fn capabilities_are_added_and_dropped() {
     }
 }
 
+/// HS02: the host's folder of the same name sees nothing of it.
+#[test]
+fn links_of_an_image_lead_into_it() {
+    let project = Project::new("");
+    let host = project.path("host");
+    fs::create_dir(&host).unwrap();
+    let target = host.to_str().unwrap();
+    project.write("f", "x");
+    project.write(
+        "Dockerfile",
+        &format!(
+            "FROM busybox\nRUN ln -s {target} /absolute && ln -s ../../../../../../../../{target} /up && mkdir -p {target}\n\
+             COPY f /absolute/copied\nCOPY f /up/too/\nADD f /up/added\nWORKDIR /absolute/work\nRUN touch here\nWORKDIR /up/far\nRUN touch there /up/run\n"
+        ),
+    );
+    project.build(&["-o", "out"]).ok();
+    assert_eq!(fs::read_dir(&host).unwrap().count(), 0);
+    let inside = project.path("out").join(target.trim_start_matches('/'));
+    for path in ["copied", "too/f", "added", "work/here", "far/there", "run"] {
+        assert!(inside.join(path).exists(), "{path}");
+    }
+}
+
 /// A capability opens the system calls that belong to it.
 #[test]
 fn added_capabilities_open_their_system_calls() {

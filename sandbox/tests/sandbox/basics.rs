@@ -190,6 +190,7 @@ fn users(world: &World) {
     );
 }
 
+/// HS21.
 fn setuid(world: &World) {
     let mut spec = world.spec(&[
         "sh",
@@ -349,6 +350,7 @@ fn networks(world: &World) {
     );
 }
 
+/// HS23.
 fn devices(world: &World) {
     let script = "echo x > /dev/null; head -c 4 /dev/zero | wc -c; head -c 9 /dev/urandom | wc -c; echo x > /dev/full || echo full; \
                   ls -l /dev/ptmx /dev/fd | wc -l; echo shm > /dev/shm/x && df -k /dev/shm | tail -n 1";

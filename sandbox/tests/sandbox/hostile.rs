@@ -1,7 +1,7 @@
 //! Commands that try to get out, or at what is not theirs.
 
 use crate::world::{World, chain};
-use sandbox::{Exit, IdMapping, Mount, Network};
+use sandbox::{Exit, IdMapping, Mount, Network, Seccomp, Security};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -21,6 +21,11 @@ pub(crate) const CASES: &[crate::Case] = &[
     ("hostile::file_capabilities", file_capabilities),
     #[cfg(target_arch = "x86_64")]
     ("hostile::programs_of_32_bits", programs_of_32_bits),
+    #[cfg(target_arch = "x86_64")]
+    ("hostile::calls_by_32_bit_numbers", compat_calls),
+    ("hostile::keys_of_the_caller", keys),
+    ("hostile::capabilities_and_profiles", profiles),
+    ("hostile::no_new_privileges", no_new_privileges),
 ];
 
 const EPERM: &str = "1";
@@ -34,6 +39,7 @@ fn probe(world: &World, name: &str) -> Vec<(String, String)> {
         .collect()
 }
 
+/// HS15, HS18, HS19.
 fn syscalls(world: &World) {
     let answers = probe(world, "syscalls");
     assert!(answers.len() >= 18, "{answers:?}");
@@ -47,6 +53,7 @@ fn syscalls(world: &World) {
     }
 }
 
+/// HS13, HS14.
 fn namespaces(world: &World) {
     let answers = probe(world, "namespaces");
     assert_eq!(answers.len(), 16, "{answers:?}");
@@ -69,6 +76,7 @@ fn namespaces(world: &World) {
     }
 }
 
+/// HS19.
 fn sockets(world: &World) {
     let answers = probe(world, "sockets");
     let expected = [
@@ -83,6 +91,7 @@ fn sockets(world: &World) {
     );
 }
 
+/// HS16, HS17.
 fn processes(world: &World) {
     for (name, value) in probe(world, "processes") {
         match name.as_str() {
@@ -95,11 +104,13 @@ fn processes(world: &World) {
     }
 }
 
+/// HS22.
 fn chroot(world: &World) {
     let names = world.run(&world.probe("chroot")).ok();
     assert_eq!(names, "bin dev etc jail lib lib64 probe proc sys tmp usr\n");
 }
 
+/// HS12.
 fn devices(world: &World) {
     let outcome = world.run(&world.sh(
         "for d in / /dev /dev/shm /tmp /m; do mknod $d/mem c 1 9 && head -c 1 $d/mem && echo \"$d opened\"; mknod $d/loop b 7 0 && head -c 1 $d/loop && echo \"$d opened\"; done; head -c 1 /dev/zero | wc -c",
@@ -112,6 +123,7 @@ fn devices(world: &World) {
     );
 }
 
+/// HS10.
 fn settings(world: &World) {
     let core_pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     for network in [Network::None, Network::Host] {
@@ -131,6 +143,7 @@ fn settings(world: &World) {
     );
 }
 
+/// HS11.
 fn masks(world: &World) {
     let script = "cat /proc/kcore /proc/keys /proc/timer_list /proc/interrupts 2>/dev/null | wc -c; ls /proc/acpi /proc/scsi /sys/firmware 2>/dev/null | grep -v : | tr -d '\\n'; \
                   umount /proc/keys; umount -l /sys/firmware; mount -o remount,rw /proc/sys; mount -o remount,bind,rw /sys; cat /proc/keys /proc/timer_list | wc -c";
@@ -144,6 +157,7 @@ fn masks(world: &World) {
     }
 }
 
+/// HS16.
 fn host_processes(world: &World) {
     let mut sleeper = std::process::Command::new("sleep")
         .arg("600")
@@ -168,6 +182,7 @@ fn host_processes(world: &World) {
     assert_eq!(again, "next\n");
 }
 
+/// HS01.
 fn links(world: &World) {
     let host = world.outside().join("host-folder");
     std::fs::create_dir_all(&host).unwrap();
@@ -214,6 +229,7 @@ fn terminal(world: &World) {
     );
 }
 
+/// HS21.
 fn file_capabilities(world: &World) {
     if world.is(IdMapping::Single) {
         return;
@@ -226,6 +242,122 @@ fn file_capabilities(world: &World) {
     spec.root.lowers.insert(0, upper);
     (spec.uid, spec.gid) = (1000, 1000);
     assert_eq!(world.run(&spec).ok(), "CapEff:\t0000000000002000");
+}
+
+/// HS18: the same calls by their other numbers.
+#[cfg(target_arch = "x86_64")]
+fn compat_calls(world: &World) {
+    let outcome = world.run(&world.probe("compat"));
+    if outcome.exit == Exit::Signal(libc::SIGSEGV) || outcome.exit == Exit::Code(139) {
+        println!("this kernel runs no calls of 32 bits");
+        return;
+    }
+    let text = outcome.ok();
+    let answers: Vec<(&str, &str)> = text
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .collect();
+    assert_eq!(answers.len(), 22, "{text}");
+    for (name, errno) in answers {
+        let expected = match name {
+            "getpid" => "0",
+            "clone3" | "newer" => ENOSYS,
+            _ => EPERM,
+        };
+        assert_eq!(errno, expected, "{name}");
+    }
+}
+
+/// HS15: also for a command that may ask for keys, the caller's are out of reach.
+fn keys(world: &World) {
+    const ENOKEY: i32 = 126;
+    // The keyring is the thread's that starts the sandbox, and its helper inherits it.
+    let store = world.store();
+    std::thread::scope(|scope| {
+        let body = || {
+            if !crate::probes::remember_key() {
+                println!("this kernel has no keyrings");
+                return;
+            }
+            let options = sandbox::Options {
+                stores: vec![store],
+                ..sandbox::Options::default()
+            };
+            let sandbox = sandbox::Sandbox::start(&options).unwrap();
+            let mut spec = world.probe("keyring");
+            spec.insecure = true;
+            let outcome = crate::world::run_in(&sandbox, &spec).unwrap();
+            assert_eq!(outcome.stdout, format!("search {ENOKEY}\n"));
+        };
+        scope.spawn(body).join().unwrap();
+    });
+}
+
+/// HS20: settings change what a command may call, and nothing else.
+fn profiles(world: &World) {
+    let run = |security: &Security, script: &str| {
+        let mut spec = world.sh(script);
+        spec.security = security.clone();
+        world.run(&spec)
+    };
+    let add = |name: &str| Security {
+        cap_add: vec![name.to_owned()],
+        ..Security::default()
+    };
+    let mount = "mkdir /m && mount -t tmpfs x /m && umount /m && unshare -m true && echo done";
+    assert_ne!(run(&Security::default(), mount).exit, Exit::Code(0));
+    assert_ne!(run(&add("SYS_TIME"), mount).exit, Exit::Code(0));
+    assert_eq!(run(&add("SYS_ADMIN"), mount).ok(), "done\n");
+    // The kernel knows better than the filter.
+    let text = run(&add("SYS_TIME"), "date -s @0 2>&1").stdout;
+    assert!(text.contains("not permitted"), "{text}");
+    let profile = |text: &str| Security {
+        seccomp: Seccomp::Profile(text.to_owned()),
+        ..Security::default()
+    };
+    let denies = profile(
+        r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 122},
+            {"names": ["sethostname"], "action": "SCMP_ACT_KILL_PROCESS"}]}"#,
+    );
+    let outcome = run(&denies, "mkdir /m; hostname new; echo $?");
+    assert!(outcome.stderr.contains("mkdir"), "{outcome:?}");
+    assert_eq!(outcome.stdout, "159\n", "killed by SIGSYS");
+    let error = chain(
+        &world
+            .try_run(&{
+                let mut spec = world.sh("true");
+                spec.security =
+                    profile(r#"{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": [7]}]}"#);
+                spec
+            })
+            .unwrap_err(),
+    );
+    assert!(
+        error.contains("syscalls[0].names[0]: expected a string"),
+        "{error}"
+    );
+    // Masks and a read-only root of settings stay with any of them.
+    let unconfined = Security {
+        seccomp: Seccomp::Unconfined,
+        ..Security::default()
+    };
+    for security in [unconfined, add("ALL")] {
+        let outcome = run(
+            &security,
+            "echo x > /proc/sys/kernel/core_pattern; cat /proc/keys /proc/timer_list | wc -c",
+        );
+        assert_eq!(outcome.stdout, "0\n", "{outcome:?}");
+    }
+}
+
+/// HS21: only where it is asked for.
+fn no_new_privileges(world: &World) {
+    for wanted in [false, true] {
+        let mut spec = world.sh("grep NoNewPrivs /proc/self/status");
+        spec.security.no_new_privileges = wanted;
+        let expected = format!("NoNewPrivs:\t{}\n", u8::from(wanted));
+        assert_eq!(world.run(&spec).ok(), expected);
+    }
 }
 
 /// A program of 32 bits: prints `i386` and ends with 3, by the old system call gate.

@@ -423,6 +423,7 @@ fn empty_root(world: &World) {
     );
 }
 
+/// HS08.
 fn many_layers(world: &World) {
     let layers: Vec<PathBuf> = (0..1200)
         .map(|index| {
@@ -464,6 +465,7 @@ fn repeated_layers(world: &World) {
     );
 }
 
+/// HS09.
 fn odd_paths(world: &World) {
     let long: PathBuf = (0..12)
         .map(|index| format!("{index}-{}", "x".repeat(90)))

@@ -233,6 +233,7 @@ fn elsewhere(world: &World) {
     assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 0);
 }
 
+/// HS12.
 fn never_open(world: &World) {
     let mut spec = world.sh("for d in / /tmpfs /dev /dev/shm /tmp; do mknod $d/zeroes c 1 5; mknod $d/loop b 7 0; \
          for n in zeroes loop; do if [ -e $d/$n ]; then cat $d/$n 2>&1 | head -c 100; echo x 2>&1 > $d/$n; fi; done; done; mv /zeroes /dev/moved; head -c 1 /dev/moved | wc -c");

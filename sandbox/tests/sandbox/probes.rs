@@ -10,6 +10,9 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         Some("syscalls") => syscalls(),
         Some("namespaces") => namespaces(),
         Some("sockets") => sockets(),
+        #[cfg(target_arch = "x86_64")]
+        Some("compat") => compat(),
+        Some("keyring") => keyring(),
         Some("processes") => processes(),
         Some("chroot") => chroot_twice(),
         Some("privileges") => {
@@ -116,6 +119,92 @@ fn namespaces() {
     }
     call("clone3", libc::SYS_clone3, [0, 88, 0, 0]);
     call("setns", libc::SYS_setns, [0, 0, 0, 0]);
+}
+
+/// By the call gate of 32-bit programs, which counts calls differently and is open to 64-bit ones too.
+#[cfg(target_arch = "x86_64")]
+fn compat() {
+    for (name, number, first) in [
+        ("getpid", 20, 0),
+        ("mount", 21, 0),
+        ("umount", 22, 0),
+        ("umount2", 52, 0),
+        ("reboot", 88, 0),
+        ("init_module", 128, 0),
+        ("pivot_root", 217, 0),
+        ("add_key", 286, 0),
+        ("request_key", 287, 0),
+        ("keyctl", 288, 0),
+        ("unshare", 310, libc::CLONE_NEWUSER),
+        ("perf_event_open", 336, 0),
+        ("open_by_handle_at", 342, 0),
+        ("setns", 346, 0),
+        ("bpf", 357, 0),
+        ("AF_ALG", 359, libc::AF_ALG),
+        ("AF_VSOCK", 359, libc::AF_VSOCK),
+        ("userfaultfd", 374, 0),
+        ("clone-user", 120, libc::CLONE_NEWUSER),
+        ("io_uring_setup", 425, 0),
+        ("clone3", 435, 0),
+        ("newer", 5000, 0),
+    ] {
+        let result: i32;
+        // SAFETY: calls of the kernel's 32-bit interface with zeroes for pointers; the kernel clobbers r8 to r11 only.
+        unsafe {
+            std::arch::asm!(
+                "xchg {first:r}, rbx",
+                "int 0x80",
+                "xchg {first:r}, rbx",
+                first = inout(reg) i64::from(first) => _,
+                inlateout("eax") number => result,
+                in("ecx") 0,
+                in("edx") 0,
+                in("esi") 0,
+                in("edi") 0,
+                out("r8") _,
+                out("r9") _,
+                out("r10") _,
+                out("r11") _,
+            );
+        }
+        println!("{name} {}", result.min(0).unsigned_abs());
+    }
+}
+
+/// Name of the key that [`remember_key`] puts where a command must not find it.
+const KEY: &[u8] = b"kiln-test-key\0";
+
+/// Puts a key into this process's session keyring; false where there are no keyrings.
+pub(crate) fn remember_key() -> bool {
+    const JOIN_SESSION_KEYRING: c_long = 1;
+    let null = std::ptr::null::<u8>();
+    // SAFETY: all strings end with a zero byte, and the payload is as long as said.
+    unsafe {
+        libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, null);
+        let (kind, secret) = (c"user".as_ptr(), KEY.as_ptr());
+        libc::syscall(libc::SYS_add_key, kind, secret, secret, KEY.len(), SESSION) >= 0
+            && find_key() == 0
+    }
+}
+
+/// `KEY_SPEC_SESSION_KEYRING`.
+const SESSION: c_long = -3;
+
+/// errno of looking for that key.
+fn find_key() -> i32 {
+    const SEARCH: c_long = 10;
+    let (kind, name) = (c"user".as_ptr(), KEY.as_ptr());
+    let none: c_long = 0;
+    // SAFETY: both strings end with a zero byte.
+    let found = unsafe { libc::syscall(libc::SYS_keyctl, SEARCH, SESSION, kind, name, none) };
+    if found >= 0 {
+        return 0;
+    }
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
+}
+
+fn keyring() {
+    println!("search {}", find_key());
 }
 
 fn sockets() {

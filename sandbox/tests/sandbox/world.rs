@@ -292,7 +292,7 @@ fn make_base(base: &Path, busybox: &Path) -> std::io::Result<()> {
     }
     for applet in [
         "ps", "grep", "dd", "find", "hostname", "ip", "setsid", "seq", "chroot", "ln", "mv", "df",
-        "tr", "wc", "head", "echo", "sort", "unshare",
+        "tr", "wc", "head", "echo", "sort", "unshare", "date",
     ] {
         symlink("busybox", base.join("bin").join(applet))?;
     }
