@@ -171,3 +171,47 @@ fn security_options() {
         project.build(&["--security-opt", option]).fails(2, &[says]);
     }
 }
+
+/// HS12: made by root, recorded, of no use.
+#[test]
+fn device_nodes_are_in_the_layer() {
+    let project = Project::new(
+        "FROM busybox\nRUN mknod /null c 1 3 && mknod -m 640 /disk b 8 17 && chown 3:4 /disk && mknod /gone c 1 9\n\
+         RUN ! cat /null && mknod /usr/more c 10 200 && rm /gone && mknod /gone c 1 7 && mv /gone /moved && stat -c '%F %t:%T %u' /disk\n",
+    );
+    let run = project.build(&["-o", "type=tar,dest=out.tar", "--progress", "plain"]);
+    if !crate::support::is_root() {
+        run.fails(1, &["Operation not permitted"]);
+        return;
+    }
+    let run = run.ok();
+    assert!(
+        run.stderr.contains("block special file 8:11 3"),
+        "{}",
+        run.stderr
+    );
+    let listed = std::process::Command::new("tar")
+        .args(["--numeric-owner", "-tvf"])
+        .arg(project.path("out.tar"))
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let found: Vec<Vec<&str>> = listed
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .filter(|fields: &Vec<&str>| ["1,3", "1,7", "1,9", "8,17", "10,200"].contains(&fields[2]))
+        .collect();
+    let found: Vec<String> = found
+        .iter()
+        .map(|fields| format!("{} {} {} {}", fields[0], fields[1], fields[2], fields[5]))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "brw-r----- 3/4 8,17 disk",
+            "crw-r--r-- 0/0 1,7 moved",
+            "crw-r--r-- 0/0 1,3 null",
+            "crw-r--r-- 0/0 10,200 usr/more"
+        ]
+    );
+}
