@@ -12,6 +12,7 @@ mod isolation;
 mod limits;
 mod login;
 mod manifest;
+mod network;
 mod pull;
 mod push;
 mod registry;
@@ -32,6 +33,7 @@ pub use isolation::IsolationArgs;
 pub use limits::LimitArgs;
 pub use login::{LoginArgs, LogoutArgs};
 pub use manifest::*;
+pub use network::NetworkArgs;
 pub use pull::PullArgs;
 pub use push::{PushArgs, PushFormat};
 pub use registry::RegistryArgs;
@@ -194,9 +196,6 @@ pub struct BuildArgs {
     /// Print the image ID only
     #[arg(short, long)]
     pub quiet: bool,
-    /// Network of RUN steps
-    #[arg(long, value_enum, default_value_t = NetworkMode::Default)]
-    pub network: NetworkMode,
     /// Line for /etc/hosts of RUN steps; `host-gateway` is this machine
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub add_hosts: Vec<String>,
@@ -232,17 +231,6 @@ pub enum ProgressMode {
     None,
     /// JSON lines as BuildKit's client prints them
     Rawjson,
-}
-
-/// `--network`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum NetworkMode {
-    /// The default network
-    Default,
-    /// Loopback only
-    None,
-    /// The host's network
-    Host,
 }
 
 /// `kiln version`.

@@ -4,7 +4,7 @@
 //! user namespace otherwise, because trees then hold files of subordinate ids. (For root the files on disk keep the
 //! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
 
-use crate::build::volumes;
+use crate::build::{ca, volumes};
 use crate::request::RunSettings;
 use crate::{Error, copy, layer};
 use sandbox::{IdMapping, Isolation, NetworkOptions, RootKind, Sandbox};
@@ -21,6 +21,12 @@ use store::Store;
 pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (REMOVE, |request, _| run_json(request, remove_task)),
     (volumes::TASK_GIVE, volumes::give_task),
+    (ca::TASK_LAY, |request, _| {
+        run_json(request, |lay| ca::lay_task(&lay))
+    }),
+    (ca::TASK_CUT, |request, _| {
+        run_json(request, |cut| ca::cut_task(&cut))
+    }),
     (copy::COPY_TASK, |request, _| {
         run_json(request, copy::copy_task)
     }),

@@ -1,6 +1,6 @@
 //! Flags of `kiln build` that say what RUN steps may have and use.
 
-use super::{IsolationArgs, LimitArgs, SecurityArgs};
+use super::{IsolationArgs, LimitArgs, NetworkArgs, SecurityArgs};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -36,6 +36,9 @@ pub struct RunArgs {
     /// What commands may do.
     #[command(flatten)]
     pub security: SecurityArgs,
+    /// Their network.
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// Limits.
     #[command(flatten)]
     pub limits: LimitArgs,

@@ -12,6 +12,7 @@ mod isolation;
 mod limits;
 mod load_target;
 mod named_context;
+mod network;
 mod output;
 mod platform;
 mod run;
@@ -21,7 +22,7 @@ mod ssh;
 
 pub use self::isolation::isolation;
 use self::load_target::LoadKeys;
-use crate::args::{BuildArgs, NetworkMode};
+use crate::args::BuildArgs;
 use crate::environment::Environment;
 use crate::error::Failure;
 use crate::registry_options;
@@ -29,7 +30,6 @@ use executor::build::Stream;
 use executor::request::{
     Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest, RunSettings,
 };
-use planner::plan::Network;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -104,12 +104,8 @@ fn request(
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.clone(),
         pull: args.pull,
-        network: match args.network {
-            NetworkMode::Default => Network::Default,
-            NetworkMode::None => Network::None,
-            NetworkMode::Host => Network::Host,
-        },
-        extra_hosts: collect(&args.add_hosts, host)?,
+        network: network::mode(&args.run.network.network)?.0,
+        extra_hosts: network::hosts(&args.add_hosts)?,
         shm_size: args
             .shm_size
             .as_deref()
@@ -149,6 +145,8 @@ fn run_settings(args: &BuildArgs, environment: &Environment) -> Result<RunSettin
         resources: limits::resources(limits)?,
         timeout: limits.timeout.as_deref().map(limits::timeout).transpose()?,
         output: limits::output(|name| environment.get(name))?,
+        network: network::settings(&args.run.network)?,
+        ca: args.run.network.ca.clone(),
         ..RunSettings::default()
     })
 }
@@ -234,48 +232,4 @@ fn annotations(raw: &[String]) -> Result<Vec<Annotation>, Failure> {
         .map(|text| annotation::parse(text))
         .collect::<Result<Vec<_>, Failure>>()?;
     Ok(parsed.into_iter().flatten().collect())
-}
-
-/// `name:address` or `name=address`; the address may be in brackets.
-fn host(text: &str) -> Result<(String, String), Failure> {
-    let split = text.split_once('=').or_else(|| text.split_once(':'));
-    let Some((name, address)) =
-        split.filter(|(name, address)| !name.is_empty() && !address.is_empty())
-    else {
-        return Err(usage(format!(
-            "invalid value {text:?} for '--add-host': expected HOST:IP"
-        )));
-    };
-    let address = address
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(address);
-    if address != "host-gateway" && address.parse::<std::net::IpAddr>().is_err() {
-        return Err(usage(format!(
-            "invalid value {text:?} for '--add-host': {address:?} is not an IP address or host-gateway"
-        )));
-    }
-    Ok((name.to_owned(), address.to_owned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts() {
-        assert_eq!(
-            host("a:127.0.0.1").ok(),
-            Some(("a".into(), "127.0.0.1".into()))
-        );
-        assert_eq!(
-            host("a:host-gateway").ok(),
-            Some(("a".into(), "host-gateway".into()))
-        );
-        assert_eq!(host("a=::1").ok(), Some(("a".into(), "::1".into())));
-        assert_eq!(host("a:[::1]").ok(), Some(("a".into(), "::1".into())));
-        for bad in ["a", "a:", ":1.2.3.4", "a:b"] {
-            assert!(host(bad).is_err(), "{bad}");
-        }
-    }
 }

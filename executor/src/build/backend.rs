@@ -3,6 +3,7 @@
 //! It knows what a step needs (layers fetched, contexts opened, a sandbox only for RUN), not when it runs.
 
 use crate::Error;
+use crate::build::ca::Authorities;
 use crate::build::contexts::{Contexts, NoFiles, Opened};
 use crate::build::fetch::{self, Fetcher};
 use crate::build::foreign::Emulation;
@@ -42,6 +43,8 @@ pub(crate) struct Executor<'a> {
     pub oom_kills: OnceLock<u64>,
     /// Users resolved so far.
     pub users: run::KnownUsers,
+    /// Authorities that commands trust besides the image's.
+    pub authorities: Option<Authorities>,
     /// Agents that commands may reach.
     pub agents: Agents,
     /// Devices that the host describes.
@@ -75,6 +78,7 @@ impl<'a> Executor<'a> {
             proxy_told: AtomicBool::new(false),
             oom_kills: OnceLock::new(),
             users: Mutex::default(),
+            authorities: None,
             agents: Agents::default(),
             devices: Devices::default(),
             plan: None,

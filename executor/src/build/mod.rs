@@ -1,6 +1,7 @@
 //! A build from request to outputs: resolve bases, lower, schedule, assemble, write outputs.
 
 pub(crate) mod backend;
+pub(crate) mod ca;
 mod cache_mounts;
 mod call;
 pub(crate) mod canonical;
@@ -141,6 +142,7 @@ pub fn build(
     let begun = Instant::now();
     let mut front = Front::new(request, options(request), ui)?;
     let agents = Agents::load(&request.ssh)?;
+    let authorities = ca::Authorities::load(&request.run.ca)?;
     let sources = request.volumes.iter().map(|volume| volume.source.clone());
     let space = Space::new(store.clone())
         .with_volumes(sources.collect())
@@ -182,6 +184,7 @@ pub fn build(
         steps.find_all(&plan, ui);
         let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
         executor.agents = agents;
+        executor.authorities = authorities;
         executor.devices = devices;
         executor.plan = Some(&plan);
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);

@@ -28,6 +28,8 @@ pub(crate) struct Held<'a> {
     pub(crate) caches: Taken,
     /// Caches that are mounted over a filling.
     pub(crate) filled: BTreeSet<String>,
+    /// Bundles of certificates that lie over the image's, as paths inside.
+    pub(crate) bundles: Vec<Vec<u8>>,
 }
 
 impl<'a> Held<'a> {
@@ -39,6 +41,7 @@ impl<'a> Held<'a> {
             forwards: Vec::new(),
             caches: Taken::new(),
             filled: BTreeSet::new(),
+            bundles: Vec::new(),
         }
     }
 

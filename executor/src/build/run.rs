@@ -107,6 +107,9 @@ pub(crate) fn run(
         });
     }
     log.discard_when_empty();
+    if let Some(authorities) = &executor.authorities {
+        authorities.cut(executor.space, &upper, &held.bundles)?;
+    }
     let written = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
     executor.known(written)
 }

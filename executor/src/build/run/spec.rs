@@ -27,7 +27,7 @@ pub(crate) fn spec(
     let base = work.base(op.base);
     let lowers = lowers(executor, &base, work)?;
     let user = user(executor, &op.user, &base, &lowers)?;
-    let lowers = mounts::folders(lowers, held)?;
+    let mut lowers = mounts::folders(lowers, held)?;
     let (edits, missing) = executor
         .devices
         .edits(&op.devices, &executor.request.devices)?;
@@ -35,7 +35,14 @@ pub(crate) fn spec(
         let note = format!("optional device {name:?} is not registered");
         work.events.event(step.id, StepEvent::Note(note));
     }
-    let env = environment(op, &user, &edits, secrets::env(executor, op)?);
+    let mut env = environment(op, &user, &edits, secrets::env(executor, op)?);
+    let mut trusted = None;
+    if let Some(authorities) = &executor.authorities {
+        let view = backend::view(executor.space, &base)?;
+        let (layer, mount) = authorities.equip(executor.space, &view, held, &mut env)?;
+        lowers.splice(0..0, layer);
+        trusted = Some(mount);
+    }
     let network = network::of(op.network, executor.request.network);
     let reach = Reach::of(network, executor.space.sandbox()?)?;
     if let Some(note) = network::lost_proxy(&env, reach)
@@ -44,6 +51,7 @@ pub(crate) fn spec(
         work.events.event(step.id, StepEvent::Note(note));
     }
     let mut all_mounts = mounts::files_of_the_runtime(op, reach, &executor.request.run.network)?;
+    all_mounts.extend(trusted);
     all_mounts.extend(edits.mounts.iter().map(edit_mount));
     all_mounts.extend(volumes::mounts(executor, op, &user, held)?);
     all_mounts.extend(mounts::mounts(executor, step, op, work, held)?);
