@@ -15,6 +15,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("openssl", "openssl"),
     ("qemu-aarch64-static", "qemu-user-static"),
     ("newuidmap", "uidmap"),
+    ("mkfs.xfs", "xfsprogs"),
     ("pasta", "passt"),
     ("setpriv", "util-linux"),
     ("ssh-keygen", "openssh-client"),

@@ -84,7 +84,7 @@ fn skip(reason: &str) -> bool {
 /// All steps with every kind that works in a folder; false when one fails that must not.
 fn all_kinds(folder: &Path, place: &str, words: &[&str], results: &mut Results) -> bool {
     let mut fine = true;
-    for kind in ["overlay", "fuse-overlayfs", "reflink", "copy"] {
+    for kind in ["overlay", "reflink", "copy"] {
         // Few disks can; there is one made for it.
         if kind == "reflink" && place.is_empty() {
             continue;

@@ -319,7 +319,7 @@ fn folder(before: &Folder, now: &OwnedFd, place: &Place<'_>, path: &Path) -> Res
         }
     }
     let same = before.has_attributes(&stat, &xattrs);
-    if path.as_os_str().is_empty() && same || !place.is_made() && same {
+    if same && (path.as_os_str().is_empty() || !place.is_made()) {
         return Ok(());
     }
     let made = place.get().stage_with(stage)?;

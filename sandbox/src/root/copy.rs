@@ -315,6 +315,7 @@ impl Merger<'_> {
     }
 
     /// Copies what is not a folder.
+    #[allow(clippy::too_many_arguments)]
     fn entry(
         &mut self,
         of_upper: bool,

@@ -241,10 +241,10 @@ fn changes_come_out_in_overlay_form() {
         fs::set_permissions(root.join("empty"), PermissionsExt::from_mode(0o700)).unwrap();
     });
     case(&["usr!"], &|root| {
-        fs::remove_dir_all(root.join("usr")).unwrap()
+        fs::remove_dir_all(root.join("usr")).unwrap();
     });
     case(&["usr/", "usr/lib/", "usr/lib/x!"], &|root| {
-        fs::remove_file(root.join("usr/lib/x")).unwrap()
+        fs::remove_file(root.join("usr/lib/x")).unwrap();
     });
     case(&["usr=now a file"], &|root| {
         fs::remove_dir_all(root.join("usr")).unwrap();
@@ -278,7 +278,7 @@ fn changes_come_out_in_overlay_form() {
         },
     );
     case(&["etc/", "etc/a=1", "link=1"], &|root| {
-        fs::hard_link(root.join("etc/a"), root.join("link")).unwrap()
+        fs::hard_link(root.join("etc/a"), root.join("link")).unwrap();
     });
     case(&["new/"], &|root| {
         // What would speak to an overlay.
