@@ -60,3 +60,23 @@ fn length(len: usize) -> u32 {
 fn size_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("BUG: four bytes")) as usize
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_sandbox_keeps_for_itself_is_in_no_layer() {
+        for (name, kept) in [
+            ("security.capability", true),
+            ("user.comment", true),
+            ("user.kiln.owners", true),
+            (sandbox::OWNER_ATTRIBUTE, false),
+            ("user.overlay.opaque", false),
+            ("trusted.overlay.opaque", false),
+            ("user.a=b", false),
+        ] {
+            assert_eq!(keeps_xattr(name.as_bytes()), kept, "{name}");
+        }
+    }
+}
