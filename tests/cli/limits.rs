@@ -100,12 +100,9 @@ fn ru19_limits_change_no_key() {
             "systemctl start no-such.slice",
         ],
     );
-    for mounts in [
-        "/sys/fs/cgroup",
-        "/sys/fs/cgroup/pids",
-        "/sys/fs/cgroup/unified",
-    ] {
-        let _ = fs::remove_dir(std::path::Path::new(mounts).join(&parent));
+    for mount in ["", "cpu", "cpuset", "memory", "pids", "unified"] {
+        let group = std::path::Path::new("/sys/fs/cgroup").join(mount);
+        let _ = fs::remove_dir(group.join(&parent));
     }
 }
 
