@@ -64,7 +64,8 @@ const SHARED: &[&str] = &[
 pub(crate) fn cases() -> Vec<crate::Case> {
     let shared = crate::cases().into_iter();
     let shared = shared.filter(|(name, _)| SHARED.iter().any(|known| name.starts_with(known)));
-    CASES.iter().copied().chain(shared).collect()
+    let own = CASES.iter().chain(crate::unfenced::CASES).copied();
+    own.chain(shared).collect()
 }
 
 /// A file, a listening socket and a process outside.

@@ -27,6 +27,7 @@ mod probe_ids;
 mod probes;
 mod stopping;
 mod tasks;
+mod unfenced;
 mod users;
 mod world;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Some("--probe") => return probes::main(&args[1..]),
         Some("--facts") => return facts::print(&args[1..]),
         Some("--start") => return hosts::start(&args[1..]),
+        Some("--unfenced") => return unfenced::main(&args[1..]),
         Some("--victim") => return lifecycle::victim(&args[1..]),
         Some("--in-machine") => return network::main(&args[1..]),
         Some("--serve") => return network::serve(),
