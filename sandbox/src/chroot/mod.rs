@@ -243,7 +243,8 @@ impl Supervisor<'_> {
             self.become_command(collar)
         };
         drop(collar);
-        leash.hold(told);
+        leash.hold(&told);
+        drop(told);
         let ended = self.wait_for(command, &mut leash);
         leash.end();
         ended

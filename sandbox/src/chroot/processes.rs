@@ -80,9 +80,9 @@ fn guard(leash: &OwnedFd) -> ! {
 
 impl Leash {
     /// Learns of the guard, if there is one, once the command has forked. Blocks until the command is fenced in or gone.
-    pub(crate) fn hold(&mut self, told: OwnedFd) {
+    pub(crate) fn hold(&mut self, told: &OwnedFd) {
         let mut number = [0; 4];
-        let read = rustix::io::retry_on_intr(|| rustix::io::read(&told, &mut number));
+        let read = rustix::io::retry_on_intr(|| rustix::io::read(told, &mut number));
         if read == Ok(number.len()) {
             self.guard = Pid::from_raw(i32::from_ne_bytes(number));
         }
