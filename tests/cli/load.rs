@@ -4,9 +4,9 @@ use crate::support::{Project, Run, able, is_root, unique, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
-use testkit::{FakeDocker, Storage};
+use testkit::{Dockerd, FakeDocker, Storage};
 
 const DOCKERFILE: &str = "\
 FROM busybox
@@ -385,75 +385,6 @@ fn o04_load_into_podman_and_containerd() {
     run("type=docker,to=containerd", &[]).fails(1, &["containerd", "needs a name"]);
 }
 
-/// A dockerd of the machine's, as root, on folders of its own.
-struct Dockerd {
-    process: Child,
-    folder: PathBuf,
-}
-
-impl Dockerd {
-    fn start(folder: PathBuf) -> Option<Self> {
-        fs::create_dir_all(&folder).unwrap();
-        let log = fs::File::create(folder.join("log")).unwrap();
-        let mut command = Command::new("dockerd");
-        command
-            .args([
-                "--iptables=false",
-                "--ip6tables=false",
-                "--bridge=none",
-                "--host",
-            ])
-            .arg(format!("unix://{}/sock", folder.display()));
-        for (flag, name) in [
-            ("--data-root", "data"),
-            ("--exec-root", "exec"),
-            ("--pidfile", "pid"),
-        ] {
-            command.arg(flag).arg(folder.join(name));
-        }
-        command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
-        let process = command.spawn().ok()?;
-        let daemon = Self { process, folder };
-        let ready = wait_until(Duration::from_secs(30), || {
-            Command::new("docker")
-                .args(["--host", &daemon.host(), "version"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|status| status.success())
-        });
-        ready.then_some(daemon)
-    }
-
-    fn host(&self) -> String {
-        format!("unix://{}/sock", self.folder.display())
-    }
-
-    #[track_caller]
-    fn docker(&self, args: &[&str]) -> String {
-        let mut command = Command::new("docker");
-        let output = command
-            .args(["--host", &self.host()])
-            .args(args)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-}
-
-impl Drop for Dockerd {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
 #[test]
 fn o04_load_and_save_with_a_real_docker() {
     let has = |name: &str| {
@@ -468,10 +399,12 @@ fn o04_load_and_save_with_a_real_docker() {
     }
     // A short path: a socket's has 107 bytes at most.
     let folder = std::env::temp_dir().join(unique("kiln-dockerd"));
-    let Some(docker) = Dockerd::start(folder.clone()) else {
-        let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-        eprintln!("SKIPPED: needs a dockerd that starts here; it said:\n{log}");
-        return;
+    let docker = match Dockerd::start(folder.clone()) {
+        Ok(docker) => docker,
+        Err(reason) => {
+            eprintln!("SKIPPED: {reason}");
+            return;
+        }
     };
     let project = project();
     let layers = |name: &str| docker.docker(&["inspect", "-f", "{{json .RootFS.Layers}}", name]);

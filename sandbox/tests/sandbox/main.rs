@@ -23,6 +23,7 @@ mod mounts;
 mod network;
 mod nodes;
 mod owners;
+mod places;
 mod probe_ids;
 mod probes;
 mod stopping;
@@ -80,6 +81,15 @@ fn main() -> ExitCode {
         .filter(|(index, _)| !value_of(*index))
         .map(|(_, arg)| arg.as_str());
     let filters: Vec<&str> = words.filter(|arg| !arg.starts_with('-')).collect();
+    if let Some(index) = args.iter().position(|arg| arg == places::FLAG) {
+        let name = args.get(index + 1).map(String::as_str).unwrap_or_default();
+        let rest: Vec<&str> = filters
+            .iter()
+            .filter(|word| **word != name)
+            .copied()
+            .collect();
+        return tell(places::inside(name, &rest));
+    }
     let without_namespaces = args.iter().any(|arg| arg == "--child-chroot");
     let mut counts = if without_namespaces {
         run_all(World::with(Isolation::Chroot), chroot::cases(), &filters)
@@ -87,11 +97,7 @@ fn main() -> ExitCode {
         run_all(World::new(), cases(), &filters)
     };
     if as_child || without_namespaces {
-        println!(
-            "counts {} {} {}",
-            counts.passed, counts.failed, counts.skipped
-        );
-        return ExitCode::SUCCESS;
+        return tell(counts);
     }
     if rustix::process::geteuid().is_root() {
         for user in users::USERS {
@@ -103,6 +109,7 @@ fn main() -> ExitCode {
             .unwrap_or_else(|reason| skip("all tests without namespaces", &reason));
         counts = add(counts, more);
         counts = add(counts, network::run_all(&filters));
+        counts = add(counts, places::run_all(&filters));
     }
     println!(
         "{} passed, {} failed, {} skipped",
@@ -113,6 +120,15 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// The parent reads it.
+fn tell(counts: Counts) -> ExitCode {
+    println!(
+        "counts {} {} {}",
+        counts.passed, counts.failed, counts.skipped
+    );
+    ExitCode::SUCCESS
 }
 
 fn cases() -> Vec<Case> {
@@ -148,20 +164,25 @@ fn run_all(world: Result<World, String>, cases: Vec<Case>, filters: &[&str]) -> 
         if !filters.iter().all(|filter| name.contains(filter)) {
             continue;
         }
-        let started = Instant::now();
-        let result = std::panic::catch_unwind(AssertUnwindSafe(|| body(&world)));
-        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        println!(
-            "test {name} ... {verdict} ({} ms)",
-            started.elapsed().as_millis()
-        );
-        match result {
-            Ok(()) => counts.passed += 1,
-            Err(_) => counts.failed += 1,
-        }
+        add_to(&mut counts, &name, || body(&world));
     }
     world.remove();
     counts
+}
+
+/// Runs one test.
+fn add_to(counts: &mut Counts, name: &str, body: impl FnOnce()) {
+    let started = Instant::now();
+    let result = std::panic::catch_unwind(AssertUnwindSafe(body));
+    let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+    println!(
+        "test {name} ... {verdict} ({} ms)",
+        started.elapsed().as_millis()
+    );
+    match result {
+        Ok(()) => counts.passed += 1,
+        Err(_) => counts.failed += 1,
+    }
 }
 
 /// What cannot be tested here is said; on CI it is a failure.
