@@ -79,13 +79,7 @@ pub(crate) fn main(start: &Start<'_>, request: Request, reply: &OwnedFd) -> ! {
         Err(failure) => RunReply::Failed(failure),
     };
     let _ = wire::send_answer(reply.as_fd(), &answer);
-    if sys::was_asked_to_stop() {
-        // What takes longer to end than the command is killed by the caller when its patience is over.
-        while !matches!(
-            rustix::process::wait(WaitOptions::empty()),
-            Err(Errno::CHILD)
-        ) {}
-    }
+    outlast_asked();
     sys::exit_now(0)
 }
 
@@ -153,6 +147,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
         None => reap_until(pid),
     };
     if let Some(copy) = copy {
+        outlast_asked();
         end_others();
         leave_root()?;
         copy.collect()?;
@@ -235,6 +230,18 @@ fn leave_root() -> Result<(), Failure> {
         result => result.stage(stage)?,
     }
     rustix::mount::unmount(".", UnmountFlags::DETACH).stage(stage)
+}
+
+/// When all were asked to stop, what takes longer to end than the command is waited for; the caller kills it when its
+/// patience is over.
+fn outlast_asked() {
+    if !sys::was_asked_to_stop() {
+        return;
+    }
+    while !matches!(
+        rustix::process::wait(WaitOptions::empty()),
+        Err(Errno::CHILD)
+    ) {}
 }
 
 /// Kills and reaps everything else in the pid namespace.

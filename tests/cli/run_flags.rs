@@ -136,13 +136,13 @@ fn ru13_the_network_of_the_host() {
     project.build(&["--network", "host"]).ok();
 }
 
-/// RU14, CLI:allow.
+/// RU14, CLI:allow. (A filter may be there all the same: one that forbids nothing, by which device nodes are made.)
 #[test]
 fn ru14_privileges() {
     let project = Project::new(
         "FROM busybox\n\
          RUN --security=insecure [ \"$(printf '%x' $(( $(grep CapBnd /proc/self/status | cut -f 2 | sed 's#^#0x#') & 0x3fffffffff)))\" = 3fffffffff ]\n\
-         RUN --security=insecure grep -E '^Seccomp:.0' /proc/self/status && mkdir /m && mount -t tmpfs x /m && umount /m\n\
+         RUN --security=insecure mkdir /m && mount -t tmpfs x /m && umount /m\n\
          RUN --security=insecure ! grep -E ' /(proc/sys|proc/kcore|sys/firmware) ' /proc/mounts && grep -E ' /sys [a-z]+ rw' /proc/mounts\n\
          RUN [ \"$(grep CapBnd /proc/self/status)\" = \"$(printf 'CapBnd:\\t00000000a80425fb')\" ]\n\
          RUN --security=sandbox grep -E '^Seccomp:.2' /proc/self/status && ! mount -t tmpfs x /m && [ ! -e /dev/fuse ]\n",
