@@ -2,7 +2,8 @@
 //!
 //! File work on trees runs in this process when it is a root that has all ids, and as a task inside the build's
 //! user namespace otherwise, because trees then hold files of subordinate ids. (For root the files on disk keep the
-//! ids they have in containers, by idmapped mounts.) What a task does is its module's; this one only brings it there.
+//! ids they have in containers, by idmapped mounts.) Where no namespace can be made, what only reads trees is tried in this
+//! process all the same. What a task does is its module's; this one only brings it there.
 
 use crate::build::{ca, volumes};
 use crate::request::RunSettings;
@@ -43,6 +44,10 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
 
 const REMOVE: &str = "remove-trees";
 
+/// Tasks that make no files of other owners: where there is no namespace, they can do without one as long as the user may
+/// read what they read.
+const WITHOUT_IDS: &[&str] = &[REMOVE, copy::COPY_TASK, layer::tasks::SERIALISE];
+
 /// The store and a lazily started sandbox. Shared by reference between threads.
 #[derive(Debug)]
 pub struct Space {
@@ -52,6 +57,7 @@ pub struct Space {
     /// One lock per piece of work, so that concurrent requests for the same do it once.
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     is_root: bool,
+    may_unpack: OnceLock<bool>,
     limits: layer::Limits,
     /// Paths of the host that commands are given, without repetition.
     volumes: Vec<String>,
@@ -73,6 +79,7 @@ impl Space {
             starting: Mutex::new(()),
             turns: Mutex::new(HashMap::new()),
             is_root: sandbox::works_as_root(),
+            may_unpack: OnceLock::new(),
             limits: layer::Limits::default(),
             volumes: Vec::new(),
             isolation: Isolation::Auto,
@@ -207,6 +214,11 @@ impl Space {
         Ok(sandbox)
     }
 
+    /// Whether layers can be unpacked as trees here.
+    pub(crate) fn may_unpack(&self) -> bool {
+        self.is_root || *self.may_unpack.get_or_init(|| self.sandbox().is_ok())
+    }
+
     /// Whether the namespace has only one id, so that every file on disk belongs to it.
     ///
     /// # Errors
@@ -238,19 +250,32 @@ impl Space {
         fds: Vec<OwnedFd>,
     ) -> Result<A, Error> {
         let request = serde_json::to_vec(request).expect("BUG: task requests are plain structs");
+        let mut refused = None;
         let answer = if self.is_root {
-            let (_, task) = TASKS
-                .iter()
-                .find(|(known, _)| *known == name)
-                .expect("BUG: the task is in the table");
-            task(&request, fds).map_err(sandbox::Error::Task)
+            task_here(name, &request, fds)
         } else {
-            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            self.sandbox()?.task(name, &request, &borrowed)
+            match self.sandbox() {
+                Ok(sandbox) => {
+                    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    sandbox.task(name, &request, &borrowed)
+                }
+                Err(error) if WITHOUT_IDS.contains(&name) => {
+                    refused = Some(error);
+                    task_here(name, &request, fds)
+                }
+                Err(error) => return Err(error),
+            }
         };
         let answer = match answer {
             Ok(answer) => answer,
-            Err(sandbox::Error::Task(message)) => return Err(Carried::unpack(message)),
+            Err(sandbox::Error::Task(message)) => {
+                let error = Carried::unpack(message);
+                // What is out of reach here is not with a namespace.
+                return Err(match refused {
+                    Some(refused) if is_denied(&error) => refused,
+                    _ => error,
+                });
+            }
             Err(other) => return Err(other.into()),
         };
         serde_json::from_slice(&answer).map_err(|e| {
@@ -300,6 +325,19 @@ impl Space {
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         work()
     }
+}
+
+/// Runs a task of [`TASKS`] in this process.
+fn task_here(name: &str, request: &[u8], fds: Vec<OwnedFd>) -> Result<Vec<u8>, sandbox::Error> {
+    let (_, task) = TASKS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .expect("BUG: the task is in the table");
+    task(request, fds).map_err(sandbox::Error::Task)
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
 }
 
 #[derive(Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod arguments;
 mod bad_input;
 mod cache;
 mod checks;
+mod confined;
 mod contexts;
 mod copy;
 mod copying;

@@ -229,8 +229,8 @@ impl<'a> Fetcher<'a> {
             }
         }
         let form_of = |layer: &Digest| match form {
-            // What a RUN will have mounted need not be written as a tar first.
-            Form::Readable if self.mounted.contains(layer) => Form::Tree,
+            // What a RUN will have mounted need not be written as a tar first; where none can run, it has run elsewhere.
+            Form::Readable if self.mounted.contains(layer) && self.space.may_unpack() => Form::Tree,
             form => form,
         };
         if missing.len() < 2 {
