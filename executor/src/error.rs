@@ -140,14 +140,10 @@ pub enum Error {
         command: String,
         /// How.
         exit: sandbox::Exit,
-        /// Last lines of output.
-        tail: String,
-        /// The whole log.
-        log: Option<PathBuf>,
         /// The limit that it hit, where one is known.
         verdict: Option<String>,
-        /// Under which ID its sandbox was kept.
-        kept: Option<String>,
+        /// What there is to look at.
+        left: Box<LeftBehind>,
     },
     /// A command for a platform that nothing here can run.
     #[error(
@@ -168,12 +164,8 @@ pub enum Error {
         command: String,
         /// The limit.
         limit: std::time::Duration,
-        /// Last lines of output.
-        tail: String,
-        /// Its log.
-        log: PathBuf,
-        /// Under which ID its sandbox was kept.
-        kept: Option<String>,
+        /// What there is to look at.
+        left: Box<LeftBehind>,
     },
     /// An image or archive that cannot be used.
     #[error("{subject}: {reason}")]
@@ -272,22 +264,23 @@ pub enum Error {
     Cancelled,
 }
 
-impl Error {
-    /// The last lines that a failed command wrote, and its log.
-    #[must_use]
-    pub fn output(&self) -> Option<(&str, Option<&std::path::Path>)> {
-        match self {
-            Self::Command { tail, log, .. } => Some((tail, log.as_deref())),
-            Self::Timeout { tail, log, .. } => Some((tail, Some(log))),
-            _ => None,
-        }
-    }
+/// What a failed command left to look at.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeftBehind {
+    /// Last lines of its output.
+    pub tail: String,
+    /// Its log.
+    pub log: Option<PathBuf>,
+    /// Under which ID its sandbox was kept.
+    pub kept: Option<String>,
+}
 
-    /// Under which ID the sandbox of the failed command was kept.
+impl Error {
+    /// What a failed command left.
     #[must_use]
-    pub fn kept(&self) -> Option<&str> {
+    pub fn left(&self) -> Option<&LeftBehind> {
         match self {
-            Self::Command { kept, .. } | Self::Timeout { kept, .. } => kept.as_deref(),
+            Self::Command { left, .. } | Self::Timeout { left, .. } => Some(left),
             _ => None,
         }
     }

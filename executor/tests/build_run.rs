@@ -211,8 +211,7 @@ fn a_failing_command_is_told_with_its_output() {
     let Error::Command {
         command,
         exit,
-        tail,
-        log,
+        left,
         ..
     } = &failure.error
     else {
@@ -220,9 +219,9 @@ fn a_failing_command_is_told_with_its_output() {
     };
     assert_eq!(*exit, sandbox::Exit::Code(7));
     assert!(command.starts_with("/bin/sh -c for i"));
-    assert_eq!(tail, "line 1\nline 2\nline 3");
+    assert_eq!(left.tail, "line 1\nline 2\nline 3");
     assert_eq!(
-        std::fs::read_to_string(log.as_ref().unwrap()).unwrap(),
+        std::fs::read_to_string(left.log.as_ref().unwrap()).unwrap(),
         "line 1\nline 2\nline 3\n"
     );
     assert!(

@@ -322,8 +322,8 @@ mod tests {
         }
     }
 
-    fn of(args: LimitArgs) -> Resources {
-        resources(&args).ok().unwrap()
+    fn of(args: &LimitArgs) -> Resources {
+        resources(args).ok().unwrap()
     }
 
     fn text(text: &str) -> Option<String> {
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn ru19_flags_become_limits() {
-        let resources = of(LimitArgs {
+        let resources = of(&LimitArgs {
             memory: text("512m"),
             memory_swap: text("-1"),
             cpus: text("0.5"),
@@ -392,12 +392,12 @@ mod tests {
             cgroup_parent: text(""),
             ..LimitArgs::default()
         };
-        assert_eq!(of(none), Resources::default());
+        assert_eq!(of(&none), Resources::default());
     }
 
     #[test]
     fn ru19_resource_has_the_keys_of_buildx() {
-        let resources = of(LimitArgs {
+        let resources = of(&LimitArgs {
             resources: vec![
                 "memory=1g,cpuset-cpus=0,1,cpu-period=50000".to_owned(),
                 "cpu-quota=25000".to_owned(),
@@ -450,97 +450,70 @@ mod tests {
         })
     }
 
+    /// Sets what is behind a flag.
+    type Set = fn(&mut LimitArgs);
+
     #[test]
     fn limits_that_make_no_sense_are_refused() {
-        let default = LimitArgs::default;
-        for (args, says) in [
+        let cases: [(Set, &str); 12] = [
             (
-                LimitArgs {
-                    memory: text("4m"),
-                    ..default()
-                },
+                |args| args.memory = text("4m"),
                 "'--memory': minimum memory limit allowed is 6MB",
             ),
             (
-                LimitArgs {
-                    memory: text("x"),
-                    ..default()
-                },
+                |args| args.memory = text("x"),
                 "invalid value \"x\" for '--memory': invalid size: 'x'",
             ),
             (
-                LimitArgs {
-                    memory_swap: text("1g"),
-                    ..default()
-                },
+                |args| args.memory_swap = text("1g"),
                 "always set the memory limit",
             ),
             (
-                LimitArgs {
-                    memory: text("1g"),
-                    memory_swap: text("512m"),
-                    ..default()
+                |args| {
+                    args.memory = text("1g");
+                    args.memory_swap = text("512m");
                 },
                 "should be larger than memory limit",
             ),
             (
-                LimitArgs {
-                    cpus: text("1000"),
-                    ..default()
-                },
+                |args| args.cpus = text("1000"),
                 "'--cpus': range of CPUs is from 0.01 to",
             ),
             (
-                LimitArgs {
-                    cpus: text("1"),
-                    cpu_quota: text("5000"),
-                    ..default()
+                |args| {
+                    args.cpus = text("1");
+                    args.cpu_quota = text("5000");
                 },
                 "CPUs and CPU quota cannot both be set",
             ),
             (
-                LimitArgs {
-                    cpu_period: text("10"),
-                    ..default()
-                },
+                |args| args.cpu_period = text("10"),
                 "CPU cfs period can not be less than 1ms",
             ),
             (
-                LimitArgs {
-                    cpu_quota: text("10"),
-                    ..default()
-                },
+                |args| args.cpu_quota = text("10"),
                 "CPU cfs quota can not be less than 1ms",
             ),
             (
-                LimitArgs {
-                    cpu_shares: text("-1"),
-                    ..default()
-                },
+                |args| args.cpu_shares = text("-1"),
                 "invalid CPU shares (-1)",
             ),
             (
-                LimitArgs {
-                    cpuset_cpus: text("3-1"),
-                    ..default()
-                },
+                |args| args.cpuset_cpus = text("3-1"),
                 "'--cpuset-cpus': \"3-1\" is not a list",
             ),
             (
-                LimitArgs {
-                    pids_limit: text("few"),
-                    ..default()
-                },
+                |args| args.pids_limit = text("few"),
                 "'--pids-limit': \"few\" is not a number",
             ),
             (
-                LimitArgs {
-                    cgroup_parent: text("/a/../b"),
-                    ..default()
-                },
+                |args| args.cgroup_parent = text("/a/../b"),
                 "'--cgroup-parent'",
             ),
-        ] {
+        ];
+        for (set, says) in cases {
+            let mut args = LimitArgs::default();
+            set(&mut args);
             let reason = reason(resources(&args));
             assert!(reason.contains(says), "{reason}");
         }

@@ -94,7 +94,7 @@ impl Outcome {
         environment: &Environment,
         cancel: &Cancel,
     ) -> Failure {
-        let kept = self.failure.error.kept().map(str::to_owned);
+        let kept = self.failure.error.left().and_then(|left| left.kept.clone());
         let (Some(id), false) = (kept, cancel.is_cancelled()) else {
             return failed(self.request, self.failure, cancel);
         };

@@ -26,8 +26,8 @@ impl BuildReport {
     pub fn render(&self, colour: bool) -> String {
         let mut out = String::new();
         let origin = self.failure.origin.as_ref();
-        if let (Some(origin), Some((tail, _))) = (origin, self.failure.error.output()) {
-            write_tail(&mut out, &origin.name, tail);
+        if let (Some(origin), Some(left)) = (origin, self.failure.error.left()) {
+            write_tail(&mut out, &origin.name, &left.tail);
         }
         if let Some(origin) = origin {
             self.write_frame(&mut out, origin);
@@ -79,11 +79,13 @@ impl BuildReport {
         {
             let _ = writeln!(out, "  what it means: {meaning}");
         }
-        if let Some((_, Some(log))) = self.failure.error.output() {
-            let _ = writeln!(out, "  whole log: {}", log.display());
-        }
-        if let Some(id) = self.failure.error.kept() {
-            let _ = writeln!(out, "  look inside: kiln debug {id}");
+        if let Some(left) = self.failure.error.left() {
+            if let Some(log) = &left.log {
+                let _ = writeln!(out, "  whole log: {}", log.display());
+            }
+            if let Some(id) = &left.kept {
+                let _ = writeln!(out, "  look inside: kiln debug {id}");
+            }
         }
         if let Some(help) = self.failure.error.help() {
             let _ = writeln!(out, "  help: {help}");
@@ -130,10 +132,12 @@ mod tests {
             error: executor::Error::Command {
                 command: "/bin/sh -c nope".to_owned(),
                 exit,
-                tail: "/bin/sh: nope: not found\n".to_owned(),
-                log: Some("/store/logs/1.log".into()),
                 verdict: None,
-                kept: None,
+                left: Box::new(executor::error::LeftBehind {
+                    tail: "/bin/sh: nope: not found\n".to_owned(),
+                    log: Some("/store/logs/1.log".into()),
+                    kept: None,
+                }),
             },
             origin: Some(Origin {
                 name: "[2/2] RUN nope".to_owned(),

@@ -75,7 +75,7 @@ fn links_of_an_image_lead_into_it() {
     project.write("f", "x");
     project.write(
         "Dockerfile",
-        &format!(
+        format!(
             "FROM busybox\nRUN ln -s {target} /absolute && ln -s ../../../../../../../../{target} /up && mkdir -p {target}\n\
              COPY f /absolute/copied\nCOPY f /up/too/\nADD f /up/added\nWORKDIR /absolute/work\nRUN touch here\nWORKDIR /up/far\nRUN touch there /up/run\n"
         ),

@@ -168,8 +168,8 @@ fn rewrite(text: &str, reach: Reach, settings: &NetworkSettings) -> String {
         lines.push(format!("nameserver {server}"));
     }
     let last = |wanted: &str| {
-        let of_key = text.lines().filter_map(split);
-        of_key.filter(|(key, _)| *key == wanted).last()
+        let mut settings = text.lines().filter_map(split);
+        settings.rfind(|(key, _)| *key == wanted)
     };
     let search = match settings.search.as_slice() {
         // Docker's word for none.

@@ -13,6 +13,7 @@ use crate::build::mounts::Held;
 use crate::build::network;
 use crate::copy::UserIds;
 use crate::debug::{self, CHANGES};
+use crate::error::LeftBehind;
 use crate::layer::{self, Form};
 use crate::snapshot::Snapshot;
 use log::{Log, drain};
@@ -88,22 +89,24 @@ pub(crate) fn run(
     if ended.timeout.is_some() || exit != Exit::Code(0) {
         let kept = keep(executor, step, work, &changes, exit);
         let (tail, path) = log.finish();
-        if let Some(limit) = ended.timeout {
-            return Err(Error::Timeout {
-                command: op.display.clone(),
-                limit,
-                tail,
-                log: path,
-                kept,
-            });
-        }
-        return Err(Error::Command {
-            command: op.display.clone(),
-            exit,
+        let left = Box::new(LeftBehind {
             tail,
             log: Some(path),
-            verdict: stop::verdict(&ended, &spec.resources, oom_kills),
             kept,
+        });
+        let command = op.display.clone();
+        return Err(match ended.timeout {
+            Some(limit) => Error::Timeout {
+                command,
+                limit,
+                left,
+            },
+            None => Error::Command {
+                command,
+                exit,
+                verdict: stop::verdict(&ended, &spec.resources, oom_kills),
+                left,
+            },
         });
     }
     log.discard_when_empty();

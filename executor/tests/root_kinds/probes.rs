@@ -16,7 +16,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["set-xattr", path, name, value] => {
-            rfs::setxattr(*path, *name, &bytes(value), XattrFlags::empty()).unwrap()
+            rfs::setxattr(*path, *name, &bytes(value), XattrFlags::empty()).unwrap();
         }
         // An overlay refuses or hides it.
         ["try-xattr", path, name, value] => drop(rfs::setxattr(
@@ -186,7 +186,7 @@ impl Random {
             4 => drop(symlink("target", &name)),
             5 => drop(rfs::mknodat(CWD, &name, rfs::FileType::Fifo, Mode::RUSR, 0)),
             6 => drop(self.any(file).map(|from| fs::hard_link(from, &name))),
-            7 => drop(self.any(file).map(|path| fs::remove_file(path))),
+            7 => drop(self.any(file).map(fs::remove_file)),
             8 => {
                 if let Some(path) = self
                     .any(fs::Metadata::is_dir)

@@ -317,7 +317,7 @@ fn refused(world: &World) {
             }];
         }),
         ("the capability SYS_CHROOT", |spec| {
-            spec.security.cap_add = vec!["SYS_CHROOT".to_owned()]
+            spec.security.cap_add = vec!["SYS_CHROOT".to_owned()];
         }),
         ("give the command /etc, to be written to", |spec| {
             spec.mounts = vec![Mount::Bind {
