@@ -8,6 +8,7 @@
     reason = "a test may panic, says what it skips, and has no public surface"
 )]
 
+mod accounts;
 mod add_remote;
 mod arguments;
 mod bad_input;
@@ -37,6 +38,7 @@ mod load;
 mod login;
 mod manifest;
 mod missing_layers;
+mod modes;
 mod mounts;
 mod output_files;
 mod output_images;
