@@ -105,7 +105,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let mut owners = start
         .owners
         .then(|| Owners::beside(spec.root.upper.as_ref()));
-    let copy = set_up(&spec, start)?;
+    let copy = set_up(&spec, start, owners.as_mut())?;
     if let Some(owners) = &mut owners {
         owners.entered();
     }
@@ -156,7 +156,11 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
 }
 
 /// A root that is a copy is returned: what changed in it must be collected in the end.
-fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<Option<Prepared>, Failure> {
+fn set_up(
+    spec: &RunSpec,
+    start: &Start<'_>,
+    owners: Option<&mut Owners>,
+) -> Result<Option<Prepared>, Failure> {
     if !spec.hostname.is_empty() {
         match rustix::system::sethostname(spec.hostname.as_bytes()) {
             // Found out when the helper started, and told.
@@ -167,7 +171,7 @@ fn set_up(spec: &RunSpec, start: &Start<'_>) -> Result<Option<Prepared>, Failure
     if start.new_network {
         sys::loopback_up().stage("bring the loopback interface up")?;
     }
-    let root = mounts::build_root(spec, start)?;
+    let root = mounts::build_root(spec, start, owners)?;
     enter_root(root.mount.as_fd(), spec.insecure)?;
     drop(root.mount);
     command::make_working_folder(spec)?;

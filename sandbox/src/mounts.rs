@@ -2,6 +2,7 @@
 
 use crate::fail::{Failure, Stage};
 use crate::init::Start;
+use crate::notify::Owners;
 use crate::probe::fixes;
 use crate::resolve;
 use crate::rootfs::{self, Point, Root, Scratch, Way};
@@ -78,10 +79,17 @@ const RECURSIVE_CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
 struct Prepared {
     tree: OwnedFd,
     point: Point,
+    /// Recorded, where there is a single id.
+    owner: Option<(u32, u32)>,
 }
 
-/// Builds the whole root of a command and returns it, attached but not entered.
-pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<Root, Failure> {
+/// Builds the whole root of a command and returns it, attached but not entered. Owners of mounts go into the records, where
+/// there are any.
+pub(crate) fn build_root(
+    spec: &RunSpec,
+    start: &Start<'_>,
+    mut owners: Option<&mut Owners>,
+) -> Result<Root, Failure> {
     let scratch = Scratch::new()?;
     let way = Way {
         kind: start.root,
@@ -90,7 +98,7 @@ pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<Root, Fail
     };
     let mut prepared = Vec::new();
     for mount in &spec.mounts {
-        prepared.push(prepare(mount, &way)?);
+        prepared.push(prepare(mount, &way, owners.is_some())?);
     }
     for device in &spec.devices {
         prepared.push(prepare_device(device)?);
@@ -124,8 +132,13 @@ pub(crate) fn build_root(spec: &RunSpec, start: &Start<'_>) -> Result<Root, Fail
     if !spec.insecure {
         hide(root, &scratch)?;
     }
-    for Prepared { tree, point } in prepared {
+    for Prepared { tree, point, owner } in prepared {
         attach_inside(root, &tree, &point)?;
+        if let (Some(owners), Some(owner)) = (owners.as_deref_mut(), owner) {
+            owners
+                .set(tree.as_fd(), owner)
+                .stage_with(|| format!("record the owner of /{}", point.path.display()))?;
+        }
     }
     Ok(whole)
 }
@@ -299,8 +312,9 @@ fn place_if_there(root: &OwnedFd, path: &str) -> Result<Option<OwnedFd>, Errno> 
     }
 }
 
-fn prepare(mount: &Mount, way: &Way<'_>) -> Result<Prepared, Failure> {
+fn prepare(mount: &Mount, way: &Way<'_>, records: bool) -> Result<Prepared, Failure> {
     let scratch = way.scratch;
+    let mut owner = None;
     let (tree, target) = match mount {
         Mount::Overlay {
             overlay,
@@ -322,7 +336,9 @@ fn prepare(mount: &Mount, way: &Way<'_>) -> Result<Prepared, Failure> {
             readonly,
             nosuid,
             noexec,
+            owner: asked,
         } => {
+            owner = *asked;
             let stage = || format!("open {}", source.display());
             let folder = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
                 .stage_with(stage)?;
@@ -350,8 +366,13 @@ fn prepare(mount: &Mount, way: &Way<'_>) -> Result<Prepared, Failure> {
             gid,
         } => {
             let stage = || format!("make the file {target} in memory");
+            let mut on_disk = (*uid, *gid);
+            if records && on_disk != (0, 0) {
+                owner = Some(on_disk);
+                on_disk = (0, 0);
+            }
             (
-                file_in_memory(scratch, data, *mode, (*uid, *gid)).stage_with(stage)?,
+                file_in_memory(scratch, data, *mode, on_disk).stage_with(stage)?,
                 target,
             )
         }
@@ -364,6 +385,7 @@ fn prepare(mount: &Mount, way: &Way<'_>) -> Result<Prepared, Failure> {
             path: resolve::clean(target),
             folder,
         },
+        owner,
     })
 }
 
@@ -411,6 +433,7 @@ fn prepare_device(device: &Device) -> Result<Prepared, Failure> {
             path: resolve::clean(&device.target),
             folder: false,
         },
+        owner: None,
     })
 }
 

@@ -41,6 +41,9 @@ pub enum Mount {
         nosuid: bool,
         /// Programs on it cannot be run.
         noexec: bool,
+        /// Owner and group that commands see, where there is a single id and owners are recorded
+        /// ([`Sandbox::records_owners`](crate::Sandbox::records_owners)). Elsewhere they are those on disk.
+        owner: Option<(u32, u32)>,
     },
     /// A fresh tmpfs.
     Tmpfs {

@@ -123,7 +123,9 @@ pub(crate) fn mount(
         if is_new {
             let owner =
                 mounts::possible_owner(executor, step, work, (*uid, *gid), target.as_str())?;
-            mounts::own(executor.space, &folder, *mode, owner)?;
+            if !mounts::own(executor.space, &folder, *mode, owner)? {
+                mounts::note_root(step, work, owner, target.as_str());
+            }
         }
         return Ok(Mount::Bind {
             source: folder,
@@ -132,6 +134,7 @@ pub(crate) fn mount(
             readonly,
             nosuid: false,
             noexec: false,
+            owner: None,
         });
     };
     if !held.filled.insert(identity) {

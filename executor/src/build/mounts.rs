@@ -12,6 +12,7 @@ use crate::ssh::Forward;
 use oci_spec::image::Digest;
 use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::StepEvent;
+use rustix::fs::XattrFlags;
 use sandbox::{IdMapping, Mount, Overlay};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -197,6 +198,7 @@ fn agent(
         readonly: false,
         nosuid: true,
         noexec: true,
+        owner: Some(owner),
     }))
 }
 
@@ -228,8 +230,8 @@ pub(crate) fn folders(
     Ok(lowers.into_iter().map(|(_, folder)| folder).collect())
 }
 
-/// The owner that something can have here. Where there is one id only it is that of whoever builds, which is root inside:
-/// a command, which is root then, can read it as well.
+/// The owner that something can have here. Where there is one id only, and owners cannot be recorded either, it is that of
+/// whoever builds, which is root inside: a command, which is root then, can read it as well.
 pub(crate) fn possible_owner(
     executor: &Executor<'_>,
     step: &Step,
@@ -237,15 +239,20 @@ pub(crate) fn possible_owner(
     owner: (u32, u32),
     what: &str,
 ) -> Result<(u32, u32), Error> {
-    if owner == (0, 0) || executor.space.sandbox()?.id_mapping() != IdMapping::Single {
+    let sandbox = executor.space.sandbox()?;
+    if owner == (0, 0) || sandbox.id_mapping() != IdMapping::Single || sandbox.records_owners() {
         return Ok(owner);
     }
-    let (uid, gid) = owner;
+    note_root(step, work, owner, what);
+    Ok((0, 0))
+}
+
+/// Tells that something is root's.
+pub(crate) fn note_root(step: &Step, work: &Work<'_>, (uid, gid): (u32, u32), what: &str) {
     let note = format!(
         "{what} belongs to root instead of {uid}:{gid}, since only one user id is available"
     );
     work.events.event(step.id, StepEvent::Note(note));
-    Ok((0, 0))
 }
 
 /// Request of [`TASK_OWN_FOLDER`].
@@ -253,33 +260,36 @@ pub(crate) fn possible_owner(
 struct OwnFolder {
     path: PathBuf,
     mode: u32,
-    uid: u32,
-    gid: u32,
+    /// On disk; none where it stays the builder's.
+    owner: Option<(u32, u32)>,
 }
 
-/// Gives a folder or socket in the store its mode and owner.
-pub(crate) fn own(
-    space: &Space,
-    path: &Path,
-    mode: u32,
-    (uid, gid): (u32, u32),
-) -> Result<(), Error> {
+/// Gives a folder or socket in the store its mode and owner. Where there is one id, a folder carries its owner as a record,
+/// and a socket cannot: commands are told by its mount. Whether the folder is told about.
+pub(crate) fn own(space: &Space, path: &Path, mode: u32, owner: (u32, u32)) -> Result<bool, Error> {
+    let mut is_told = true;
+    let records = owner != (0, 0) && space.has_single_id()?;
     let request = OwnFolder {
         path: path.to_owned(),
         mode,
-        uid,
-        gid,
+        owner: (!records).then_some(owner),
     };
-    if space.is_root() || (uid, gid) == (0, 0) {
-        return apply_ownership(&request).map_err(|source| Error::Io {
+    if records && path.is_dir() {
+        let value = sandbox::owner_value(owner);
+        let name = sandbox::OWNER_ATTRIBUTE;
+        is_told = rustix::fs::setxattr(path, name, value.as_bytes(), XattrFlags::empty()).is_ok();
+    }
+    if space.is_root() || records || owner == (0, 0) {
+        apply_ownership(&request).map_err(|source| Error::Io {
             op: "set the owner and mode of",
             path: path.to_owned(),
             source,
-        });
+        })?;
+        return Ok(is_told);
     }
     let bytes = serde_json::to_vec(&request).expect("BUG: a request has string keys only");
     space.sandbox()?.task(TASK_OWN_FOLDER, &bytes, &[])?;
-    Ok(())
+    Ok(is_told)
 }
 
 /// The task of the same name.
@@ -297,8 +307,8 @@ fn apply_ownership(request: &OwnFolder) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, Gid, Uid};
     use rustix::fs::{CWD, Mode, chmod, chownat};
     let is_root = rustix::process::geteuid().is_root();
-    if is_root {
-        let (uid, gid) = (Uid::from_raw(request.uid), Gid::from_raw(request.gid));
+    if is_root && let Some((uid, gid)) = request.owner {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
         chownat(
             CWD,
             &request.path,

@@ -38,6 +38,7 @@ pub(crate) fn mounts(
                 readonly: volume.access == VolumeAccess::ReadOnly,
                 nosuid: true,
                 noexec: volume.noexec,
+                owner: None,
             });
             continue;
         }

@@ -98,6 +98,7 @@ impl World {
             readonly: true,
             nosuid: false,
             noexec: false,
+            owner: None,
         };
         let probe = "probe() { /tools/here/loader --library-path /tools/here /tools/here/program --probe \"$@\"; }";
         let spec = RunSpec {

@@ -327,6 +327,7 @@ fn refused(world: &World) {
                 readonly: false,
                 nosuid: false,
                 noexec: false,
+                owner: None,
             }];
         }),
     ];
@@ -486,6 +487,7 @@ fn bind(source: &Path, target: &str, readonly: bool) -> Mount {
         readonly,
         nosuid: false,
         noexec: false,
+        owner: None,
     }
 }
 

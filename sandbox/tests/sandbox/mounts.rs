@@ -108,6 +108,7 @@ fn stubs(world: &World) {
             readonly: false,
             nosuid: false,
             noexec: false,
+            owner: None,
         },
         Mount::Tmpfs {
             target: "/deep/er".into(),
@@ -225,6 +226,7 @@ fn types(world: &World) {
                 readonly: true,
                 nosuid: false,
                 noexec: false,
+                owner: None,
             },
             "find /none",
         ),
@@ -236,6 +238,7 @@ fn types(world: &World) {
                 readonly: true,
                 nosuid: false,
                 noexec: false,
+                owner: None,
             },
             "open /no/such",
         ),
@@ -271,6 +274,7 @@ fn binds(world: &World) {
         readonly,
         nosuid: false,
         noexec: false,
+        owner: None,
     };
     let run = |script: &str, mount: Mount| {
         let mut spec = world.sh(script);
@@ -386,6 +390,7 @@ fn nested(world: &World) {
             readonly: false,
             nosuid: false,
             noexec: false,
+            owner: None,
         },
         Mount::Tmpfs {
             target: "/c/in".into(),

@@ -212,6 +212,7 @@ fn elsewhere(world: &World) {
             readonly: false,
             nosuid: false,
             noexec: false,
+            owner: None,
         },
         Mount::Tmpfs {
             target: "/tmpfs".into(),

@@ -2,7 +2,7 @@
 
 use crate::Case;
 use crate::world::World;
-use sandbox::IdMapping;
+use sandbox::{IdMapping, Mount};
 
 pub(crate) const CASES: &[Case] = &[
     ("owners_are_seen_as_they_were_set", seen),
@@ -12,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("owners_in_set_group_id_folders", set_group_id),
     ("owners_through_a_changed_root", changed_root),
     ("owners_in_other_file_systems", other_file_systems),
+    ("owners_of_mounts", mounts),
     ("owners_chown_clears_set_id_bits", set_id_bits),
     ("identities_change_by_the_rules", identities),
     ("identities_are_inherited_by_daemons", daemons),
@@ -128,6 +129,45 @@ fn other_file_systems(world: &World) {
         "touch /dev/shm/f; ln -s x /dev/shm/l; chown 33:42 /dev/shm/f; chown -h 5:6 /dev/shm/l; stat -c '%u:%g' /dev/shm/f /dev/shm/l; stat -c '%u:%g' /proc/self/status",
         "33:42\n5:6\n0:0\n",
     );
+}
+
+/// Files in memory and sockets of the host have the owners that are asked for, though they can carry none.
+fn mounts(world: &World) {
+    let socket = world.folder().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let file = |target: &str, (uid, gid)| Mount::File {
+        target: target.to_owned(),
+        data: b"content".to_vec(),
+        mode: 0o440,
+        uid,
+        gid,
+    };
+    let mut spec = world.sh(
+        "/bin/busybox stat -c '%u:%g %a' /secret /run/other /plain; \
+         cat /secret; if chown 1 /secret; then echo given; fi; /bin/busybox stat -c '%u:%g' /agent",
+    );
+    spec.mounts = vec![
+        file("/secret", (5, 6)),
+        file("/run/other", (7, 0)),
+        file("/plain", (0, 0)),
+        Mount::Bind {
+            source: socket,
+            subpath: String::new(),
+            target: "/agent".to_owned(),
+            readonly: false,
+            nosuid: true,
+            noexec: true,
+            owner: Some((5, 6)),
+        },
+    ];
+    let outcome = world.run(&spec);
+    let socket = if world.is(IdMapping::Single) {
+        "5:6"
+    } else {
+        "0:0"
+    };
+    let expected = format!("5:6 440\n7:0 440\n0:0 440\ncontent{socket}\n");
+    assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);
 }
 
 fn set_id_bits(world: &World) {

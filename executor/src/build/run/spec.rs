@@ -161,6 +161,7 @@ fn edit_mount(mount: &EditMount) -> Mount {
         readonly: mount.readonly,
         nosuid: true,
         noexec: mount.noexec,
+        owner: None,
     }
 }
 
