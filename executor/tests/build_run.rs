@@ -407,7 +407,7 @@ fn users() {
 
 fn networks_and_hosts() {
     let place = Place::new();
-    let dockerfile = "FROM base\nRUN --network=none ls /sys/class/net; cat /etc/hosts\nRUN --network=none ! grep -q nameserver /etc/resolv.conf\n";
+    let dockerfile = "FROM base\nRUN --network=none ls /sys/class/net; cat /etc/hosts\n";
     let mut request = request(&place, dockerfile);
     request.extra_hosts = vec![("name".to_owned(), "10.1.2.3".to_owned())];
     let (_, ui) = build(&place, &request);
