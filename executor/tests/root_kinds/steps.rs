@@ -177,6 +177,6 @@ const STEPS: &[(&str, &str)] = &[
     ),
     (
         "left-running",
-        "(while :; do echo x > /running; done) & echo done > /done; rm -f /running; mkdir /running",
+        "(while :; do echo x > /running; done) & echo done > /done; until rm -f /running && mkdir /running 2>/dev/null; do :; done",
     ),
 ];

@@ -278,7 +278,13 @@ async fn redirects_leave_the_token_behind() {
             .iter()
             .all(|request| request.header("authorization").is_none())
     );
-    assert_eq!(at_storage[1].header("range"), Some("bytes=1000000-"));
+    // What was on its way when the connection was reset may be lost.
+    let range = at_storage[1].header("range").unwrap();
+    let from = range
+        .strip_prefix("bytes=")
+        .and_then(|rest| rest.strip_suffix('-'));
+    let from: u64 = from.unwrap().parse().unwrap();
+    assert!((1..=1_000_000).contains(&from), "{range}");
 }
 
 #[tokio::test]
