@@ -33,6 +33,7 @@ mod import_export;
 mod inspect;
 mod isolation;
 mod killed;
+mod layer_entries;
 mod limits;
 mod load;
 mod login;
