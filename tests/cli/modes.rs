@@ -183,7 +183,7 @@ fn compare(project: &Project, modes: Vec<Mode<'_>>, expected: &Found) -> Vec<Str
             let started = std::time::Instant::now();
             let output = mode.run(project);
             let found = differences(&mode, &output, expected);
-            println!("{}: {} ms", mode.name, started.elapsed().as_millis());
+            eprintln!("{}: {} ms", mode.name, started.elapsed().as_millis());
             wrong
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
