@@ -9,6 +9,7 @@ use crate::client::MARKER;
 use crate::fail::{Failure, Stage};
 use crate::notify::{self, mknod, mknod::Nodes};
 use crate::probe::{self, fixes};
+use crate::root::fuse;
 use crate::seccomp::{Filters, Watch};
 use crate::sys::{self, Forked, SingleThreaded};
 use crate::wire::{self, Entered, Hello, Kind, Request, RunReply};
@@ -277,7 +278,7 @@ impl Helper<'_> {
             Kind::Task => self.start_task(request, reply),
             Kind::Emulate => self.emulate(request, &reply),
             Kind::Network => self.start_network(request, reply),
-            Kind::Hello | Kind::Security | Kind::Probe => {}
+            Kind::Hello | Kind::Security | Kind::Probe | Kind::Serve => {}
         }
     }
 
@@ -299,6 +300,14 @@ impl Helper<'_> {
             IsolationMode::Full | IsolationMode::Nested => init::clone_flags(new_network),
             IsolationMode::Chroot => 0,
         };
+        // Held by the run alone: it ends with that.
+        let keeper = match self.start_keeper() {
+            Ok(keeper) => keeper,
+            Err(failure) => {
+                let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+                return;
+            }
+        };
         match sys::clone_process(self.one, namespaces).stage("start a process in new namespaces") {
             Ok(Forked::Parent { pid, pidfd }) => self.children.push(Child {
                 pid,
@@ -316,6 +325,7 @@ impl Helper<'_> {
                     joins_network: request.flags & wire::JOIN_NETWORK != 0,
                     mode: self.mode,
                     root: self.root,
+                    keeper: keeper.as_ref(),
                     stores: &self.stores,
                     volumes: &self.volumes,
                     owners: self.owners,
@@ -331,6 +341,21 @@ impl Helper<'_> {
                 let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
             }
         }
+    }
+
+    /// What serves a run's roots, where fuse-overlayfs does.
+    fn start_keeper(&mut self) -> Result<Option<fuse::Keeper>, Failure> {
+        if self.root != RootKind::Fuse {
+            return Ok(None);
+        }
+        let (keeper, pid, pidfd) = fuse::start(self.one)?;
+        self.children.push(Child {
+            pid,
+            pidfd,
+            is_run: false,
+            reply: None,
+        });
+        Ok(Some(keeper))
     }
 
     fn emulate(&mut self, mut request: Request, reply: &OwnedFd) {

@@ -10,7 +10,7 @@ use crate::mounts;
 use crate::network;
 use crate::notify::{self, Owners, mknod::Nodes};
 use crate::probe::fixes;
-use crate::root::Prepared;
+use crate::root::{Changes, fuse};
 use crate::rootfs::Scratch;
 use crate::seccomp::Filters;
 use crate::sys::{self, SingleThreaded};
@@ -37,6 +37,8 @@ pub(crate) struct Start<'a> {
     pub(crate) joins_network: bool,
     pub(crate) mode: Mode,
     pub(crate) root: RootKind,
+    /// Serves the roots of fuse-overlayfs.
+    pub(crate) keeper: Option<&'a fuse::Keeper>,
     pub(crate) stores: &'a [PathBuf],
     pub(crate) volumes: &'a [Volume],
     /// This process answers calls of the command, which has a single id.
@@ -87,6 +89,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let mut kept = request.descriptors();
     kept.extend([reply, start.life]);
     kept.extend(start.nodes.map(Nodes::socket));
+    kept.extend(start.keeper.map(fuse::Keeper::socket));
     close_all_but(&kept).stage("close inherited descriptors")?;
     die_with_parent(start.life)?;
     let _ = rustix::thread::set_name(c"init");
@@ -105,7 +108,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let mut owners = start
         .owners
         .then(|| Owners::beside(spec.root.upper.as_ref()));
-    let copy = set_up(&spec, start, owners.as_mut())?;
+    let changes = set_up(&spec, start, owners.as_mut())?;
     if let Some(owners) = &mut owners {
         owners.entered();
     }
@@ -146,21 +149,24 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
         }
         None => reap_until(pid),
     };
-    if let Some(copy) = copy {
+    if let Some(changes) = changes {
         outlast_asked();
         end_others();
         leave_root()?;
-        copy.collect()?;
+        if let Some(keeper) = start.keeper {
+            keeper.end()?;
+        }
+        changes.collect()?;
     }
     Ok(exit)
 }
 
-/// A root that is a copy is returned: what changed in it must be collected in the end.
+/// What must be collected in the end is returned.
 fn set_up(
     spec: &RunSpec,
     start: &Start<'_>,
     owners: Option<&mut Owners>,
-) -> Result<Option<Prepared>, Failure> {
+) -> Result<Option<Changes>, Failure> {
     if !spec.hostname.is_empty() {
         match rustix::system::sethostname(spec.hostname.as_bytes()) {
             // Found out when the helper started, and told.
@@ -175,7 +181,7 @@ fn set_up(
     enter_root(root.mount.as_fd(), spec.insecure)?;
     drop(root.mount);
     command::make_working_folder(spec)?;
-    Ok(root.copy)
+    Ok(root.changes)
 }
 
 /// Makes a mounted root the root of this mount namespace; of the old one nothing is left. The old root comes to lie over the

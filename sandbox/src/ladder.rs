@@ -21,7 +21,7 @@ use rustix::thread::CapabilitySet;
 /// Enters what [`Hello`] asks for.
 pub(crate) fn enter(one: SingleThreaded, hello: &Hello) -> Entered {
     if hello.isolation == Isolation::Chroot || hello.none.is_some() {
-        return without_namespaces(hello);
+        return without_namespaces(one, hello);
     }
     let failure = match namespace::enter(one, hello) {
         Ok(entered) => match probe_run(one) {
@@ -67,12 +67,12 @@ fn ready(one: SingleThreaded, hello: &Hello, entered: namespace::Namespace, lost
         }
         Some(_) => Mode::Nested,
     };
-    let choice = match root::choose(&hello.stores, hello.root, mode) {
+    let choice = match root::choose(&hello.stores, hello.root, mode, one) {
         Ok(choice) => choice,
         Err(failure) => return Entered::Failed(failure),
     };
     let mut notes = entered.notes;
-    notes.extend(choice.notes);
+    notes.extend(choice.note);
     if host_name {
         let fix = fixes::here().namespaces(Errno::PERM);
         let fix = if fix.is_empty() {
@@ -130,7 +130,7 @@ pub(crate) fn may_chroot() -> bool {
     )
 }
 
-fn without_namespaces(hello: &Hello) -> Entered {
+fn without_namespaces(one: SingleThreaded, hello: &Hello) -> Entered {
     if !may_chroot() {
         let failure = Failure::new("change the root without namespaces", Errno::PERM)
             .detail(format!("only root may, with {CHROOT_NEEDS}"));
@@ -140,11 +140,11 @@ fn without_namespaces(hello: &Hello) -> Entered {
         Ok(notes) => notes,
         Err(failure) => return Entered::Failed(failure),
     };
-    let choice = match root::choose(&hello.stores, hello.root, Mode::Chroot) {
+    let choice = match root::choose(&hello.stores, hello.root, Mode::Chroot, one) {
         Ok(choice) => choice,
         Err(failure) => return Entered::Failed(failure),
     };
-    notes.extend(choice.notes);
+    notes.extend(choice.note);
     Entered::Ready {
         mapping: if namespace::has_one_id() {
             IdMapping::Single

@@ -93,6 +93,7 @@ pub(crate) fn build_root(
     let scratch = Scratch::new()?;
     let way = Way {
         kind: start.root,
+        keeper: start.keeper,
         scratch: &scratch,
         work: spec.root.upper.as_ref().map(|(_, work)| work.as_path()),
     };

@@ -79,6 +79,7 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusa
         unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
         make_private()?;
         crate::network::open_to_the_build();
+        crate::root::fuse::open_to_the_build();
         idmapped_stores(one, stores)
     } else {
         Err(Failure::new("map the ids of mounts", Errno::PERM))

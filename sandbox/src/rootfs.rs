@@ -9,7 +9,7 @@ use crate::fail::{Failure, Stage};
 use crate::mounts;
 use crate::overlay::{self, Layer, Layers, Spare};
 use crate::resolve;
-use crate::root::{self, Prepared};
+use crate::root::{self, Changes, fuse};
 use crate::sys;
 use crate::{Overlay, RootKind};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -110,12 +110,24 @@ pub(crate) struct Point {
 #[derive(Debug)]
 pub(crate) struct Way<'a> {
     pub(crate) kind: RootKind,
+    /// Serves what fuse-overlayfs mounts.
+    pub(crate) keeper: Option<&'a fuse::Keeper>,
     pub(crate) scratch: &'a Scratch,
     /// The work folder of the command's root, for what has none of its own.
     pub(crate) work: Option<&'a Path>,
 }
 
 impl Way<'_> {
+    /// Whether layers are mounted, and not copied. fuse-overlayfs needs folders that other processes see: what only reads,
+    /// in a run that writes nothing, has none.
+    fn mounts(&self, overlay: &Overlay) -> bool {
+        match self.kind {
+            RootKind::Overlay => true,
+            RootKind::Fuse => overlay.upper.is_some() || self.work.is_some(),
+            RootKind::Reflink | RootKind::Copy => false,
+        }
+    }
+
     /// The folder to make a copy in. What only reads, in a run that writes nothing, has memory only.
     fn folder(&self, overlay: &Overlay) -> Result<OwnedFd, Failure> {
         let work = overlay.upper.as_ref().map(|(_, work)| work.as_path());
@@ -123,29 +135,30 @@ impl Way<'_> {
             let folder = self.scratch.folder()?;
             return real(&folder).stage("open a folder in memory");
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(work, flags, Mode::empty())
-            .stage_with(|| format!("open the folder {}", work.display()))
+        folder(work)
     }
+}
+
+fn folder(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+        .stage_with(|| format!("open the folder {}", path.display()))
 }
 
 /// A command's root.
 #[derive(Debug)]
 pub(crate) struct Root {
     pub(crate) mount: OwnedFd,
-    /// The copy that it is, when it is one.
-    pub(crate) copy: Option<Prepared>,
+    /// What must be collected in the end.
+    pub(crate) changes: Option<Changes>,
 }
 
 /// Mounts an overlay without mount points of its own (bind mounts from stages and contexts).
 pub(crate) fn mount_plain(overlay: &Overlay, way: &Way<'_>) -> Result<OwnedFd, Failure> {
-    match way.kind {
-        RootKind::Overlay | RootKind::Fuse => {
-            let work = Work::open(overlay, way.scratch)?;
-            work.mount(overlay, None, None, "overlay", way.scratch)
-        }
-        RootKind::Reflink | RootKind::Copy => copied(overlay, way),
+    if !way.mounts(overlay) {
+        return copied(overlay, way);
     }
+    Work::open(overlay, way)?.mount(overlay, None, None, "overlay", way)
 }
 
 /// Mounts a command's root in which all points exist. Not attached yet.
@@ -154,25 +167,28 @@ pub(crate) fn mount_root(
     points: &[Point],
     way: &Way<'_>,
 ) -> Result<Root, Failure> {
-    match way.kind {
-        RootKind::Overlay | RootKind::Fuse => {
-            mount_overlay_root(overlay, points, way.scratch).map(|mount| Root { mount, copy: None })
-        }
-        RootKind::Reflink | RootKind::Copy => {
-            let merged = root::merge_in(overlay, way.folder(overlay)?, way.kind)?;
-            for point in points {
-                make_point(merged.root(), point)?;
-            }
-            let mount = mount_copy(merged.root())?;
-            if overlay.upper.is_none() {
-                sys::mount_setattr(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY, false)
-                    .stage("make the root read-only")?;
-                return Ok(Root { mount, copy: None });
-            }
-            let copy = Some(merged.snapshot()?);
-            Ok(Root { mount, copy })
-        }
+    if way.mounts(overlay) {
+        let served = match way.kind {
+            RootKind::Fuse => fuse::Upper::of(overlay)?,
+            _ => None,
+        };
+        let mount = mount_overlay_root(overlay, points, way)?;
+        let changes = served.map(Changes::Served);
+        return Ok(Root { mount, changes });
     }
+    let merged = root::merge_in(overlay, way.folder(overlay)?, way.kind)?;
+    for point in points {
+        make_point(merged.root(), point)?;
+    }
+    let mount = mount_copy(merged.root())?;
+    if overlay.upper.is_none() {
+        sys::mount_setattr(&mount, MountAttrFlags::MOUNT_ATTR_RDONLY, false)
+            .stage("make the root read-only")?;
+        let changes = None;
+        return Ok(Root { mount, changes });
+    }
+    let changes = Some(Changes::Copied(merged.snapshot()?));
+    Ok(Root { mount, changes })
 }
 
 /// A copy in place of an overlay. Of one folder that is only read none is made.
@@ -214,16 +230,16 @@ fn make_point(root: &OwnedFd, point: &Point) -> Result<(), Failure> {
 fn mount_overlay_root(
     overlay: &Overlay,
     points: &[Point],
-    scratch: &Scratch,
+    way: &Way<'_>,
 ) -> Result<OwnedFd, Failure> {
-    let work = Work::open(overlay, scratch)?;
+    let work = Work::open(overlay, way)?;
     let absent = absent_everywhere(overlay, points)?;
     let below = if absent.is_empty() {
         None
     } else {
         Some(stubs_below(&work, &absent)?)
     };
-    let root = work.mount(overlay, None, below.as_ref(), "overlay", scratch)?;
+    let root = work.mount(overlay, None, below.as_ref(), "overlay", way)?;
     let hidden = unresolved(&root, points)?;
     if hidden.is_empty() {
         return Ok(root);
@@ -231,13 +247,7 @@ fn mount_overlay_root(
     let above = stubs_above(&work, &root, &hidden)?;
     // The upper is in use until the first mount is gone.
     drop(root);
-    let root = work.mount(
-        overlay,
-        Some(&above),
-        below.as_ref(),
-        "overlay-again",
-        scratch,
-    )?;
+    let root = work.mount(overlay, Some(&above), below.as_ref(), "overlay-again", way)?;
     match unresolved(&root, points)?.first() {
         Some(point) => Err(Failure::new(
             format!("make the mount point /{}", point.path.display()),
@@ -263,13 +273,15 @@ const MOST_LAYERS: usize = 490;
 const FEWER_LAYERS: usize = 400;
 
 impl Work {
-    fn open(overlay: &Overlay, scratch: &Scratch) -> Result<Self, Failure> {
-        let empty = scratch.folder()?;
-        let Some((upper, work)) = &overlay.upper else {
+    fn open(overlay: &Overlay, way: &Way<'_>) -> Result<Self, Failure> {
+        let scratch = way.scratch;
+        let work = overlay.upper.as_ref().map(|(_, work)| work.as_path());
+        let work = work.or(way.work.filter(|_| way.kind == RootKind::Fuse));
+        let Some(work) = work else {
             return Ok(Self {
                 folder: scratch.folder()?,
                 upper: None,
-                empty,
+                empty: scratch.folder()?,
                 joined: OnceCell::new(),
             });
         };
@@ -278,14 +290,23 @@ impl Work {
             rustix::fs::open(path, flags, Mode::empty())
                 .stage_with(|| format!("open the folder {}", path.display()))
         };
-        let (upper, parent) = (open(upper)?, open(work)?);
+        let upper = match &overlay.upper {
+            Some((upper, _)) => Some(open(upper)?),
+            None => None,
+        };
+        let parent = open(work)?;
         // A work folder that has been used with `volatile` is refused by the kernel.
         for number in 0.. {
             match resolve::make_folder(&parent, OsStr::new(&format!("mount{number}")), None) {
                 Ok(folder) => {
+                    let empty = match way.kind {
+                        RootKind::Fuse => resolve::make_folder(&folder, OsStr::new("empty"), None)
+                            .stage("create an empty folder")?,
+                        _ => scratch.folder()?,
+                    };
                     return Ok(Self {
                         folder,
-                        upper: Some(upper),
+                        upper,
                         empty,
                         joined: OnceCell::new(),
                     });
@@ -322,7 +343,7 @@ impl Work {
         above: Option<&OwnedFd>,
         below: Option<&OwnedFd>,
         name: &str,
-        scratch: &Scratch,
+        way: &Way<'_>,
     ) -> Result<OwnedFd, Failure> {
         let mut lowers: Vec<Layer<'_>> = Vec::new();
         lowers.extend(above.map(|fd| Layer::Open(fd.as_fd())));
@@ -352,14 +373,22 @@ impl Work {
             .as_ref()
             .map(AsFd::as_fd)
             .zip(work.as_ref().map(AsFd::as_fd));
-        let least = if upper.is_some() { 1 } else { 2 };
+        let least = if upper.is_some() || way.keeper.is_some() {
+            1
+        } else {
+            2
+        };
         while lowers.len() < least {
             lowers.push(Layer::Open(self.empty.as_fd()));
             if lowers.len() < least {
                 lowers.push(Layer::Open(self.folder.as_fd()));
             }
         }
-        overlay::mount(&Layers { lowers, upper }, &scratch.spare()?)
+        let layers = Layers { lowers, upper };
+        match way.keeper {
+            Some(keeper) => fuse::mount(&layers, keeper),
+            None => overlay::mount(&layers, &way.scratch.spare()?),
+        }
     }
 }
 

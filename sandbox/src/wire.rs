@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     Probe = 6,
     /// The build's network, made and answered by its keeper.
     Network = 7,
+    /// A file system for the keeper of fuse-overlayfs.
+    Serve = 8,
 }
 
 /// First request: how to enter the namespace. Answered on the control socket by [`Entered`].
@@ -231,6 +233,7 @@ pub(crate) fn receive_request(
         5 => Kind::Security,
         6 => Kind::Probe,
         7 => Kind::Network,
+        8 => Kind::Serve,
         _ => return Err(Errno::BADMSG),
     };
     let payload = if flags & IN_MEMFD == 0 {

@@ -178,3 +178,41 @@ fn the_doctor_tells_of_a_container() {
     );
     refused.fails(1, &[]);
 }
+
+/// Every way to put roots together that this machine has gives the same image; an unusable one says why.
+#[test]
+fn the_way_to_put_roots_together_is_in_no_image() {
+    let mut images = Vec::new();
+    for kind in ["overlay", "fuse-overlayfs", "reflink", "copy"] {
+        let project = Project::new(
+            "FROM busybox AS other\nRUN mkdir /from && echo x > /from/file\n\
+             FROM busybox\n\
+             RUN echo changed >> /etc/group && rm /etc/passwd && mkdir -p /a/b && echo new > /a/b/c && chmod 4755 /a/b/c\n\
+             RUN --mount=from=other,source=/from,target=/mnt cp /mnt/file /a && rm -r /a/b && mkdir /a/b && ln -s ../file /a/b/link\n\
+             RUN [ ! -e /a/b/c ] && [ ! -e /etc/passwd ] && ls /a/b > /listed\n",
+        );
+        let output = "type=oci,dest=image.tar,rewrite-timestamp=true";
+        let mut command = project.build_command(&["--sandbox-root", kind, "-o", output]);
+        command.env("SOURCE_DATE_EPOCH", "1700000000");
+        let run = project.run(command);
+        if run.stderr.contains("root of commands: ") {
+            assert_ne!(kind, "copy");
+            let told = format!("could not use {kind} for the root of commands: ");
+            run.fails(1, &[&told]);
+            continue;
+        }
+        let run = run.ok();
+        assert!(!run.stderr.contains("root file systems"), "{}", run.stderr);
+        let archive = std::fs::read(project.path("image.tar")).unwrap();
+        images.push((kind, testkit::digest_of(&archive)));
+    }
+    assert!(able(images.len() > 1, "a file system for overlays"));
+    for (kind, digest) in &images {
+        assert_eq!(*digest, images[0].1, "{kind} and {}", images[0].0);
+    }
+    let project = Project::new("FROM busybox\nRUN true\n");
+    let mut command = project.build_command(&[]);
+    command.env("KILN_SANDBOX_ROOT", "tree");
+    let says = "expected overlay, fuse-overlayfs, reflink or copy";
+    project.run(command).fails(2, &[says]);
+}

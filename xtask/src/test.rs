@@ -9,6 +9,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
+    ("fuse-overlayfs", "fuse-overlayfs"),
     ("git", "git"),
     ("htpasswd", "apache2-utils"),
     ("ip", "iproute2"),

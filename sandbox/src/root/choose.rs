@@ -1,13 +1,16 @@
 //! Chooses how roots are put together, by trying it on the file system of the store.
 
 use super::compare::remove;
+use super::fuse;
 use crate::fail::{Failure, Stage};
 use crate::overlay::{self, Layer, Layers, Spare};
 use crate::resolve;
+use crate::sys::SingleThreaded;
 use crate::{Mode, RootKind};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{self as rfs, Mode as FileMode, OFlags, StatVfsMountFlags};
+use rustix::fs::{self as rfs, AtFlags, FileType, Mode as FileMode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
+use rustix::process::WaitOptions;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -23,8 +26,8 @@ const ORDER: [RootKind; 4] = [
 #[derive(Debug)]
 pub(crate) struct Choice {
     pub(crate) kind: RootKind,
-    /// Why it is not a better one, best first; and what it lacks.
-    pub(crate) notes: Vec<String>,
+    /// Why it is not a better one, and what it lacks.
+    pub(crate) note: Option<String>,
 }
 
 /// The best kind that works on the file system of the stores, in a namespace that was entered; or the wanted one, or why
@@ -33,13 +36,11 @@ pub(crate) fn choose(
     stores: &[PathBuf],
     wanted: Option<RootKind>,
     mode: Mode,
+    one: SingleThreaded,
 ) -> Result<Choice, Failure> {
     let Some(store) = stores.first() else {
         let kind = wanted.unwrap_or(RootKind::Overlay);
-        return Ok(Choice {
-            kind,
-            notes: Vec::new(),
-        });
+        return Ok(Choice { kind, note: None });
     };
     let place = Place::make(store)?;
     let mut lost = Vec::new();
@@ -48,11 +49,10 @@ pub(crate) fn choose(
         if cannot || wanted.is_some_and(|wanted| wanted != kind) {
             continue;
         }
-        match place.try_kind(kind, mode) {
-            Ok(note) => {
-                let notes = lost.iter().map(|failure| line(kind, failure)).chain(note);
-                let notes = notes.collect();
-                return Ok(Choice { kind, notes });
+        match place.try_kind(kind, mode, one) {
+            Ok(lacks) => {
+                let note = line(kind, &lost, lacks);
+                return Ok(Choice { kind, note });
             }
             Err(failure) if wanted.is_some() => {
                 let stage = format!("use {kind} for the root of commands: {}", failure.stage);
@@ -65,14 +65,29 @@ pub(crate) fn choose(
     Err(failure.unwrap_or_else(|| Failure::new("put a root together", Errno::NOTSUP)))
 }
 
-fn line(kind: RootKind, (better, failure): &(RootKind, Failure)) -> String {
+/// One line: what kept the best kind from being taken, what kept the one after it, and what the taken one lacks.
+fn line(kind: RootKind, lost: &[(RootKind, Failure)], lacks: Option<String>) -> Option<String> {
+    let mut reasons = Vec::new();
+    for (better, failure) in lost {
+        // That copies share no blocks says nothing of what to do.
+        if *better != RootKind::Reflink || lost.len() == 1 {
+            reasons.push(format!("no {better}: {}", said(failure)));
+        }
+    }
+    reasons.extend(lacks);
+    if reasons.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "root file systems by {kind}: {}",
+        reasons.join("; ")
+    ))
+}
+
+fn said(failure: &Failure) -> String {
     let detail = failure.detail.as_ref();
     let detail = detail.map_or_else(String::new, |detail| format!(" ({detail})"));
-    format!(
-        "root file systems: {kind} instead of {better}: could not {}{detail}: {}",
-        failure.stage,
-        failure.errno()
-    )
+    format!("could not {}: {}{detail}", failure.stage, failure.errno())
 }
 
 /// A folder in the store to try things in; removed in the end.
@@ -101,15 +116,19 @@ impl Place {
     }
 
     /// Fails where a kind does not work, or tells what it lacks.
-    fn try_kind(&self, kind: RootKind, mode: Mode) -> Result<Option<String>, Failure> {
+    fn try_kind(
+        &self,
+        kind: RootKind,
+        mode: Mode,
+        one: SingleThreaded,
+    ) -> Result<Option<String>, Failure> {
         match kind {
             RootKind::Overlay | RootKind::Fuse if mode == Mode::Chroot => Err(Failure::new(
                 "mount anything without namespaces",
                 Errno::PERM,
             )),
             RootKind::Overlay => self.overlay().map(|()| None),
-            RootKind::Fuse => Err(Failure::new("mount by fuse-overlayfs", Errno::NOSYS)
-                .detail("it is not supported yet")),
+            RootKind::Fuse => self.fuse(one).map(|()| None),
             RootKind::Reflink => self.reflink().and_then(|()| self.copy()),
             RootKind::Copy => self.copy(),
         }
@@ -137,6 +156,35 @@ impl Place {
         let stage = "write to an overlay in the store";
         resolve::make_file(&mounted, OsStr::new("file")).stage(stage)?;
         Ok(())
+    }
+
+    /// As a run does it: the program may refuse what the kernel allows.
+    fn fuse(&self, one: SingleThreaded) -> Result<(), Failure> {
+        fuse::find()?;
+        let [lower, upper, work] =
+            ["fuse-lower", "fuse-upper", "fuse-work"].map(|name| self.folder(name));
+        let (lower, upper, work) = (lower?, upper?, work?);
+        let stage = "use fuse-overlayfs in the store";
+        // Where no such device can be made, layers of the store say what is gone in a way that the program does not know.
+        let device = FileType::CharacterDevice;
+        rfs::mknodat(&lower, "gone", device, FileMode::empty(), 0)
+            .stage("make whiteouts in the store, which fuse-overlayfs needs")?;
+        let (keeper, pid, _end) = fuse::start(one)?;
+        let layers = Layers {
+            lowers: vec![Layer::Open(lower.as_fd())],
+            upper: Some((upper.as_fd(), work.as_fd())),
+        };
+        let tried = fuse::mount(&layers, &keeper).and_then(|mounted| {
+            resolve::make_file(&mounted, OsStr::new("file")).stage(stage)?;
+            match rfs::statat(&mounted, "gone", AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => Ok(()),
+                seen => Err(Failure::new(stage, seen.err().unwrap_or(Errno::EXIST))),
+            }
+        });
+        let tried = tried.and_then(|()| keeper.end());
+        drop(keeper);
+        let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        tried
     }
 
     fn reflink(&self) -> Result<(), Failure> {

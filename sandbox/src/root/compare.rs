@@ -103,12 +103,12 @@ impl Folder {
     }
 }
 
-fn is_folder(stat: &Statx) -> bool {
+pub(super) fn is_folder(stat: &Statx) -> bool {
     FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory
 }
 
 /// Names in a folder, sorted.
-fn names(folder: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
+pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
     let mut names = Vec::new();
     for item in Dir::read_from(folder)? {
         let item = item?;

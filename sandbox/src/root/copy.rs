@@ -134,10 +134,10 @@ pub(crate) fn join(layers: &[&Path], work: &OwnedFd) -> Result<OwnedFd, Failure>
 }
 
 /// As many open descriptors as this process may have, until it is dropped: a command gets the usual limit.
-struct ManyDescriptors(Option<Rlimit>);
+pub(super) struct ManyDescriptors(Option<Rlimit>);
 
 impl ManyDescriptors {
-    fn allow() -> Self {
+    pub(super) fn allow() -> Self {
         let usual = getrlimit(Resource::Nofile);
         let most = Rlimit {
             current: usual.maximum,
@@ -156,7 +156,7 @@ impl Drop for ManyDescriptors {
     }
 }
 
-fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
+pub(super) fn open_layer(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rfs::open(path, flags, Mode::empty())
         .stage_with(|| format!("open the layer {}", path.display()))
