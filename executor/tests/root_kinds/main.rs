@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 use world::World;
 
 /// The user with subordinate ids that the tests become.
@@ -186,6 +186,30 @@ fn compare(results: &Results) -> bool {
     fine && !steps.is_empty()
 }
 
+/// The program as the user, with a device of fuse that it may open.
+fn child(folder: &Path, program: &Path, words: &[&str]) -> Result<Output, String> {
+    let device = folder.join("device");
+    fs::create_dir(&device).unwrap();
+    Command::new("unshare")
+        .args(["--mount", "sh", "-c", OPEN_DEVICE])
+        .arg(&device)
+        .arg("setpriv")
+        .args([
+            &format!("--reuid={USER}"),
+            &format!("--regid={USER}"),
+            "--init-groups",
+        ])
+        .arg(program)
+        .arg("--child")
+        .args(words)
+        .current_dir("/")
+        .env_remove("HOME")
+        .env_remove("TMPDIR")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| format!("setpriv: {error}"))
+}
+
 /// Runs this program as a user with subordinate ids, made for it when it does not exist.
 fn as_user(words: &[&str]) -> Result<Results, String> {
     let known = |file: &str| {
@@ -232,26 +256,7 @@ fn as_user(words: &[&str]) -> Result<Results, String> {
     for path in [folder.path(), &program] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    let device = folder.path().join("device");
-    fs::create_dir(&device).unwrap();
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", OPEN_DEVICE])
-        .arg(&device)
-        .arg("setpriv")
-        .args([
-            &format!("--reuid={USER}"),
-            &format!("--regid={USER}"),
-            "--init-groups",
-        ])
-        .arg(&program)
-        .arg("--child")
-        .args(words)
-        .current_dir("/")
-        .env_remove("HOME")
-        .env_remove("TMPDIR")
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|error| format!("setpriv: {error}"));
+    let output = child(folder.path(), &program, words);
     if made {
         run("userdel", &[USER])?;
     }

@@ -69,7 +69,7 @@ impl Keeper {
     }
 
     /// Has a mounted file system served by the device that it was mounted with.
-    pub(super) fn serve(&self, served: &Served, device: OwnedFd) -> Result<(), Failure> {
+    pub(super) fn serve(&self, served: &Served, device: &OwnedFd) -> Result<(), Failure> {
         let stage = "ask for fuse-overlayfs";
         let bytes = serde_json::to_vec(&Request::Serve(Served {
             lowers: served.lowers.clone(),

@@ -67,7 +67,8 @@ pub(crate) fn mount(layers: &Layers<'_>, keeper: &Keeper) -> Result<OwnedFd, Fai
     }
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     let mounted = rustix::mount::fsmount(&context, flags, attributes).stage(stage)?;
-    keeper.serve(&served, device)?;
+    keeper.serve(&served, &device)?;
+    drop(device);
     // Answered by the program, or by the end of it.
     match rustix::fs::fstat(&mounted) {
         Ok(_) => Ok(mounted),
