@@ -264,6 +264,9 @@ impl Supervisor {
         if !self.credentials(call)?.may_chown(now, wanted) {
             return Ok(Response::Fail(Errno::PERM));
         }
+        if !self.notifications.is_still_valid(call) {
+            return Err(Pass);
+        }
         // The kernel does all that goes with it: the file is copied up, set-id bits and capabilities go, its time changes.
         let real = |id: u32| if id == KEEP { None } else { Some(0) };
         let (uid, gid) = (
@@ -273,12 +276,14 @@ impl Supervisor {
         if let Err(errno) = rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH) {
             return Ok(Response::Fail(errno));
         }
-        let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        let carries = matches!(kind, Ok(FileType::RegularFile | FileType::Directory));
+        let carries = || {
+            let kind = rustix::fs::fstat(&file).map(|stat| FileType::from_raw_mode(stat.st_mode));
+            matches!(kind, Ok(FileType::RegularFile | FileType::Directory))
+        };
         let or = |id: u32, old: u32| if id == KEEP { old } else { id };
         let new = (or(wanted.0, now.0), or(wanted.1, now.1));
         // What carries no record may have come from a layer below with an owner: root's is written down then.
-        if (new != now || !carries)
+        if (new != now || !carries())
             && let Err(errno) = self.owners.set(file.as_fd(), new)
         {
             return Ok(Response::Fail(errno));

@@ -215,7 +215,8 @@ impl Notifications {
         sys::add_fd(self.listener.as_fd(), call.id, fd, cloexec, false)
     }
 
-    /// Reads the caller's memory: all of the buffer or an error.
+    /// Reads the caller's memory: all of the buffer or an error. What was read was the caller's if the call
+    /// [is still valid](Self::is_still_valid) afterwards, which is to be asked before anything is done by it.
     pub(crate) fn read(
         &self,
         call: &Notification,
@@ -226,10 +227,10 @@ impl Notifications {
         if read != buffer.len() {
             return Err(Errno::FAULT);
         }
-        self.checked(call)
+        Ok(())
     }
 
-    /// Reads a text of the caller that ends with a zero byte, which is not part of the result.
+    /// Reads a text of the caller that ends with a zero byte, which is not part of the result; as [`Self::read`] does.
     pub(crate) fn read_text(
         &self,
         call: &Notification,
@@ -249,7 +250,6 @@ impl Notifications {
             }
             if let Some(end) = chunk[..read].iter().position(|byte| *byte == 0) {
                 text.extend_from_slice(&chunk[..end]);
-                self.checked(call)?;
                 return if text.len() <= longest {
                     Ok(text)
                 } else {
@@ -269,16 +269,10 @@ impl Notifications {
         bytes: &[u8],
     ) -> Result<(), Errno> {
         // Before, since writing into another process cannot be undone.
-        self.checked(call)?;
-        sys::write_memory(call.pid, address, bytes)
-    }
-
-    fn checked(&self, call: &Notification) -> Result<(), Errno> {
-        if self.is_still_valid(call) {
-            Ok(())
-        } else {
-            Err(Errno::SRCH)
+        if !self.is_still_valid(call) {
+            return Err(Errno::SRCH);
         }
+        sys::write_memory(call.pid, address, bytes)
     }
 }
 

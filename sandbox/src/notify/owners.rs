@@ -5,11 +5,12 @@
 //! table of the run, written beside the upper folder for whoever captures it. No record means root.
 
 use super::place::Place;
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -109,8 +110,9 @@ impl Owners {
         if self.table.is_empty() {
             return None;
         }
-        let file = place.open().ok()?;
-        let inode = inode(file.as_fd()).ok()?;
+        let mut flags = AtFlags::empty();
+        flags.set(AtFlags::SYMLINK_NOFOLLOW, !place.follow);
+        let inode = inode_at(CWD, &place.path, flags).ok()?;
         self.table
             .get(&inode)
             .map(|record| (record.uid, record.gid))
@@ -121,6 +123,9 @@ impl Owners {
         let mut buffer = [0; 32];
         if let Ok(length) = rustix::fs::getxattr(link_to(file), OWNER_ATTRIBUTE, &mut buffer) {
             return parse_owner(&buffer[..length]);
+        }
+        if self.table.is_empty() {
+            return None;
         }
         let inode = inode(file).ok()?;
         self.table
@@ -194,8 +199,12 @@ fn link_to(file: BorrowedFd<'_>) -> String {
 }
 
 fn inode(file: BorrowedFd<'_>) -> Result<Inode, Errno> {
-    let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    let stat = rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, wanted)?;
+    inode_at(file, c"", AtFlags::EMPTY_PATH)
+}
+
+fn inode_at(folder: BorrowedFd<'_>, path: &CStr, flags: AtFlags) -> Result<Inode, Errno> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = rustix::fs::statx(folder, path, flags, wanted)?;
     let born = if stat.stx_mask & StatxFlags::BTIME.bits() == 0 {
         (0, 0)
     } else {
