@@ -46,7 +46,10 @@ pub(crate) fn choose(
     let mut lost = Vec::new();
     for kind in ORDER {
         let cannot = mode == Mode::Chroot && kind < RootKind::Reflink && wanted.is_none();
-        if cannot || wanted.is_some_and(|wanted| wanted != kind) {
+        // Random changes through fuse-overlayfs have ended in other content than through the kernel's overlay: only for
+        // who asks for it.
+        let is_doubtful = kind == RootKind::Fuse && wanted.is_none();
+        if cannot || is_doubtful || wanted.is_some_and(|wanted| wanted != kind) {
             continue;
         }
         match place.try_kind(kind, mode, one) {
