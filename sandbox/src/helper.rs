@@ -92,7 +92,8 @@ fn run(tasks: Tasks<'_>) -> Option<()> {
         } else {
             Watch::default()
         }),
-        nodes: nodes.filter(|_| mapping == IdMapping::Idmapped),
+        // What fuse-overlayfs serves only processes inside the user namespace may enter.
+        nodes: nodes.filter(|_| mapping == IdMapping::Idmapped && root != RootKind::Fuse),
         owners,
         life,
         _life_of_children: life_of_children,

@@ -149,6 +149,10 @@ fn cases() -> Vec<Case> {
     .concat()
 }
 
+/// What fuse-overlayfs itself cannot do: folders whose paths have a colon or a backslash, and the set-group-id bit for folders
+/// in a folder that has it.
+const NOT_BY_FUSE: [&str; 2] = ["::odd_store_paths", "::owners_in_set_group_id_folders"];
+
 fn run_all(world: Result<World, String>, cases: Vec<Case>, filters: &[&str]) -> Counts {
     let world = match world {
         Ok(world) => world,
@@ -161,6 +165,10 @@ fn run_all(world: Result<World, String>, cases: Vec<Case>, filters: &[&str]) -> 
     let mut counts = Counts::default();
     for (name, body) in cases {
         let name = format!("{mode}::{name}");
+        let by_fuse = world.sandbox().root_kind() == sandbox::RootKind::Fuse;
+        if by_fuse && NOT_BY_FUSE.iter().any(|other| name.ends_with(other)) {
+            continue;
+        }
         if !filters.iter().all(|filter| name.contains(filter)) {
             continue;
         }

@@ -26,7 +26,7 @@ fn upper(root: &Overlay) -> PathBuf {
 
 /// Only here the host's root may help.
 fn possible(world: &World) -> bool {
-    world.is(IdMapping::Idmapped)
+    world.is(IdMapping::Idmapped) && world.sandbox().root_kind() != sandbox::RootKind::Fuse
 }
 
 fn recorded(world: &World) {

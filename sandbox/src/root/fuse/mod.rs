@@ -68,6 +68,7 @@ pub(crate) fn mount(layers: &Layers<'_>, keeper: &Keeper) -> Result<OwnedFd, Fai
     let flags = FsMountFlags::FSMOUNT_CLOEXEC;
     let mounted = rustix::mount::fsmount(&context, flags, attributes).stage(stage)?;
     keeper.serve(&served, &device)?;
+    // When the program alone holds it, its end is the end of all waiting.
     drop(device);
     // Answered by the program, or by the end of it.
     match rustix::fs::fstat(&mounted) {
