@@ -165,7 +165,7 @@ impl Bench {
         let kinds: [(&str, &'static [&'static str]); 3] = [
             (
                 "kiln, root, root by fuse-overlayfs",
-                &["--network", "none", "--sandbox-root", "fuse"],
+                &["--network", "none", "--sandbox-root", "fuse-overlayfs"],
             ),
             (
                 "kiln, root, root by reflinks",
