@@ -38,6 +38,17 @@ pub trait Backend: Sync {
         inputs: Option<&[Self::Output]>,
     ) -> Result<Option<Self::Output>, Self::Error>;
 
+    /// Called once, before any step is said to be cached or runs: how all of them stand.
+    fn surveyed(&self, plan: &Plan, survey: &Survey<Self::Output>) {
+        let _ = (plan, survey);
+    }
+
+    /// Why a step is not cached that is about to run, in a phrase. Changes nothing of what is done.
+    fn why(&self, step: &Step) -> Option<String> {
+        let _ = step;
+        None
+    }
+
     /// Called once, before anything runs, with the steps that have to: what they need from outside can be checked.
     ///
     /// # Errors
@@ -120,8 +131,11 @@ impl Cancel {
 pub enum StepEvent {
     /// Its result is in the cache, or is not needed because the result of a step above it is.
     Cached,
-    /// Begins to run; `why` says why it was not cached, where that is known.
-    Started,
+    /// Begins to run.
+    Started {
+        /// Why its result was not in the cache, in a phrase (`build arg N 1 -> 2`); `None` where nobody can tell.
+        why: Option<String>,
+    },
     /// Output of the command.
     Output {
         /// Standard error rather than standard output.
@@ -297,6 +311,7 @@ pub fn run<B: Backend>(
             observer.event(*step, StepEvent::Failed(chain(source)));
         }
     })?;
+    backend.surveyed(plan, &survey);
     let mut cached = 0;
     for step in &plan.steps {
         if survey.standings[index(step.id)] != Standing::Miss {

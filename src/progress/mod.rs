@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Change {
     Started,
+    /// It is known why it was not cached.
+    Missed,
     Cached,
     Transfer,
     Note,
@@ -302,9 +304,13 @@ impl Observer for Progress {
                 self.lock().model.note(vertex, text);
                 self.show(vertex, Change::Note);
             }
-            StepEvent::Started => {
+            StepEvent::Started { why } => {
                 self.lock().model.start(vertex);
                 self.show(vertex, Change::Started);
+                if let Some(why) = why {
+                    self.lock().model.miss(vertex, why);
+                    self.show(vertex, Change::Missed);
+                }
             }
             StepEvent::Cached => {
                 self.lock().model.end(vertex, model::State::Cached);

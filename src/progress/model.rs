@@ -42,6 +42,8 @@ pub struct Vertex {
     pub tail: VecDeque<String>,
     /// Bytes done and in all, by what is moved.
     pub transfers: BTreeMap<String, (u64, u64)>,
+    /// Why it was not cached.
+    pub why: Option<String>,
     /// The latest note.
     pub note: Option<String>,
     partial: Vec<u8>,
@@ -133,6 +135,13 @@ impl Model {
     pub fn note(&mut self, vertex: usize, text: String) {
         if let Some(vertex) = self.vertices.get_mut(vertex) {
             vertex.note = Some(text);
+        }
+    }
+
+    /// Why it was not cached.
+    pub fn miss(&mut self, vertex: usize, why: String) {
+        if let Some(vertex) = self.vertices.get_mut(vertex) {
+            vertex.why = Some(why);
         }
     }
 

@@ -43,6 +43,10 @@ impl Renderer for Plain {
                     view.note.as_deref().unwrap_or_default()
                 );
             }
+            (Change::Missed, _) => {
+                let why = view.why.as_deref().unwrap_or_default();
+                let _ = writeln!(out, "#{number} cache miss: {why}");
+            }
             (Change::Cached, _) => {
                 let _ = writeln!(out, "#{number} CACHED");
             }

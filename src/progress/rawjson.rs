@@ -79,6 +79,18 @@ impl Renderer for RawJson {
                 out,
             );
         }
+        if change == Change::Missed {
+            // A status with a text for its id, as BuildKit tells of what has no size.
+            let why = view.why.as_deref().unwrap_or_default();
+            let time = now();
+            return print(
+                &json!({"statuses": [{
+                    "id": format!("cache miss: {why}"), "vertex": digest(vertex), "current": 0, "total": 0,
+                    "timestamp": time, "started": time, "completed": time,
+                }]}),
+                out,
+            );
+        }
         let mut entry = json!({"digest": digest(vertex), "name": view.name, "started": self.start_time(vertex)});
         match &view.state {
             State::Pending | State::Running => {}

@@ -61,6 +61,10 @@ impl Tty {
             }
             self.printed[index] = true;
             let _ = writeln!(frame, "{}", self.ended_line(vertex));
+            if let Some(why) = &vertex.why {
+                let line = self.fit(&format!(" => => cache miss: {why}"), "");
+                let _ = writeln!(frame, "{}", self.paint("2", &line));
+            }
         }
     }
 
@@ -133,6 +137,10 @@ impl Tty {
 
     fn running_lines(&self, vertex: &Vertex) -> Vec<String> {
         let mut lines = vec![self.fit(&format!(" => {}", vertex.name), &seconds(vertex.elapsed()))];
+        if let Some(why) = &vertex.why {
+            let line = self.fit(&format!(" => => cache miss: {why}"), "");
+            lines.push(self.paint("2", &line));
+        }
         for (what, (done, total)) in &vertex.transfers {
             lines.push(self.paint(
                 "2",

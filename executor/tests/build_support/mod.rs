@@ -176,7 +176,7 @@ impl Observer for Recorder {
     fn event(&self, step: StepId, event: StepEvent) {
         let word = match event {
             StepEvent::Cached => "cached",
-            StepEvent::Started => "started",
+            StepEvent::Started { .. } => "started",
             StepEvent::Output { data, .. } => {
                 let mut output = self.output.lock().unwrap();
                 output.write_all(&data).unwrap();

@@ -186,7 +186,8 @@ impl<'a, B: Backend> Execution<'a, B> {
             self.observer.event(step.id, StepEvent::Cached);
             return Ok(Attempt::Found(output));
         }
-        self.observer.event(step.id, StepEvent::Started);
+        let why = self.backend.why(step);
+        self.observer.event(step.id, StepEvent::Started { why });
         let output = self
             .backend
             .execute(step, &inputs, self.observer, &self.cancel)?;
