@@ -503,7 +503,7 @@ fn events_come_in_order() {
     run(&five_steps(), &fake, &log, 1, &Cancel::default()).unwrap();
     let output = "Output { stderr: false, data: [119, 111, 114, 107, 105, 110, 103, 10] }";
     for id in 0..5 {
-        assert_eq!(log.of(id), ["Started", output, "Finished"]);
+        assert_eq!(log.of(id), ["Started { why: None }", output, "Finished"]);
     }
     let log = Log::default();
     run(&five_steps(), &fake, &log, 1, &Cancel::default()).unwrap();
