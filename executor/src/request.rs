@@ -27,6 +27,8 @@ pub struct BuildRequest {
     pub dockerfile_name: String,
     /// The main context.
     pub context: ContextSource,
+    /// What was typed, for explanations.
+    pub place: RequestPlace,
     /// `.dockerignore` text and the path it came from.
     pub ignore: Option<(String, PathBuf)>,
     /// `--build-context`.
@@ -154,6 +156,15 @@ impl ContextSource {
             Self::Archive(_) | Self::Stream | Self::Http(_) | Self::Git(_)
         )
     }
+}
+
+/// What people call the things that a build is made of. In no key.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RequestPlace {
+    /// The main context, without credentials.
+    pub context: String,
+    /// `--file`; empty when it was not given.
+    pub dockerfile: String,
 }
 
 /// Where a Dockerfile's text comes from.

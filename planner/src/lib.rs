@@ -7,6 +7,7 @@ pub mod checks;
 pub mod config;
 pub mod context_name;
 mod error;
+pub mod explain;
 pub mod git_url;
 pub mod key;
 pub mod lower;

@@ -50,6 +50,8 @@ pub struct Origin {
     pub span: Option<Span>,
     /// Its lines.
     pub lines: Option<Lines>,
+    /// Variables of a command that come from ARG.
+    pub args: Vec<String>,
 }
 
 /// What a step does.

@@ -28,8 +28,9 @@ use crate::error::Failure;
 use crate::registry_options;
 use executor::build::Stream;
 use executor::request::{
-    Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest, RunSettings,
+    Annotation, BuildRequest, ContextSource, OutputKind, OutputRequest, RequestPlace, RunSettings,
 };
+use planner::git_url::redacted;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -92,6 +93,13 @@ fn request(
         dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,
         context: source.context,
+        place: RequestPlace {
+            context: redacted(&args.context),
+            dockerfile: args
+                .file
+                .as_ref()
+                .map_or_else(String::new, |file| redacted(&file.display().to_string())),
+        },
         ignore: source.ignore,
         named_contexts,
         tags: args.tags.clone(),

@@ -144,6 +144,7 @@ mod tests {
                 stage: "0".to_owned(),
                 span: None,
                 lines: Some(parser::Lines { start, end }),
+                ..Origin::default()
             }),
         };
         BuildReport {

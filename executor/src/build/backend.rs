@@ -7,6 +7,7 @@ use crate::build::ca::Authorities;
 use crate::build::contexts::{Contexts, NoFiles, Opened};
 use crate::build::fetch::{self, Fetcher};
 use crate::build::foreign::Emulation;
+use crate::build::journal::Journal;
 use crate::build::manifest;
 use crate::build::preflight;
 use crate::build::record::{self, Link, StepOutput, base_of};
@@ -22,7 +23,7 @@ use crate::ssh::Agents;
 use oci_spec::image::Digest;
 use planner::key::{self, CacheKey, ContentId};
 use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Plan, Step, StepId};
-use planner::scheduler::{Backend, Cancel, Observer, StepEvent};
+use planner::scheduler::{Backend, Cancel, Observer, StepEvent, Survey};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -55,6 +56,8 @@ pub(crate) struct Executor<'a> {
     pub plan: Option<&'a Plan>,
     /// What the steps of remote sources bring.
     pub sources: RemoteSteps<'a>,
+    /// What is remembered for explanations.
+    pub journal: Journal,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
 }
 
@@ -82,6 +85,7 @@ impl<'a> Executor<'a> {
             agents: Agents::default(),
             devices: Devices::default(),
             plan: None,
+            journal: Journal::default(),
             reads: Mutex::default(),
         }
     }
@@ -255,6 +259,19 @@ impl<'a> Executor<'a> {
         Ok(key)
     }
 
+    /// What a step reads of a context, until its result is recorded.
+    pub(crate) fn with_reads<T>(
+        &self,
+        step: StepId,
+        look: impl FnOnce(&[ReadEntry]) -> T,
+    ) -> Option<T> {
+        let reads = self
+            .reads
+            .lock()
+            .expect("BUG: no holder of the read lists panics");
+        reads.get(&step).map(|(_, entries)| look(entries))
+    }
+
     fn source_of(&self, step: StepId) -> Option<ContentId> {
         self.reads
             .lock()
@@ -341,6 +358,14 @@ impl Backend for Executor<'_> {
         Ok(self.is_usable(&output)?.then_some(output))
     }
 
+    fn surveyed(&self, plan: &Plan, survey: &Survey<StepOutput>) {
+        self.journal.begin(self, plan, survey);
+    }
+
+    fn why(&self, step: &Step) -> Option<String> {
+        self.journal.began(step.id)
+    }
+
     fn prepare(&self, wanted: &[&Step]) -> Result<(), (StepId, Error)> {
         preflight::required(self.request, wanted).map_or(Ok(()), Err)
     }
@@ -399,6 +424,7 @@ impl Backend for Executor<'_> {
     }
 
     fn record(&self, step: &Step, keys: &[CacheKey], output: &StepOutput) -> Result<(), Error> {
+        self.journal.ended(step.id);
         if matches!(step.op, Op::Image(_)) {
             return Ok(());
         }

@@ -44,6 +44,7 @@ pub(super) fn resolve(
                     stage: remote.stage.clone(),
                     span: Some(remote.span),
                     lines: Some(remote.lines),
+                    ..Origin::default()
                 }),
                 ..BuildFailure::from(error)
             })?

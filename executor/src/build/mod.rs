@@ -12,6 +12,7 @@ pub(crate) mod fetch;
 pub(crate) mod foreign;
 mod front;
 pub(crate) mod image;
+pub(crate) mod journal;
 pub(crate) mod layout;
 mod load;
 pub(crate) mod manifest;
@@ -30,6 +31,7 @@ pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};
 pub(crate) use exporter::normalised;
+pub use journal::{Story, Subject, Told, last_story};
 pub use prepare::{Stream, prepare, utf8};
 
 use crate::Error;
@@ -48,7 +50,7 @@ use foreign::Emulation;
 use front::Front;
 use planner::checks::IgnoredFiles;
 use planner::lower::{BaseRequest, LowerOptions, WantedBy};
-use planner::plan::{Origin, Plan};
+use planner::plan::{Origin, Plan, StepId};
 use planner::platform::Platform;
 use planner::scheduler::{self, Cancel, Observer, Outcome, RunError};
 use prepare::Pending;
@@ -188,6 +190,7 @@ pub fn build(
         executor.devices = devices;
         executor.plan = Some(&plan);
         let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
+        executor.journal.finish(&executor, &plan, failed_step(&ran));
         ran.map_err(|error| failure(error, &plan, &executor))
     };
     // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
@@ -301,6 +304,14 @@ fn base_failure(request: &BaseRequest, error: Error, wanted_by: Option<WantedBy>
         },
     };
     BuildFailure { error, origin }
+}
+
+/// The step that failed of itself.
+fn failed_step(ran: &Result<Outcome<StepOutput>, RunError<Error>>) -> Option<StepId> {
+    match ran {
+        Err(RunError::Step { step, .. }) => Some(*step),
+        _ => None,
+    }
 }
 
 fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> BuildFailure {

@@ -77,12 +77,17 @@ pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: Option<CacheK
     serde_json::to_vec(&payload).expect("BUG: a record has string keys only")
 }
 
-/// Key and payload of the record that lists what was read, by the digest of all that.
-pub(crate) fn encode_reads(source: &ContentId, reads: &[ReadEntry]) -> (CacheKey, Vec<u8>) {
+/// Key of the record that lists what was read, by the digest of all that.
+pub(crate) fn reads_key(source: &ContentId) -> CacheKey {
     let mut hasher = Sha256::new();
     hasher.update(b"kiln files read 1\n");
     hasher.update(source.0);
-    let key = CacheKey(hasher.finalize().into());
+    CacheKey(hasher.finalize().into())
+}
+
+/// Key and payload of that record.
+pub(crate) fn encode_reads(source: &ContentId, reads: &[ReadEntry]) -> (CacheKey, Vec<u8>) {
+    let key = reads_key(source);
     let payload = serde_json::to_vec(reads).expect("BUG: a list of files has string keys only");
     (key, payload)
 }

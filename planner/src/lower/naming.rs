@@ -34,6 +34,7 @@ impl Naming {
             stage: self.label.clone(),
             span: Some(place.span),
             lines: Some(place.lines),
+            ..Origin::default()
         }
     }
 

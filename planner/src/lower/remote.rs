@@ -81,6 +81,7 @@ impl Lowering<'_, '_> {
                 stage: state.naming.label.clone(),
                 span: Some(command.place.span),
                 lines: Some(command.place.lines),
+                ..Origin::default()
             },
             no_cache: false,
             platform: state.platform.clone(),

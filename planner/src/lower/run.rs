@@ -4,7 +4,7 @@ use super::graph::Command;
 use super::scope::{Masked, proxies};
 use super::stage::{Inputs, Lowering, StageState, expand_for_people};
 use super::{Allowed, LowerOptions, gotext, mounts};
-use crate::plan::{DeviceRequest, Network, Op, RunOp};
+use crate::plan::{DeviceRequest, Network, Op, Origin, RunOp};
 use parser::Diagnostic;
 use parser::ast::{Heredoc, Run};
 use parser::expand::Options;
@@ -48,7 +48,10 @@ impl Lowering<'_, '_> {
         })?;
         let devices = devices(run).map_err(|message| place.error(message))?;
         let name = self.run_name(state, command, run, script.summary.as_deref());
-        let origin = state.origin(&name, command);
+        let origin = Origin {
+            args: state.args_in_force(),
+            ..state.origin(&name, command)
+        };
         let text = history(&args, state);
         let op = RunOp {
             base,

@@ -331,6 +331,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
                 stage: String::new(),
                 span: Some(place.span),
                 lines: Some(place.lines),
+                ..Origin::default()
             },
         };
         let op = ImageOp {
@@ -366,6 +367,7 @@ impl<'g, 'a> Lowering<'g, 'a> {
             stage: String::new(),
             span: Some(place.span),
             lines: Some(place.lines),
+            ..Origin::default()
         };
         let platform = platform.clone();
         self.builder.add(NewStep {
@@ -480,6 +482,18 @@ impl StageState {
             empty_layer: step.is_none(),
             step,
         });
+    }
+
+    /// Variables that have the value of an ARG.
+    pub(super) fn args_in_force(&self) -> Vec<String> {
+        let in_force = |(name, value): &&(String, Option<String>)| {
+            value.is_some() && self.env.value(name) == value.as_deref()
+        };
+        self.args
+            .iter()
+            .filter(in_force)
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 
     /// The place and progress name of a step that an instruction makes.

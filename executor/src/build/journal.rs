@@ -1,0 +1,384 @@
+//! What is remembered of builds, so that the next one can say why a step is not cached. It never decides anything: without
+//! it, or with a damaged one, builds do the same and say less.
+//!
+//! Records of the store, all of which may be pruned at any time:
+//! - of a build's *place* (context, Dockerfile, target, platforms): its steps' memos, and apart a digest of their keys, so
+//!   that a build with nothing to do reads 32 bytes and writes nothing;
+//! - by the Dockerfile's text, target and platforms: the place that was last built from it, for contexts that are now
+//!   somewhere else;
+//! - the story of the last build in this store that ran a step.
+//!
+//! Of two builds of one place at once, the later to end is remembered.
+
+use crate::Error;
+use crate::build::backend::Executor;
+use crate::build::record;
+use crate::request::{BuildRequest, ContextSource};
+use planner::explain::{self, Ended, Evidence, FileChanges, Lost, Memo, ReadFile, Reason};
+use planner::key::{CacheKey, ContentId};
+use planner::plan::{Plan, StepId};
+use planner::scheduler::{Standing, Survey};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::borrow::Cow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use store::Store;
+
+/// Version of the payloads; others count as absent.
+const VERSION: u32 = 1;
+
+/// What a build was of.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Subject {
+    /// The main context: a folder, or what was typed, without credentials.
+    pub context: String,
+    /// The Dockerfile as it was named.
+    pub dockerfile: String,
+    /// `--target`.
+    pub target: Option<String>,
+    /// Platforms.
+    pub platforms: Vec<String>,
+}
+
+impl Subject {
+    pub(crate) fn of(request: &BuildRequest, plan: &Plan) -> Self {
+        let context = match &request.context {
+            ContextSource::Directory(dir) => dir.display().to_string(),
+            _ => request.place.context.clone(),
+        };
+        let dockerfile = if request.place.dockerfile.is_empty() {
+            request.dockerfile_name.clone()
+        } else {
+            request.place.dockerfile.clone()
+        };
+        Self {
+            context,
+            dockerfile,
+            target: request.target.clone(),
+            platforms: plan
+                .targets
+                .iter()
+                .map(|target| target.platform.to_string())
+                .collect(),
+        }
+    }
+
+    fn key(&self, purpose: &str) -> [u8; 32] {
+        let text = serde_json::to_vec(self).expect("BUG: a subject has string keys only");
+        let mut hasher = Sha256::new();
+        hasher.update(format!("kiln journal {VERSION} {purpose}\n"));
+        hasher.update(&text);
+        hasher.finalize().into()
+    }
+
+    /// The same Dockerfile, wherever its context is.
+    fn elsewhere(&self, text: &str) -> [u8; 32] {
+        let named = Self {
+            context: format!("{:x?}", Sha256::digest(text)),
+            dockerfile: String::new(),
+            ..self.clone()
+        };
+        named.key("place")
+    }
+}
+
+/// One step of a build that was told of.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The step.
+    #[serde(flatten)]
+    pub memo: Memo,
+    /// Why it was not cached, or how it changed although it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// A build and why its steps ran.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Story {
+    version: u32,
+    /// When, in seconds since 1970.
+    pub time: i64,
+    /// What was built.
+    pub subject: Subject,
+    /// Whether there was an earlier build to compare with.
+    pub compared: bool,
+    /// All steps.
+    pub steps: Vec<Told>,
+}
+
+/// The story of the last build in this store that ran a step.
+///
+/// # Errors
+/// An unreadable store.
+pub fn last_story(store: &Store) -> Result<Option<Story>, Error> {
+    let payload = store.record(&story_key())?;
+    let story = payload.and_then(|bytes| serde_json::from_slice::<Story>(&bytes).ok());
+    Ok(story.filter(|story| story.version == VERSION))
+}
+
+fn story_key() -> [u8; 32] {
+    Sha256::digest(format!("kiln journal {VERSION} last\n")).into()
+}
+
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    version: u32,
+    steps: Vec<Memo>,
+}
+
+/// The journal of one build.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    keys: Vec<CacheKey>,
+    sources: Vec<Option<ContentId>>,
+    /// Something has to run, or the keys are not those that are remembered.
+    matters: bool,
+    compared: bool,
+    past: Vec<Memo>,
+    reasons: Vec<Option<Reason>>,
+    ended: Vec<Ended>,
+    begun: Vec<bool>,
+}
+
+impl Journal {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how the steps stand, and finds out why those have to run that have to.
+    pub(crate) fn begin<O>(&self, executor: &Executor<'_>, plan: &Plan, survey: &Survey<O>) {
+        let store = executor.space.store();
+        let subject = Subject::of(executor.request, plan);
+        let missed: Vec<bool> = survey
+            .standings
+            .iter()
+            .map(|standing| *standing == Standing::Miss)
+            .collect();
+        let mut state = State {
+            matters: true,
+            ended: survey
+                .standings
+                .iter()
+                .map(|standing| match standing {
+                    Standing::Miss => Ended::Waiting,
+                    Standing::Hit | Standing::NotNeeded => Ended::Cached,
+                })
+                .collect(),
+            begun: vec![false; plan.steps.len()],
+            ..State::default()
+        };
+        if missed.contains(&true) {
+            let now = memos(plan, &survey.keys, &survey.sources);
+            state.past = past(store, &subject, &executor.request.dockerfile);
+            state.compared = !state.past.is_empty();
+            state.reasons = explain::reasons(
+                &state.past,
+                &now,
+                &missed,
+                &Known {
+                    executor,
+                    now: &now,
+                },
+            );
+        } else {
+            let head = store.record(&subject.key("head"));
+            state.matters = head.ok().flatten().as_deref() != Some(&digest_of(&survey.keys));
+        }
+        if state.matters {
+            state.keys.clone_from(&survey.keys);
+            state.sources.clone_from(&survey.sources);
+        }
+        *self.lock() = state;
+    }
+
+    /// A step begins to run. Gives the phrase that says why.
+    pub(crate) fn began(&self, step: StepId) -> Option<String> {
+        let mut state = self.lock();
+        let at = step.0 as usize;
+        if let Some(begun) = state.begun.get_mut(at) {
+            *begun = true;
+        }
+        let reason = state.reasons.get(at)?.as_ref()?;
+        Some(reason.phrase.clone())
+    }
+
+    /// A step has its result.
+    pub(crate) fn ended(&self, step: StepId) {
+        let mut state = self.lock();
+        let at = step.0 as usize;
+        let ran = state.begun.get(at).copied().unwrap_or(false);
+        if let Some(ended) = state.ended.get_mut(at) {
+            *ended = if ran { Ended::Ran } else { Ended::Cached };
+        }
+    }
+
+    /// Remembers the build, when there is something new to remember. What goes wrong is no failure of the build.
+    pub(crate) fn finish(&self, executor: &Executor<'_>, plan: &Plan, failed: Option<StepId>) {
+        let state = std::mem::take(&mut *self.lock());
+        if !state.matters || state.keys.len() != plan.steps.len() {
+            return;
+        }
+        let subject = Subject::of(executor.request, plan);
+        if let Err(error) = write(executor, plan, subject, state, failed) {
+            tracing::debug!(%error, "what was built is not remembered");
+        }
+    }
+}
+
+fn write(
+    executor: &Executor<'_>,
+    plan: &Plan,
+    subject: Subject,
+    mut state: State,
+    failed: Option<StepId>,
+) -> Result<(), Error> {
+    let store = executor.space.store();
+    if let Some(step) = failed {
+        state.ended[step.0 as usize] = Ended::Failed;
+    }
+    let mut steps = memos(plan, &state.keys, &state.sources);
+    for (memo, ended) in steps.iter_mut().zip(&state.ended) {
+        memo.ended = *ended;
+    }
+    let put = |key: [u8; 32], payload: &[u8]| store.put_record(&key, payload, &[]);
+    if state.begun.contains(&true) {
+        let mut reasons = std::mem::take(&mut state.reasons).into_iter();
+        let told = |memo: &Memo| Told {
+            memo: memo.clone(),
+            reason: reasons.next().flatten(),
+        };
+        let story = Story {
+            version: VERSION,
+            time: executor.request.now,
+            subject: subject.clone(),
+            compared: state.compared,
+            steps: steps.iter().map(told).collect(),
+        };
+        put(story_key(), &json(&story))?;
+    }
+    if state.past.is_empty() {
+        state.past = past(store, &subject, "");
+    }
+    explain::keep_recorded(&state.past, &mut steps);
+    let memory = Memory {
+        version: VERSION,
+        steps,
+    };
+    let place = subject.key("place");
+    put(place, &json(&memory))?;
+    put(subject.elsewhere(&executor.request.dockerfile), &place)?;
+    let is_whole = failed.is_none() && !state.ended.contains(&Ended::Waiting);
+    let head = is_whole.then(|| digest_of(&state.keys));
+    put(subject.key("head"), head.as_ref().map_or(&[], |head| head))?;
+    Ok(())
+}
+
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("BUG: what is remembered has string keys only")
+}
+
+fn digest_of(keys: &[CacheKey]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for key in keys {
+        hasher.update(key.0);
+    }
+    hasher.finalize().into()
+}
+
+pub(crate) fn memos(plan: &Plan, keys: &[CacheKey], sources: &[Option<ContentId>]) -> Vec<Memo> {
+    let memo = |((step, key), source): ((_, &CacheKey), &Option<ContentId>)| {
+        let mut memo = Memo::of(step, *key, source.as_ref());
+        if explain::reads_context(step) {
+            memo.reads = source.as_ref().map(record::reads_key);
+        }
+        memo
+    };
+    plan.steps.iter().zip(keys).zip(sources).map(memo).collect()
+}
+
+/// What is remembered of the last build of this place, or of the same Dockerfile in another.
+pub(crate) fn past(store: &Store, subject: &Subject, dockerfile: &str) -> Vec<Memo> {
+    if let Some(steps) = memory(store, &subject.key("place")) {
+        return steps;
+    }
+    let elsewhere = store.record(&subject.elsewhere(dockerfile)).ok().flatten();
+    let place = elsewhere.and_then(|payload| <[u8; 32]>::try_from(payload).ok());
+    place
+        .and_then(|place| memory(store, &place))
+        .unwrap_or_default()
+}
+
+fn memory(store: &Store, key: &[u8; 32]) -> Option<Vec<Memo>> {
+    let payload = store.record(key).ok().flatten()?;
+    let memory: Memory = serde_json::from_slice(&payload).ok()?;
+    let sound = |memo: &Memo| memo.inputs.iter().all(|input| *input < memory.steps.len());
+    (memory.version == VERSION && memory.steps.iter().all(sound)).then_some(memory.steps)
+}
+
+/// What the store and the build know for a comparison.
+pub(crate) struct Known<'a, 'e> {
+    pub(crate) executor: &'a Executor<'e>,
+    pub(crate) now: &'a [Memo],
+}
+
+#[derive(Deserialize)]
+struct Listed<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+    mode: u32,
+    #[serde(borrow)]
+    content: Cow<'a, str>,
+}
+
+impl Evidence for Known<'_, '_> {
+    fn files(&self, past: &Memo, now: usize) -> Option<FileChanges> {
+        let payload = self.executor.space.store().record(&past.reads?.0).ok()??;
+        let old: Vec<Listed<'_>> = serde_json::from_slice(&payload).ok()?;
+        let old: Vec<ReadFile<'_>> = old
+            .iter()
+            .map(|file| ReadFile {
+                path: &file.path,
+                mode: file.mode,
+                content: &file.content,
+            })
+            .collect();
+        let id = StepId(u32::try_from(now).ok()?);
+        self.executor.with_reads(id, |new| {
+            let new: Vec<ReadFile<'_>> = new
+                .iter()
+                .map(|file| ReadFile {
+                    path: &file.path,
+                    mode: file.mode,
+                    content: &file.content,
+                })
+                .collect();
+            explain::compare_files(&old, &new)
+        })
+    }
+
+    fn lost(&self, now: usize) -> Lost {
+        let record = self.executor.space.store().record(&self.now[now].key.0);
+        match record
+            .ok()
+            .flatten()
+            .and_then(|bytes| record::decode(&bytes))
+        {
+            Some(_) => Lost::Layer,
+            None => Lost::Record,
+        }
+    }
+
+    fn no_cache(&self) -> &str {
+        if self.executor.request.no_cache {
+            "--no-cache"
+        } else {
+            "--no-cache-filter"
+        }
+    }
+}
