@@ -1,49 +1,51 @@
 //! What the machine can do at best: the same work by the simplest tool that does it.
 
-use super::measure::{median, shell_median, time};
-use std::path::Path;
+use super::place::script_of;
+use super::race::{Contestant, Visit};
+use super::table::median;
+use crate::shell;
 use std::process::Command;
+use std::time::Instant;
 
-/// Spawn and exit of a program that does nothing.
-pub fn spawn(repeats: usize) -> Result<f64, String> {
-    Ok(median(&time(|_| Command::new("/bin/true"), repeats)?))
+/// Namespaces of a RUN.
+const NAMESPACES: [&str; 7] = ["-m", "-p", "-i", "-u", "-n", "-C", "-f"];
+
+/// `unshare` of all namespaces that a RUN has, and `true`: seconds.
+pub fn namespaces(repeats: usize) -> Result<f64, String> {
+    let mut times = Vec::new();
+    for _ in 0..repeats {
+        let start = Instant::now();
+        shell::output(Command::new("unshare").args(NAMESPACES).arg("/bin/true"))?;
+        times.push(start.elapsed().as_secs_f64());
+    }
+    Ok(median(times))
 }
 
-/// `unshare` of all namespaces that a RUN has, and `true`.
-pub fn namespaces(repeats: usize) -> Result<f64, String> {
+/// So many times `unshare` and `true`, one after the other.
+pub fn commands_in_namespaces(count: usize) -> Vec<Command> {
     let command = |_| {
         let mut command = Command::new("unshare");
-        command.args(["-m", "-p", "-i", "-u", "-n", "-C", "-f", "/bin/true"]);
+        command.args(NAMESPACES).arg("/bin/true");
         command
     };
-    Ok(median(&time(command, repeats)?))
+    (0..count).map(command).collect()
 }
 
-/// tar of a folder through SHA-256 with the processor's instructions.
-pub fn tar_and_hash(dir: &Path, repeats: usize) -> Result<f64, String> {
-    shell_median(
-        &format!("tar -C '{}' -cf - . | openssl dgst -sha256", dir.display()),
-        repeats,
-    )
+/// A limit in a contest's part.
+pub fn row<'a>(part: usize, name: &str, work: impl Fn() -> Vec<Command> + 'a) -> Visit<'a> {
+    let contestant = Contestant {
+        name: format!("limit: {name}"),
+        prepare: Box::new(|| Ok(())),
+        work: Box::new(work),
+        daemon: None,
+    };
+    Visit {
+        parts: vec![(part, contestant)],
+        finish: Box::new(|| Ok(())),
+    }
 }
 
-/// Walk and stat.
-pub fn find_and_stat(dir: &Path, repeats: usize) -> Result<f64, String> {
-    shell_median(
-        &format!("find '{}' -type f -size -1 -mtime +1", dir.display()),
-        repeats,
-    )
-}
-
-/// Copy of a folder, page cache to page cache.
-pub fn copy_file_tree(dir: &Path, work: &Path, repeats: usize) -> Result<f64, String> {
-    let copy = work.join("limit-copy");
-    shell_median(
-        &format!(
-            "rm -rf '{1}' && cp -r '{0}' '{1}'",
-            dir.display(),
-            copy.display()
-        ),
-        repeats,
-    )
+/// A limit that a script of the shell shows.
+pub fn script<'a>(part: usize, name: &str, script: String) -> Visit<'a> {
+    row(part, name, move || vec![script_of(&script)])
 }

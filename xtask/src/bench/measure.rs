@@ -1,81 +1,285 @@
-//! Timing of whole processes: wall time from spawn to exit, peak memory from `wait4`'s account in `/proc`.
+//! What one piece of work takes: wall time, processor time, peak memory, bytes written. Programs that a daemon runs in a
+//! command's place count as the command's.
+//!
+//! Processor time is that of a control group, which has whatever a daemon starts; where none can be made it is what
+//! `/proc` has of the processes that are left. Written is what went through write calls, to files, pipes and sockets alike.
 
-use crate::shell;
+use crate::peers::below;
+use crate::peers::daemon::Daemon;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-/// One run.
-#[derive(Clone, Copy, Debug)]
+/// Clock ticks of `/proc` in a second.
+const TICKS: f64 = 100.0;
+/// Where control groups are: version 1's accounts of processors, version 2.
+const ACCOUNTS: [(&str, &str); 2] = [
+    ("/sys/fs/cgroup/cpuacct", "cpuacct.usage"),
+    ("/sys/fs/cgroup", "cpu.stat"),
+];
+/// A long process is looked at this often, and a young one more often.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOK_WHILE_YOUNG: Duration = Duration::from_micros(700);
+const YOUNG: Duration = Duration::from_millis(60);
+
+/// What something took.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// Wall time in seconds.
-    pub seconds: f64,
-    /// Peak resident memory in KiB of the process and the largest of its children; 0 where unknown.
-    pub peak_kib: u64,
+    /// Seconds from start to end.
+    pub wall: f64,
+    /// Seconds of all processors.
+    pub cpu: f64,
+    /// Largest process of the command, and all of the daemon's, in MB.
+    pub peak_mb: f64,
+    /// MB written.
+    pub written_mb: f64,
+    /// Bytes that a registry has afterwards.
+    pub bytes: u64,
 }
 
-/// Runs the command several times.
-pub fn time(
-    mut command: impl FnMut(usize) -> Command,
-    repeats: usize,
-) -> Result<Vec<Sample>, String> {
-    (0..repeats)
-        .map(|number| {
-            let mut command = command(number);
-            command.stderr(Stdio::piped());
-            let start = Instant::now();
-            let child = command
-                .spawn()
-                .map_err(|error| format!("could not start: {error}"))?;
-            let id = child.id();
-            let watch = std::thread::spawn(move || peak_of(id));
-            let output = child
-                .wait_with_output()
-                .map_err(|error| error.to_string())?;
-            let seconds = start.elapsed().as_secs_f64();
-            let peak_kib = watch.join().unwrap_or_default();
-            if !output.status.success() {
-                return Err(format!(
-                    "a measured command failed: {}",
-                    String::from_utf8_lossy(&output.stderr)
-                ));
+/// Control groups of this program and of daemons; removed with the value.
+#[derive(Debug)]
+pub struct Groups {
+    root: &'static str,
+    usage: &'static str,
+    name: String,
+    works: bool,
+}
+
+impl Groups {
+    /// Makes them where that can be done.
+    pub fn new() -> Self {
+        let name = format!("kiln-bench-{}", std::process::id());
+        for (root, usage) in ACCOUNTS {
+            let dir = Path::new(root).join(&name);
+            if std::fs::create_dir(&dir).is_err() {
+                continue;
             }
-            Ok(Sample { seconds, peak_kib })
-        })
+            if dir.join(usage).exists() {
+                return Self {
+                    root,
+                    usage,
+                    name,
+                    works: true,
+                };
+            }
+            let _ = std::fs::remove_dir(&dir);
+        }
+        Self {
+            root: "",
+            usage: "",
+            name,
+            works: false,
+        }
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        Path::new(self.root).join(&self.name).join(name)
+    }
+
+    /// The path that engines are told to make groups of commands below.
+    pub fn parent(&self, name: &str) -> Option<String> {
+        self.works.then(|| format!("/{}/{name}", self.name))
+    }
+
+    /// What is started from now on belongs to this group.
+    pub fn enter(&self, name: &str) {
+        if self.works {
+            let dir = self.dir(name);
+            // It may be there; what cannot be entered is told apart by figures of 0.
+            let _ = std::fs::create_dir(&dir);
+            let _ = std::fs::write(dir.join("cgroup.procs"), std::process::id().to_string());
+        }
+    }
+
+    fn used(&self, name: &str) -> Option<f64> {
+        if !self.works {
+            return None;
+        }
+        let text = std::fs::read_to_string(self.dir(name).join(self.usage)).ok()?;
+        match text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "))
+        {
+            Some(micros) => Some(micros.trim().parse::<f64>().ok()? / 1e6),
+            None => Some(text.trim().parse::<f64>().ok()? / 1e9),
+        }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        if !self.works {
+            return;
+        }
+        let own = Path::new(self.root).join("cgroup.procs");
+        let _ = std::fs::write(own, std::process::id().to_string());
+        // Engines make groups of the same name in the other hierarchies of version 1.
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        for hierarchy in hierarchies
+            .map(|entry| entry.path())
+            .chain([self.root.into()])
+        {
+            remove_groups(&hierarchy.join(&self.name));
+        }
+    }
+}
+
+/// Removes a group with the empty ones below it.
+fn remove_groups(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(dir);
+}
+
+/// Runs commands one after the other and says what they took together with a daemon that works for them.
+pub fn measure(
+    groups: &Groups,
+    daemon: Option<&Daemon>,
+    commands: Vec<Command>,
+) -> Result<Sample, String> {
+    let group = daemon.map_or("commands", Daemon::name);
+    groups.enter(group);
+    let before = Account::take(daemon);
+    for id in before.processes.keys() {
+        // The peak from here on; a process may be gone by now.
+        let _ = std::fs::write(format!("/proc/{id}/clear_refs"), "5");
+    }
+    let used = groups.used(group);
+    let (mut wall, mut peak) = (0.0, 0);
+    for command in commands {
+        let (seconds, kib) = finish(command)?;
+        wall += seconds;
+        peak = peak.max(kib);
+    }
+    let after = Account::take(daemon);
+    let cpu = match (used, groups.used(group)) {
+        (Some(before), Some(after)) => after - before,
+        _ => (after.ticks - before.ticks) / TICKS,
+    };
+    let daemon_peak: u64 = before.processes.keys().map(|id| peak_kib(*id)).sum();
+    Ok(Sample {
+        wall,
+        cpu,
+        peak_mb: (peak + daemon_peak) as f64 / 1024.0,
+        written_mb: after.written_since(&before) as f64 / 1e6,
+        bytes: 0,
+    })
+}
+
+/// What `/proc` has of this program's ended children and of a daemon's processes.
+struct Account {
+    ticks: f64,
+    written: u64,
+    /// Bytes written by each of the daemon's.
+    processes: BTreeMap<u32, u64>,
+}
+
+impl Account {
+    fn take(daemon: Option<&Daemon>) -> Self {
+        let ids = daemon.map(Daemon::processes).unwrap_or_default();
+        let ticks = ids.iter().map(|id| ticks(*id)).sum::<f64>() + ticks_of_children();
+        Self {
+            ticks,
+            written: written("self"),
+            processes: ids
+                .into_iter()
+                .map(|id| (id, written(&id.to_string())))
+                .collect(),
+        }
+    }
+
+    /// Processes that are new count whole, those gone were added to who waited for them.
+    fn written_since(&self, before: &Self) -> u64 {
+        let of_daemon = |(id, now): (&u32, &u64)| {
+            now.saturating_sub(before.processes.get(id).copied().unwrap_or_default())
+        };
+        let own = self.written.saturating_sub(before.written);
+        own + self.processes.iter().map(of_daemon).sum::<u64>()
+    }
+}
+
+/// Bytes that a process and its ended children gave to write calls.
+fn written(process: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.and_then(|count| count.trim().parse().ok())
+        .unwrap_or_default()
+}
+
+/// Runs a command to its end: seconds, and the largest peak of it and the processes below it in KiB, sampled.
+fn finish(mut command: Command) -> Result<(f64, u64), String> {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let shown = format!("{:?}", command.get_program());
+    let start = Instant::now();
+    let child = command
+        .spawn()
+        .map_err(|error| format!("could not start {shown}: {error}"))?;
+    let id = child.id();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peak = 0;
+            while !ended.load(Ordering::Relaxed) {
+                let largest = below(id).into_iter().map(peak_kib).max();
+                peak = peak.max(largest.unwrap_or_default());
+                let young = start.elapsed() < YOUNG;
+                std::thread::sleep(if young { LOOK_WHILE_YOUNG } else { LOOK });
+            }
+            peak
+        });
+        let output = child.wait_with_output();
+        let seconds = start.elapsed().as_secs_f64();
+        ended.store(true, Ordering::Relaxed);
+        let peak = watch.join().unwrap_or_default();
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            return Ok((seconds, peak));
+        }
+        Err(format!(
+            "{shown}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        ))
+    })
+}
+
+fn peak_kib(id: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or_default()
+}
+
+/// Fields of a process's account after its name, which may hold anything.
+fn account(path: &str) -> Vec<f64> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    rest.split_whitespace()
+        .map(|field| field.parse().unwrap_or_default())
         .collect()
 }
 
-/// Reads the peak of a process until it is gone. Sampled: short processes may end before the first look.
-fn peak_of(id: u32) -> u64 {
-    let mut peak = 0;
-    while let Ok(status) = std::fs::read_to_string(format!("/proc/{id}/status")) {
-        let Some(line) = status.lines().find(|line| line.starts_with("VmHWM:")) else {
-            break;
-        };
-        peak = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|kib| kib.parse().ok())
-            .unwrap_or(peak);
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
-    peak
+/// User and system time of a process and of its children that have ended.
+fn ticks(id: u32) -> f64 {
+    account(&format!("/proc/{id}/stat"))
+        .iter()
+        .skip(11)
+        .take(4)
+        .sum()
 }
 
-/// The middle wall time.
-pub fn median(samples: &[Sample]) -> f64 {
-    let mut seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
-    seconds.sort_by(f64::total_cmp);
-    seconds.get(seconds.len() / 2).copied().unwrap_or_default()
-}
-
-/// Median of a shell command's wall time.
-pub fn shell_median(script: &str, repeats: usize) -> Result<f64, String> {
-    let mut seconds = Vec::new();
-    for _ in 0..repeats {
-        let start = Instant::now();
-        shell::output(Command::new("sh").args(["-c", script]))?;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[seconds.len() / 2])
+/// Those of this program's children that have ended.
+fn ticks_of_children() -> f64 {
+    account("/proc/self/stat").iter().skip(13).take(2).sum()
 }

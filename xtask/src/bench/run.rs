@@ -1,20 +1,17 @@
-//! `cargo xtask bench run [--chroot DIR] [--kiln BINARY] [--rounds N]`: what one RUN costs. Builds of thirty RUN steps and of
+//! `cargo xtask bench run [OPTIONS]`: what one RUN costs. Builds of thirty RUN steps and of
 //! one, none of them cached, by Kiln as root and as ordinary users, by docker without and with BuildKit, and by buildah; by
 //! turns, on tmpfs where there is one. A step's time is the difference, divided. Needs root.
 
 use super::limit;
+use super::place::Options;
+use super::table::{Table, median, ratio, seconds};
 use crate::peers::tools::Tools;
 use crate::{shell, test};
 use std::fmt::Write as _;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-const USAGE: &str = "usage: cargo xtask bench run [--chroot DIR] [--kiln BINARY] [--rounds N]";
-/// A folder in memory.
-const MEMORY: &str = "/dev/shm";
 /// RUN steps of the longer build.
 const STEPS: usize = 30;
 /// Ordinary users that are made for it, with and without ranges of ids.
@@ -71,23 +68,11 @@ struct Bench {
 
 /// Runs it.
 pub fn run(args: &[String]) -> Result<(), String> {
-    let (mut chroot, mut kiln, mut rounds) = (None, None, 5);
-    let mut rest = args.iter();
-    while let Some(word) = rest.next() {
-        let mut value = || rest.next().ok_or(USAGE);
-        match word.as_str() {
-            "--chroot" => chroot = Some(PathBuf::from(value()?)),
-            "--kiln" => kiln = Some(PathBuf::from(value()?)),
-            "--rounds" => rounds = value()?.parse().map_err(|_| USAGE)?,
-            _ => return Err(USAGE.to_owned()),
-        }
-    }
+    let usage = format!("usage: cargo xtask bench run {}", super::OPTIONS);
+    let options = Options::read(args, &[], &usage)?;
     test::install()?;
-    let kiln = match kiln {
-        Some(path) => path,
-        None => shell::build_static()?,
-    };
-    let bench = Bench::new(&kiln, chroot.as_deref())?;
+    let rounds = options.rounds.unwrap_or(5);
+    let bench = Bench::new(&options)?;
     let mut rows = bench.rows()?;
     for round in 0..=rounds {
         for row in &mut rows {
@@ -100,21 +85,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
 }
 
 impl Bench {
-    fn new(kiln: &Path, chroot: Option<&Path>) -> Result<Self, String> {
-        let memory = Path::new(MEMORY);
-        let parent = if memory.is_dir() {
-            memory.to_owned()
-        } else {
-            std::env::temp_dir()
-        };
-        let work = tempfile::Builder::new()
-            .prefix(&format!("kiln-run{}", std::process::id()))
-            .rand_bytes(0)
-            .permissions(Permissions::from_mode(0o755))
-            .tempdir_in(parent)
-            .map_err(|error| format!("could not make a folder: {error}"))?;
+    fn new(options: &Options) -> Result<Self, String> {
+        let kiln = options.binary()?;
+        let work = options.folder()?;
         let copy = work.path().join("kiln");
-        std::fs::copy(kiln, &copy).map_err(|error| format!("{}: {error}", kiln.display()))?;
+        std::fs::copy(&kiln, &copy).map_err(|error| format!("{}: {error}", kiln.display()))?;
         let layout = shell::root().join("testdata/images/busybox");
         let base = work.path().join("base");
         shell::output(Command::new("cp").arg("-r").arg(layout).arg(&base))?;
@@ -130,7 +105,7 @@ impl Bench {
             })
             .collect::<Result<_, String>>()?;
         Ok(Self {
-            tools: Tools::start(work.path(), true, chroot)?,
+            tools: Tools::start(work.path(), true, options.chroot.as_deref())?,
             kiln: copy,
             work,
             users,
@@ -354,49 +329,40 @@ impl Bench {
     }
 }
 
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 impl Row<'_> {
     /// Of the differences of each round, in which the machine was equally loaded.
     fn step(&self) -> f64 {
-        let differences: Vec<f64> = self
-            .all
-            .iter()
-            .zip(&self.one)
-            .map(|(all, one)| (all - one) / (STEPS as f64 - 1.0))
-            .collect();
-        median(&differences)
+        let rounds = self.all.iter().zip(&self.one);
+        median(rounds.map(|(all, one)| (all - one) / (STEPS as f64 - 1.0)))
     }
 }
 
 fn show(rows: &[Row<'_>], unshare: f64) {
-    println!(
-        "{:<56} {:>10} {:>12} {:>12} {:>8}",
-        "30 steps of RUN true, nothing cached", "one RUN", "1 step", "30 steps", "ratio"
+    let mut table = Table::new(
+        "30 steps of RUN true, nothing cached",
+        &["", "one RUN", "1 step", "30 steps", "ratio"],
     );
     let first = rows.first().map_or(f64::NAN, Row::step);
     for row in rows {
         if let Some(reason) = &row.failed {
             let reason = reason.lines().rev().find(|line| !line.trim().is_empty());
-            println!("{:<56} {}", row.name, reason.unwrap_or("failed"));
+            table.row(vec![
+                row.name.clone(),
+                reason.unwrap_or("failed").to_owned(),
+            ]);
             continue;
         }
-        println!(
-            "{:<56} {:>8.2}ms {:>10.1}ms {:>10.1}ms {:>7.1}x",
-            row.name,
-            row.step() * 1e3,
-            median(&row.one) * 1e3,
-            median(&row.all) * 1e3,
-            row.step() / first
-        );
+        table.row(vec![
+            row.name.clone(),
+            seconds(row.step()),
+            seconds(median(row.one.iter().copied())),
+            seconds(median(row.all.iter().copied())),
+            ratio(row.step(), first),
+        ]);
     }
-    println!(
-        "{:<56} {:>8.2}ms",
-        "unshare(1) of the same namespaces, and true",
-        unshare * 1e3
-    );
+    table.row(vec![
+        "unshare(1) of the same namespaces, and true".to_owned(),
+        seconds(unshare),
+    ]);
+    table.print();
 }

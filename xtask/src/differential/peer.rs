@@ -36,7 +36,7 @@ impl Peer {
         let registry = Registry::start(work)?;
         let builder = match source {
             Source::Socket(path) => Builder::Socket(path.clone()),
-            Source::Chroot(root) => Builder::Daemon(Daemon::in_chroot(root, work)?),
+            Source::Chroot(root) => Builder::Daemon(Daemon::in_chroot(root, work, None)?),
         };
         let peer = Self {
             work: work.to_owned(),

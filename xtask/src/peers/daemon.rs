@@ -12,6 +12,10 @@ use std::time::{Duration, Instant};
 /// Packages of the chroot.
 const PACKAGES: &str = "--include=docker.io,docker-cli,docker-buildx,buildah,crane,ca-certificates,iptables,procps,xz-utils";
 
+/// What the two are called.
+pub const IN_CHROOT_NAME: &str = "chroot";
+pub const ON_HOST_NAME: &str = "host";
+
 /// Mounts what dockerd needs and becomes dockerd. `$1` is the chroot, `$2` the work folder, which appears as `/mnt`.
 const IN_CHROOT: &str = r#"
 mount --bind "$1" "$2/root"
@@ -41,30 +45,32 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the one of a chroot, which is made when it is missing.
-    pub fn in_chroot(root: &Path, work: &Path) -> Result<Self, String> {
+    /// Starts the one of a chroot, which is made when it is missing. `groups` is the control group below which its containers' are.
+    pub fn in_chroot(root: &Path, work: &Path, groups: Option<&str>) -> Result<Self, String> {
         make_chroot(root)?;
-        Self::start(IN_CHROOT, root, work)
+        Self::start(IN_CHROOT, root, work, groups)
     }
 
     /// Starts the host's.
-    pub fn on_host(work: &Path) -> Result<Self, String> {
-        Self::start(ON_HOST, Path::new("/"), work)
+    pub fn on_host(work: &Path, groups: Option<&str>) -> Result<Self, String> {
+        Self::start(ON_HOST, Path::new("/"), work, groups)
     }
 
-    fn start(script: &str, root: &Path, work: &Path) -> Result<Self, String> {
+    fn start(script: &str, root: &Path, work: &Path, groups: Option<&str>) -> Result<Self, String> {
         let in_chroot = script == IN_CHROOT;
         for dir in ["root", "data", "exec", "home"] {
             std::fs::create_dir_all(work.join(dir)).map_err(|error| error.to_string())?;
         }
         let log = std::fs::File::create(work.join("dockerd.log")).map_err(|e| e.to_string())?;
         let errors = log.try_clone().map_err(|error| error.to_string())?;
-        let config = if in_chroot {
-            r#"{"features":{"containerd-snapshotter":true}}"#
-        } else {
-            "{}"
-        };
-        std::fs::write(work.join("daemon.json"), config).map_err(|e| e.to_string())?;
+        let mut config = serde_json::json!({});
+        if in_chroot {
+            config["features"] = serde_json::json!({"containerd-snapshotter": true});
+        }
+        if let Some(groups) = groups {
+            config["cgroup-parent"] = groups.into();
+        }
+        std::fs::write(work.join("daemon.json"), config.to_string()).map_err(|e| e.to_string())?;
         let process = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare"])
             .args(["--mount", "--pid", "--fork", "--kill-child=TERM"])
@@ -136,6 +142,15 @@ impl Daemon {
         match path.strip_prefix(&self.work) {
             Ok(below) if self.in_chroot => Path::new("/mnt").join(below),
             _ => path.to_owned(),
+        }
+    }
+
+    /// Which of the two it is.
+    pub fn name(&self) -> &'static str {
+        if self.in_chroot {
+            IN_CHROOT_NAME
+        } else {
+            ON_HOST_NAME
         }
     }
 

@@ -62,6 +62,9 @@ impl Registry {
     /// Bytes of all blobs, manifests and configs among them.
     pub fn bytes(&self) -> Result<u64, String> {
         let blobs = self.storage.join("docker/registry/v2/blobs");
+        if !blobs.exists() {
+            return Ok(0);
+        }
         let script = format!(
             "find '{}' -type f -name data -printf '%s\\n'",
             blobs.display()

@@ -1,7 +1,8 @@
 //! The tools: where each is, and how it is started with storage of its own and loopback registries in plain HTTP.
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, IN_CHROOT_NAME, ON_HOST_NAME};
 use super::find;
+use crate::bench::Groups;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,21 @@ pub struct Tools {
 impl Tools {
     /// Starts the daemons, the one of the chroot with the whole of `work` before its eyes: the host's where it is wanted and there, and the one of a chroot.
     pub fn start(work: &Path, host: bool, chroot: Option<&Path>) -> Result<Self, String> {
+        Self::start_in(work, host, chroot, None)
+    }
+
+    /// The same, each daemon and its containers in a control group of its own.
+    pub fn start_in(
+        work: &Path,
+        host: bool,
+        chroot: Option<&Path>,
+        groups: Option<&Groups>,
+    ) -> Result<Self, String> {
+        let enter = |name: &str| {
+            let groups = groups?;
+            groups.enter(name);
+            groups.parent(name)
+        };
         let folder = |name: &str| {
             let path = work.join(name);
             std::fs::create_dir_all(&path).map_err(|error| error.to_string())?;
@@ -44,11 +60,18 @@ impl Tools {
         let policy = r#"{"default": [{"type": "insecureAcceptAnything"}]}"#;
         std::fs::write(work.join("policy.json"), policy).map_err(|error| error.to_string())?;
         let host = match find("dockerd").filter(|_| host) {
-            Some(_) => Some(Daemon::on_host(&folder("docker-host")?)?),
+            Some(_) => Some(Daemon::on_host(
+                &folder("docker-host")?,
+                enter(ON_HOST_NAME).as_deref(),
+            )?),
             None => None,
         };
         let chroot = match chroot {
-            Some(root) => Some(Daemon::in_chroot(root, work)?),
+            Some(root) => Some(Daemon::in_chroot(
+                root,
+                work,
+                enter(IN_CHROOT_NAME).as_deref(),
+            )?),
             None => None,
         };
         Ok(Self {

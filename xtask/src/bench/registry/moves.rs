@@ -1,7 +1,8 @@
 //! Pull and unpack of a 170 MB base; push of 1 GiB that must be compressed.
 
-use super::race::{self, Contestant};
-use super::{Place, content, script_of};
+use crate::bench::content;
+use crate::bench::place::{Place, script_of, write};
+use crate::bench::race::{self, Contestant};
 use crate::shell;
 use std::path::Path;
 use std::process::Command;
@@ -22,7 +23,7 @@ pub fn pull(place: &Place) -> Result<(), String> {
     let context = place.path("on-base");
     write(
         &context.join("Dockerfile"),
-        &format!("FROM {base}\nRUN [\"true\"]\n"),
+        format!("FROM {base}\nRUN [\"true\"]\n"),
     )?;
     let fresh = || place.remove("stores/pull");
     let mut list = vec![
@@ -64,12 +65,7 @@ pub fn pull(place: &Place) -> Result<(), String> {
     });
     list.extend(pull_by_host_tools(place, &base));
     list.extend(pull_in_chroot(place, &base, &context));
-    race::run(
-        "pull and unpack of a 170 MB base",
-        &list,
-        place.rounds,
-        None,
-    )
+    race::run(place, "pull and unpack of a 170 MB base", list, 3, None)
 }
 
 fn pull_by_host_tools<'a>(place: &'a Place, base: &'a str) -> Vec<Contestant<'a>> {
@@ -221,9 +217,10 @@ pub fn push(place: &Place) -> Result<(), String> {
         push_by_host_tools(place, &layout, &reference, format, &mut list)?;
         push_in_chroot(place, &dir, &reference, format, &mut list)?;
         race::run(
+            place,
             &format!("push of 1 GiB, {format}"),
-            &list,
-            place.rounds,
+            list,
+            3,
             Some(&place.target),
         )?;
     }
@@ -382,11 +379,4 @@ fn piped(first: &Command, second: &str) -> Command {
         };
     }
     command
-}
-
-pub(super) fn write(path: &Path, text: &str) -> Result<(), String> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| error.to_string())?;
-    }
-    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
 }

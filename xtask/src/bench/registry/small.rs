@@ -1,8 +1,8 @@
 //! Where requests count and not bytes: more tags of an image that is there, and a two-platform index.
 
-use super::moves::write;
-use super::race::{self, Contestant};
-use super::{Place, content, script_of};
+use crate::bench::content;
+use crate::bench::place::{Place, script_of, write};
+use crate::bench::race::{self, Contestant};
 use crate::shell;
 use std::path::Path;
 use std::process::Command;
@@ -63,12 +63,13 @@ pub fn repush(place: &Place) -> Result<(), String> {
     ];
     list.extend(peers(place, &first, &dir)?);
     race::run(
+        place,
         "ten more tags of an image that is there",
-        &list,
-        place.rounds.max(5),
+        list,
+        5,
         None,
     )?;
-    let again = [
+    let again = vec![
         one_build(place),
         Contestant {
             name: "limit: 10 HEAD, one curl".to_owned(),
@@ -77,7 +78,7 @@ pub fn repush(place: &Place) -> Result<(), String> {
             daemon: None,
         },
     ];
-    race::run("ten tags that are there", &again, place.rounds.max(5), None)
+    race::run(place, "ten tags that are there", again, 5, None)
 }
 
 /// Ten names of one build.
@@ -258,9 +259,10 @@ pub fn index(place: &Place) -> Result<(), String> {
     }
     list.extend(index_by_buildx(place, &dir, &name));
     race::run(
+        place,
         "two-platform index, built and pushed",
-        &list,
-        place.rounds.max(5),
+        list,
+        5,
         Some(&place.target),
     )
 }
