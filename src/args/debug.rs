@@ -2,6 +2,7 @@
 
 use super::RegistryArgs;
 use clap::{Args, ValueEnum};
+use std::path::PathBuf;
 
 /// `kiln debug`.
 #[derive(Args, Debug)]
@@ -27,6 +28,9 @@ pub struct DebugArgs {
     /// SSH agent or keys of the step: as `kiln build --ssh`
     #[arg(long, value_name = "ID[=SOCKET|KEY[,KEY]]")]
     pub ssh: Vec<String>,
+    /// Let the command trust the authorities in this file (PEM): as `kiln build --ca`
+    #[arg(long = "ca", value_name = "FILE")]
+    pub ca: Vec<PathBuf>,
     /// How registries are reached, for layers that are not in the store.
     #[command(flatten)]
     pub registry: RegistryArgs,

@@ -1,6 +1,6 @@
 //! Sandboxes of failed steps: kept, listed, entered before and after the step's changes, and offered on a terminal.
 
-use crate::support::{Project, Run, able, wait_until};
+use crate::support::{Project, Run, able, certificate, wait_until};
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -128,6 +128,45 @@ fn nothing_is_kept_unless_asked_for() {
     project.build(&["--on-failure", "keep"]).fails(1, &[]);
     project.kiln(&["prune", "--force", "--all"]).ok();
     assert!(kept(&project).is_empty());
+}
+
+/// What `--ca` lent to the failed step is not kept with it, and lent again to who asks.
+#[test]
+fn authorities_are_not_kept() {
+    let bundle = "/etc/ssl/certs/ca-certificates.crt";
+    let project = Project::new(&format!(
+        "FROM busybox\nCOPY bundle {bundle}\n\
+         RUN chmod 600 {bundle} && ln {bundle} /other && grep -c BEGIN {bundle} \"$SSL_CERT_FILE\" && exit 9\n"
+    ));
+    let (image, company) = (certificate(1), certificate(2));
+    project.write("bundle", &image);
+    let ca = project.write("ca.pem", &company);
+    let lent = ["--ca", ca.to_str().unwrap()];
+    for flags in [&[][..], &["--sandbox-root=copy"], &["--isolation=chroot"]] {
+        let args = [&lent[..], flags, &["--on-failure=keep", "--progress=plain"]].concat();
+        let counts = [
+            format!("{bundle}:2"),
+            "/run/kiln/ca-certificates.crt:2".to_owned(),
+            "exit code: 9".to_owned(),
+        ];
+        let counts: Vec<&str> = counts.iter().map(String::as_str).collect();
+        project.build(&args).fails(1, &counts);
+        let upper = project
+            .store()
+            .join("kept")
+            .join(&kept(&project)[0])
+            .join("changes/upper");
+        for name in [bundle, "/other"] {
+            let kept = fs::read_to_string(upper.join(&name[1..])).unwrap();
+            assert_eq!(kept, image, "{flags:?} {name}");
+        }
+        assert!(!upper.join("run").exists(), "{flags:?}");
+        let seen = debug(&project, &["--", "grep", "-c", "BEGIN", bundle, "/other"]).ok();
+        assert_eq!(seen.text(), format!("{bundle}:1\n/other:1"));
+        let count = ["--", "sh", "-c", "grep -c BEGIN $SSL_CERT_FILE"];
+        let seen = debug(&project, &[&lent[..], &count].concat()).ok();
+        assert_eq!(seen.text(), "2");
+    }
 }
 
 /// Hangs up the terminal when a test gives up.

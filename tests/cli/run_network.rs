@@ -1,7 +1,6 @@
 //! The network of RUN: its modes, its resolver, the host by name, proxies, and authorities that commands trust.
 
-use crate::support::{Project, able};
-use base64::Engine as _;
+use crate::support::{Project, able, certificate};
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -177,21 +176,6 @@ fn ru13_proxies_on_loopback() {
     assert!(!run.stderr.contains("names a proxy"), "{}", run.stderr);
 }
 
-fn certificate(fill: u8) -> String {
-    let mut der = vec![fill; 300];
-    der[..4].copy_from_slice(&[0x30, 0x82, 1, 0x28]);
-    let text = base64::engine::general_purpose::STANDARD.encode(der);
-    let lines: Vec<&str> = text
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    format!(
-        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
-        lines.join("\n")
-    )
-}
-
 /// `--ca`: trusted by commands in every place that the image has, and nowhere in what they make.
 #[test]
 fn authorities_of_the_company() {
@@ -229,17 +213,32 @@ fn authorities_of_the_company() {
     let keeps = Project::new(
         "FROM busybox\nCOPY bundle /etc/ssl/certs/ca-certificates.crt\n\
          RUN echo more >> /etc/ssl/certs/ca-certificates.crt\nRUN chmod 600 /etc/ssl/certs/ca-certificates.crt\n\
-         RUN touch /etc/ssl/certs/other\n",
+         RUN touch /etc/ssl/certs/other\n\
+         COPY ca.pem /own.crt\n\
+         RUN cat /own.crt > /tmp/new && echo >> /tmp/new && cat /own.crt >> /tmp/new && mv /tmp/new /etc/ssl/certs/ca-certificates.crt\n",
     );
     keeps.write("bundle", &image);
     let ca = keeps.write("ca.pem", &company);
     let ca = ca.to_str().unwrap();
     keeps.build(&["--ca", ca, "-o", "with"]).ok();
+    let tagged = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000", "--no-cache"];
     let bundle = fs::read_to_string(keeps.path("with/etc/ssl/certs/ca-certificates.crt")).unwrap();
-    assert_eq!(bundle, format!("{image}more\n"));
+    // What the image trusts by itself stays, although it is the same.
+    assert_eq!(bundle, format!("{company}\n{company}"));
     // Not part of any key.
     let run = keeps.build(&["-o", "without"]).ok();
     assert!(run.step("echo more").contains("CACHED"), "{}", run.stderr);
+    keeps
+        .build(&[&tagged[..], &["--ca", ca, "-t", "with"]].concat())
+        .ok();
+    keeps
+        .build(&[&tagged[..], &["-t", "without"]].concat())
+        .ok();
+    let layers = |name| {
+        let format = ["inspect", "--format", "{{json .RootFS.Layers}}", name];
+        keeps.kiln(&format).ok().text().to_owned()
+    };
+    assert_eq!(layers("with"), layers("without"));
     let bad = keeps.write(
         "no.pem",
         "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",

@@ -1,5 +1,6 @@
 //! A context and a store in a scratch folder, and runs of the binary on them. No assertion about one feature is here.
 
+use base64::Engine as _;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -386,4 +387,20 @@ pub fn unpack(archive: &Path, dest: &Path) -> PathBuf {
     tar.arg("-xf").arg(archive).arg("-C").arg(dest);
     assert!(tar.status().unwrap().success(), "{}", archive.display());
     dest.to_owned()
+}
+
+/// Looks enough like a certificate in PEM to be taken for one.
+pub fn certificate(fill: u8) -> String {
+    let mut der = vec![fill; 300];
+    der[..4].copy_from_slice(&[0x30, 0x82, 1, 0x28]);
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> = text
+        .as_bytes()
+        .chunks(64)
+        .map(|line| std::str::from_utf8(line).unwrap())
+        .collect();
+    format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    )
 }

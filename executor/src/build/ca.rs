@@ -34,6 +34,8 @@ const BUNDLES: [&str; 5] = [
 ];
 /// Longest bundle, in bytes.
 const BUNDLE_LIMIT: u64 = 16 << 20;
+/// What tells our certificates from the same ones that an image brings itself, as a comment between them.
+const HEADING: &str = "# Trusted during this build only.";
 /// Where commands find all certificates whatever the image has.
 const OWN: &str = "/run/kiln/ca-certificates.crt";
 /// Variables by which programs are told of a bundle.
@@ -77,7 +79,7 @@ impl Authorities {
         }
         Ok((!block.is_empty()).then(|| Self {
             // A bundle may lack its last line's end.
-            block: format!("\n{block}"),
+            block: format!("\n{HEADING}\n{block}"),
         }))
     }
 
@@ -298,10 +300,14 @@ fn cut_file(mut file: File, block: &[u8]) -> std::io::Result<()> {
     let modified = file.metadata()?.modified()?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    let Some(at) = text.windows(block.len()).position(|part| part == block) else {
+    let before = text.len();
+    let find = |text: &[u8]| text.windows(block.len()).position(|part| part == block);
+    while let Some(at) = find(&text) {
+        text.drain(at..at + block.len());
+    }
+    if text.len() == before {
         return Ok(());
-    };
-    text.drain(at..at + block.len());
+    }
     file.rewind()?;
     file.write_all(&text)?;
     file.set_len(text.len() as u64)?;
@@ -365,6 +371,7 @@ mod tests {
             ("image\n\nours\nmore\n", "image\nmore\n"),
             ("image\n", "image\n"),
             ("\nours\n", ""),
+            ("image\n\nours\nimage\n\nours\n", "image\nimage\n"),
         ] {
             std::fs::write(&path, text).unwrap();
             let cut = Cut {

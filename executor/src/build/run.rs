@@ -15,6 +15,7 @@ use crate::copy::UserIds;
 use crate::debug::{self, CHANGES};
 use crate::error::LeftBehind;
 use crate::layer::{self, Form};
+use crate::request::OnFailure;
 use crate::snapshot::Snapshot;
 use log::{Log, drain};
 use oci_spec::image::Digest;
@@ -87,7 +88,7 @@ pub(crate) fn run(
     // What the sandbox found out by starting a command, such as the network it could give.
     tell_notes(executor, sandbox, step.id, work);
     if ended.timeout.is_some() || exit != Exit::Code(0) {
-        let kept = keep(executor, step, work, &changes, exit);
+        let kept = keep(executor, step, work, (&changes, &held), exit);
         let (tail, path) = log.finish();
         let left = Box::new(LeftBehind {
             tail,
@@ -110,9 +111,7 @@ pub(crate) fn run(
         });
     }
     log.discard_when_empty();
-    if let Some(authorities) = &executor.authorities {
-        authorities.cut(executor.space, &upper, &held.bundles)?;
-    }
+    cut_authorities(executor, &upper, &held)?;
     let written = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
     executor.known(written)
 }
@@ -123,16 +122,29 @@ fn keep(
     executor: &Executor<'_>,
     step: &Step,
     work: &Work<'_>,
-    changes: &Path,
+    (changes, held): (&Path, &Held<'_>),
     exit: Exit,
 ) -> Option<String> {
     let plan = executor.plan?;
-    debug::keep(executor, (plan, step), work, changes, exit).unwrap_or_else(|error| {
+    if executor.request.run.on_failure == OnFailure::Fail {
+        return None;
+    }
+    let kept = cut_authorities(executor, &changes.join("upper"), held)
+        .and_then(|()| debug::keep(executor, (plan, step), work, changes, exit));
+    kept.unwrap_or_else(|error| {
         let why = crate::error::chain(&error);
         let note = format!("the sandbox of the failed step could not be kept: {why}");
         work.events.event(step.id, StepEvent::Note(note));
         None
     })
+}
+
+/// What `--ca` lends to a command is in nothing that stays of it.
+fn cut_authorities(executor: &Executor<'_>, upper: &Path, held: &Held<'_>) -> Result<(), Error> {
+    match &executor.authorities {
+        Some(authorities) => authorities.cut(executor.space, upper, &held.bundles),
+        None => Ok(()),
+    }
 }
 
 /// Tells what the sandbox could not do, once a build.

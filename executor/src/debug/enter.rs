@@ -5,6 +5,7 @@ use super::record::{CHANGES, Record, RecordedStep};
 use crate::Error;
 use crate::build::Ui;
 use crate::build::backend::{Executor, Work};
+use crate::build::ca::Authorities;
 use crate::build::contexts::Contexts;
 use crate::build::fetch::Fetcher;
 use crate::build::foreign::Emulation;
@@ -196,6 +197,7 @@ impl Session<'_> {
         let mut executor = Executor::new(&space, build, &contexts, &fetcher, steps, &emulation);
         executor.agents = agents;
         executor.devices = devices;
+        executor.authorities = Authorities::load(&build.run.ca)?;
         let work = Work {
             inputs: &place.inputs,
             events: ui,

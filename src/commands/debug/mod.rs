@@ -11,7 +11,7 @@ use crate::registry_options;
 use crate::table::{Table, since};
 use executor::build::Ui;
 use executor::debug::{self, DebugRequest, Streams};
-use executor::request::{BuildRequest, OnFailure};
+use executor::request::{BuildRequest, OnFailure, RunSettings};
 use planner::plan::StepId;
 use planner::scheduler::{Cancel, Observer, StepEvent};
 use sandbox::Exit;
@@ -44,6 +44,10 @@ pub fn run(args: &DebugArgs, open: &Opener<'_>, environment: &Environment) -> Re
             registry: registry_options::client_options(&args.registry, environment)?,
             search_path: environment.get("PATH").unwrap_or_default().to_owned(),
             jobs: 1,
+            run: RunSettings {
+                ca: args.ca.clone(),
+                ..RunSettings::default()
+            },
             ..BuildRequest::default()
         },
         term: environment.get("TERM").map(str::to_owned),
