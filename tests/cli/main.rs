@@ -56,6 +56,7 @@ mod reproducible;
 mod run_caches;
 mod run_flags;
 mod run_mounts;
+mod run_names;
 mod run_network;
 mod run_ssh;
 mod search;

@@ -99,7 +99,8 @@ fn make_network(one: SingleThreaded, wanted: &Wanted) -> Result<Made, Failure> {
     let mut words = Vec::new();
     for program in waiting {
         match program.start() {
-            Ok(network) => {
+            Ok((network, note)) => {
+                words.extend(note);
                 let host = network.host.filter(|_| wanted.host_access);
                 let network = PrivateNetwork { host, ..network };
                 let note = (!words.is_empty()).then(|| words.join("; "));

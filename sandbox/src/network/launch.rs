@@ -3,7 +3,8 @@
 //! The program runs in the build's user namespace and the host's network namespace: it has no rights on the host that its
 //! user lacks. Nothing is forwarded into the namespace, and of the host's loopback nothing is reachable unless asked for.
 
-use super::{NetworkProgram, PrivateNetwork};
+use super::resolver::{self, Forward};
+use super::{NetworkProgram, PrivateNetwork, routes};
 use crate::sys::{self, SingleThreaded};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
@@ -21,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// Longest that a program may take to get ready.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Where pasta answers questions for names: an address of no network (RFC 3927), as Podman uses it.
-const PASTA_NAME_SERVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// Addresses of slirp4netns (its manual).
 const SLIRP_NAME_SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const SLIRP_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
@@ -30,6 +29,7 @@ const SLIRP_HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 /// A forked process in the host's network namespace that becomes the program when it is told to.
 pub(super) struct Waiting {
     program: NetworkProgram,
+    forward: Forward,
     pid: Pid,
     go: OwnedFd,
     log: OwnedFd,
@@ -47,9 +47,18 @@ pub(super) fn fork(
     let (go_read, go) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let (ready, ready_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let log = rustix::fs::memfd_create("log", MemfdFlags::CLOEXEC)?;
+    let forward = match program {
+        NetworkProgram::Pasta => resolver::forward(routes::read()),
+        NetworkProgram::Slirp4netns => Forward::At(SLIRP_NAME_SERVER.into()),
+    };
     let Some(pid) = sys::fork(one)? else {
         drop((go, ready));
-        let args = arguments(program, namespace, host_access, ready_write.as_raw_fd());
+        let args = match program {
+            NetworkProgram::Pasta => pasta_arguments(namespace, host_access, &forward),
+            NetworkProgram::Slirp4netns => {
+                slirp4netns_arguments(namespace, host_access, ready_write.as_raw_fd())
+            }
+        };
         let go = rustix::io::read(&go_read, &mut [0]);
         if go == Ok(1) {
             let errno = execute(program, path, &args, &log, &ready_write);
@@ -60,6 +69,7 @@ pub(super) fn fork(
     };
     Ok(Waiting {
         program,
+        forward,
         pid,
         go,
         log,
@@ -67,37 +77,32 @@ pub(super) fn fork(
     })
 }
 
-fn arguments(
-    program: NetworkProgram,
-    namespace: &str,
-    host_access: bool,
-    ready: i32,
-) -> Vec<String> {
-    let mut args: Vec<String> = vec![program.name().to_owned()];
-    let mut add = |more: &[&str]| args.extend(more.iter().map(|arg| (*arg).to_owned()));
-    match program {
-        // It goes into the background when it serves, which tells that it is ready; its pid namespace still ends it.
-        NetworkProgram::Pasta => {
-            add(&["--quiet", "--config-net", "--no-netns-quit"]);
-            add(&["--tcp-ports", "none", "--udp-ports", "none"]);
-            add(&["--tcp-ns", "none", "--udp-ns", "none"]);
-            if !host_access {
-                add(&["--no-map-gw"]);
-            }
-            add(&["--dns-forward", &PASTA_NAME_SERVER.to_string()]);
-            add(&["--netns", namespace]);
-        }
-        NetworkProgram::Slirp4netns => {
-            add(&["--configure", "--mtu=65520", "--enable-ipv6"]);
-            add(&["--enable-sandbox", "--enable-seccomp"]);
-            if !host_access {
-                add(&["--disable-host-loopback"]);
-            }
-            add(&[&format!("--ready-fd={ready}"), "--netns-type=path"]);
-            add(&[namespace, "tap0"]);
-        }
+/// It goes into the background when it serves, which tells that it is ready; its pid namespace still ends it.
+fn pasta_arguments(namespace: &str, host_access: bool, forward: &Forward) -> Vec<String> {
+    let mut args = vec!["pasta", "--quiet", "--config-net", "--no-netns-quit"];
+    args.extend(["--tcp-ports", "none", "--udp-ports", "none"]);
+    args.extend(["--tcp-ns", "none", "--udp-ns", "none"]);
+    if !host_access {
+        args.push("--no-map-gw");
     }
-    args
+    let address;
+    if let Forward::At(at) = forward {
+        address = at.to_string();
+        args.extend(["--dns-forward", &address]);
+    }
+    args.extend(["--netns", namespace]);
+    args.into_iter().map(str::to_owned).collect()
+}
+
+fn slirp4netns_arguments(namespace: &str, host_access: bool, ready: i32) -> Vec<String> {
+    let mut args = vec!["slirp4netns", "--configure", "--mtu=65520", "--enable-ipv6"];
+    args.extend(["--enable-sandbox", "--enable-seccomp"]);
+    if !host_access {
+        args.push("--disable-host-loopback");
+    }
+    let ready = format!("--ready-fd={ready}");
+    args.extend([&ready, "--netns-type=path", namespace, "tap0"]);
+    args.into_iter().map(str::to_owned).collect()
 }
 
 /// Returns only on failure.
@@ -126,7 +131,7 @@ fn execute(
 
 impl Waiting {
     /// Lets it start and waits until it serves the namespace; else its own words, or what happened to it.
-    pub(super) fn start(self) -> Result<PrivateNetwork, String> {
+    pub(super) fn start(self) -> Result<(PrivateNetwork, Option<String>), String> {
         let name = self.program.name();
         let failed = |errno: Errno| format!("{name} could not be started: {errno}");
         let end = rustix::process::pidfd_open(self.pid, PidfdFlags::empty()).map_err(failed)?;
@@ -145,20 +150,28 @@ impl Waiting {
             }
         };
         if is_ready {
-            return Ok(self.network());
+            let note = match &self.forward {
+                Forward::Impossible(why) => Some(why.clone()),
+                _ => None,
+            };
+            return Ok((self.network(), note));
         }
         let _ = rustix::process::pidfd_send_signal(&end, Signal::KILL);
         Err(format!("{name} failed: {}", self.words()))
     }
 
     fn network(&self) -> PrivateNetwork {
-        let (name_server, host) = match self.program {
-            NetworkProgram::Pasta => (PASTA_NAME_SERVER, super::routes::read().gateway),
-            NetworkProgram::Slirp4netns => (SLIRP_NAME_SERVER, Some(IpAddr::V4(SLIRP_HOST))),
+        let host = match self.program {
+            NetworkProgram::Pasta => routes::read().gateway,
+            NetworkProgram::Slirp4netns => Some(IpAddr::V4(SLIRP_HOST)),
+        };
+        let name_server = match self.forward {
+            Forward::At(address) => Some(address),
+            _ => None,
         };
         PrivateNetwork {
             kind: super::NetworkKind::Program(self.program),
-            name_server: Some(IpAddr::V4(name_server)),
+            name_server,
             host,
         }
     }

@@ -8,6 +8,7 @@
 mod keeper;
 mod launch;
 mod programs;
+mod resolver;
 mod routes;
 mod tun;
 
@@ -83,7 +84,7 @@ pub enum NetworkKind {
 pub struct PrivateNetwork {
     /// How it is connected.
     pub kind: NetworkKind,
-    /// Where questions are passed on to the host's first name server, wherever that is.
+    /// Where questions are passed on to the host's first name server, when commands cannot reach that themselves.
     pub name_server: Option<IpAddr>,
     /// Where the host is; only with [`NetworkOptions::host_access`].
     pub host: Option<IpAddr>,

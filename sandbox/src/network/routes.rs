@@ -7,6 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) struct Routes {
     /// Whether anything but the machine itself can be reached.
     pub(super) lead_out: bool,
+    /// The same for IPv4 alone.
+    pub(super) v4: bool,
+    /// The same for IPv6 alone.
+    pub(super) v6: bool,
     /// Next hop of a default route, IPv4 first.
     pub(super) gateway: Option<IpAddr>,
 }
@@ -38,7 +42,7 @@ fn parse(v4: &str, v6: &str) -> Routes {
         if device == "lo" || flags & UP == 0 || flags & REJECT != 0 {
             continue;
         }
-        routes.lead_out = true;
+        routes.v4 = true;
         if let (Ok(0), Ok(gateway @ 1..)) = (
             u32::from_str_radix(target, 16),
             u32::from_str_radix(gateway, 16),
@@ -57,11 +61,12 @@ fn parse(v4: &str, v6: &str) -> Routes {
         if device == "lo" || flags & UP == 0 || flags & (REJECT | LOCAL) != 0 || scoped {
             continue;
         }
-        routes.lead_out = true;
+        routes.v6 = true;
         if let ("00", Ok(gateway @ 1..)) = (length, u128::from_str_radix(gateway, 16)) {
             gateway6.get_or_insert(Ipv6Addr::from(gateway));
         }
     }
+    routes.lead_out = routes.v4 || routes.v6;
     routes.gateway = gateway4.map(IpAddr::V4).or(gateway6.map(IpAddr::V6));
     routes
 }
@@ -96,22 +101,28 @@ mod tests {
             "80200001",
             "eth0",
         );
-        for (v4, v6, lead_out, gateway) in [
-            ("", String::new(), false, None),
-            (HEAD, format!("{own}{local}{address}"), false, None),
-            (&v4, own, true, Some("192.0.2.1")),
-            (HEAD, way_out.clone(), true, Some("fe80::1")),
-            (&v4, way_out, true, Some("192.0.2.1")),
+        for (v4, v6, families, gateway) in [
+            ("", String::new(), (false, false), None),
+            (HEAD, format!("{own}{local}{address}"), (false, false), None),
+            (&v4, own, (true, false), Some("192.0.2.1")),
+            (HEAD, way_out.clone(), (false, true), Some("fe80::1")),
+            (&v4, way_out, (true, true), Some("192.0.2.1")),
             (
                 &format!("{HEAD}lan0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"),
                 String::new(),
-                true,
+                (true, false),
                 None,
             ),
         ] {
             let routes = parse(v4, &v6);
             let gateway = gateway.map(|text| text.parse().unwrap());
-            assert_eq!(routes, Routes { lead_out, gateway }, "{v4}{v6}");
+            let expected = Routes {
+                lead_out: families.0 || families.1,
+                v4: families.0,
+                v6: families.1,
+                gateway,
+            };
+            assert_eq!(routes, expected, "{v4}{v6}");
         }
     }
 }
