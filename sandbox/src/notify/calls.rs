@@ -30,6 +30,7 @@ pub(super) enum Call {
     MakeNode(At),
     Symlink(At),
     Execute(At),
+    /// chroot, and what gives a process other mounts.
     ChangeRoot,
     /// prctl(PR_SET_TIMERSLACK), where the identity of a thread is kept.
     SetTimerSlack,
@@ -90,6 +91,12 @@ const SLACK: When = When::Masked {
     argument: 0,
     mask: u32::MAX,
     values: &[PR_SET_TIMERSLACK],
+};
+
+/// CLONE_NEWNS.
+const MOUNTS: When = When::Bits {
+    argument: 0,
+    bits: 0x2_0000,
 };
 
 const fn creating(argument: u8) -> When {
@@ -156,6 +163,7 @@ const X86_64: &[Row] = &[
     (4, Call::Stat(At::Path, Form::Native), ALWAYS),
     (5, Call::Stat(At::Descriptor, Form::Native), ALWAYS),
     (6, Call::Stat(At::Link, Form::Native), ALWAYS),
+    (56, Call::ChangeRoot, MOUNTS),
     (59, Call::Execute(At::Path), ALWAYS),
     (83, Call::MakeFolder(At::Path), ALWAYS),
     (85, Call::Create, ALWAYS),
@@ -180,6 +188,7 @@ const X86_64: &[Row] = &[
     (122, Call::SetFs(Side::User), ALWAYS),
     (123, Call::SetFs(Side::Group), ALWAYS),
     (133, Call::MakeNode(At::Path), ALWAYS),
+    (155, Call::ChangeRoot, ALWAYS),
     (157, Call::SetTimerSlack, SLACK),
     (161, Call::ChangeRoot, ALWAYS),
     (257, Call::Open(At::Folder), creating(2)),
@@ -188,8 +197,11 @@ const X86_64: &[Row] = &[
     (260, Call::Chown(At::Folder), ALWAYS),
     (262, Call::Stat(At::Folder, Form::Native), ALWAYS),
     (266, Call::Symlink(At::Folder), ALWAYS),
+    (272, Call::ChangeRoot, MOUNTS),
+    (308, Call::ChangeRoot, ALWAYS),
     (322, Call::Execute(At::Folder), ALWAYS),
     (332, Call::Stat(At::Folder, Form::Statx), ALWAYS),
+    (435, Call::ChangeRoot, ALWAYS),
     (437, Call::OpenHow, ALWAYS),
 ];
 
@@ -197,12 +209,14 @@ const AARCH64: &[Row] = &[
     (33, Call::MakeNode(At::Folder), ALWAYS),
     (34, Call::MakeFolder(At::Folder), ALWAYS),
     (36, Call::Symlink(At::Folder), ALWAYS),
+    (41, Call::ChangeRoot, ALWAYS),
     (51, Call::ChangeRoot, ALWAYS),
     (54, Call::Chown(At::Folder), ALWAYS),
     (55, Call::Chown(At::Descriptor), ALWAYS),
     (56, Call::Open(At::Folder), creating(2)),
     (79, Call::Stat(At::Folder, Form::Native), ALWAYS),
     (80, Call::Stat(At::Descriptor, Form::Native), ALWAYS),
+    (97, Call::ChangeRoot, MOUNTS),
     (143, Call::SetTwo(Side::Group), ALWAYS),
     (144, Call::Set(Side::Group), ALWAYS),
     (145, Call::SetTwo(Side::User), ALWAYS),
@@ -220,9 +234,12 @@ const AARCH64: &[Row] = &[
     (175, Call::GetId(Which::EffectiveUid), ALWAYS),
     (176, Call::GetId(Which::Gid), ALWAYS),
     (177, Call::GetId(Which::EffectiveGid), ALWAYS),
+    (220, Call::ChangeRoot, MOUNTS),
     (221, Call::Execute(At::Path), ALWAYS),
+    (268, Call::ChangeRoot, ALWAYS),
     (281, Call::Execute(At::Folder), ALWAYS),
     (291, Call::Stat(At::Folder, Form::Statx), ALWAYS),
+    (435, Call::ChangeRoot, ALWAYS),
     (437, Call::OpenHow, ALWAYS),
 ];
 
@@ -261,6 +278,7 @@ const LONG: &[Row] = &[
     (106, Call::Stat(At::Path, Form::Compat), ALWAYS),
     (107, Call::Stat(At::Link, Form::Compat), ALWAYS),
     (108, Call::Stat(At::Descriptor, Form::Compat), ALWAYS),
+    (120, Call::ChangeRoot, MOUNTS),
     (172, Call::SetTimerSlack, SLACK),
     (195, Call::Stat(At::Path, Form::Compat64), ALWAYS),
     (196, Call::Stat(At::Link, Form::Compat64), ALWAYS),
@@ -284,27 +302,34 @@ const LONG: &[Row] = &[
     (214, Call::Set(Side::Group), ALWAYS),
     (215, Call::SetFs(Side::User), ALWAYS),
     (216, Call::SetFs(Side::Group), ALWAYS),
+    (435, Call::ChangeRoot, ALWAYS),
     (437, Call::OpenHow, ALWAYS),
 ];
 
 const I386: &[Row] = &[
+    (217, Call::ChangeRoot, ALWAYS),
     (295, Call::Open(At::Folder), creating(2)),
     (296, Call::MakeFolder(At::Folder), ALWAYS),
     (297, Call::MakeNode(At::Folder), ALWAYS),
     (298, Call::Chown(At::Folder), ALWAYS),
     (300, Call::Stat(At::Folder, Form::Compat64), ALWAYS),
     (304, Call::Symlink(At::Folder), ALWAYS),
+    (310, Call::ChangeRoot, MOUNTS),
+    (346, Call::ChangeRoot, ALWAYS),
     (358, Call::Execute(At::Folder), ALWAYS),
     (383, Call::Stat(At::Folder, Form::Statx), ALWAYS),
 ];
 
 const ARM: &[Row] = &[
+    (218, Call::ChangeRoot, ALWAYS),
     (322, Call::Open(At::Folder), creating(2)),
     (323, Call::MakeFolder(At::Folder), ALWAYS),
     (324, Call::MakeNode(At::Folder), ALWAYS),
     (325, Call::Chown(At::Folder), ALWAYS),
     (327, Call::Stat(At::Folder, Form::Compat64), ALWAYS),
     (331, Call::Symlink(At::Folder), ALWAYS),
+    (337, Call::ChangeRoot, MOUNTS),
+    (375, Call::ChangeRoot, ALWAYS),
     (387, Call::Execute(At::Folder), ALWAYS),
     (397, Call::Stat(At::Folder, Form::Statx), ALWAYS),
 ];
@@ -353,10 +378,15 @@ mod tests {
             (Call::Symlink(At::Folder), libc::SYS_symlinkat),
             (Call::Execute(At::Folder), libc::SYS_execveat),
             (Call::ChangeRoot, libc::SYS_chroot),
+            (Call::ChangeRoot, libc::SYS_pivot_root),
+            (Call::ChangeRoot, libc::SYS_clone),
+            (Call::ChangeRoot, libc::SYS_clone3),
+            (Call::ChangeRoot, libc::SYS_unshare),
+            (Call::ChangeRoot, libc::SYS_setns),
             (Call::SetTimerSlack, libc::SYS_prctl),
         ] {
-            let found = X86_64.iter().find(|(_, known, _)| *known == call);
-            assert_eq!(found.map(|row| i64::from(row.0)), Some(number), "{call:?}");
+            let found = X86_64.iter().find(|row| i64::from(row.0) == number);
+            assert_eq!(found.map(|row| row.1), Some(call), "{number}");
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use super::calls::{At, Call};
 use super::fake::{Answer, Pass, Supervisor};
-use super::place::{Named, Place, split};
+use super::place::{FOUND, Named, New};
 use super::{Notification, Response};
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::CString;
 
@@ -31,8 +31,8 @@ impl Supervisor {
             Call::MakeFolder(at) => {
                 let (folder, path) = indices(at);
                 let mode = Mode::from_raw_mode(call.word(path + 1) & 0o7777);
-                self.make_named(call, Named::new(folder, path), |place| {
-                    rustix::fs::mkdirat(CWD, &place.path, mode)
+                self.make_named(call, (folder, path), FileType::Directory, |new| {
+                    rustix::fs::mkdirat(&new.folder, &new.name, mode)
                 })
             }
             Call::MakeNode(at) => self.make_node(call, at),
@@ -60,17 +60,17 @@ impl Supervisor {
 
     fn make_link(&mut self, call: &Notification, at: At) -> Answer {
         let named = if at == At::Folder {
-            Named::new(Some(1), 2)
+            (Some(1), 2)
         } else {
-            Named::new(None, 1)
+            (None, 1)
         };
         let target = self
             .notifications
             .read_text(call, call.args[0], LONGEST_TARGET)
             .map_err(|_| Pass)?;
         let target = CString::new(target).map_err(|_| Pass)?;
-        self.make_named(call, named, |place| {
-            rustix::fs::symlinkat(&target, CWD, &place.path)
+        self.make_named(call, named, FileType::Symlink, |new| {
+            rustix::fs::symlinkat(&target, &new.folder, &new.name)
         })
     }
 
@@ -89,8 +89,8 @@ impl Supervisor {
             return Err(Pass);
         }
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        self.make_named(call, Named::new(folder, path), |place| {
-            rustix::fs::mknodat(CWD, &place.path, kind, mode, 0)
+        self.make_named(call, (folder, path), kind, |new| {
+            rustix::fs::mknodat(&new.folder, &new.name, kind, mode, 0)
         })
     }
 
@@ -98,11 +98,12 @@ impl Supervisor {
     fn make_named(
         &mut self,
         call: &Notification,
-        named: Named,
-        make: impl FnOnce(&Place) -> Result<(), Errno>,
+        at: (Option<usize>, usize),
+        kind: FileType,
+        make: impl FnOnce(&New) -> Result<(), Errno>,
     ) -> Answer {
-        let place = self.place(call, named)?;
-        let owner = self.owner_of_new(call, split(place.path.as_bytes()).0)?;
+        let new = self.new_file(call, at, ResolveFlags::empty())?;
+        let owner = self.owner_of_new(call, &new.folder)?;
         if owner == (0, 0) {
             return Err(Pass);
         }
@@ -110,14 +111,34 @@ impl Supervisor {
         if !self.notifications.is_still_valid(call) {
             return Err(Pass);
         }
-        let made = make(&place).and_then(|()| {
-            let file = place.open()?;
-            self.owners.set(file.as_fd(), owner)
+        let made = make(&new).and_then(|()| {
+            let flags = FOUND | OFlags::NOFOLLOW;
+            let file = rustix::fs::openat(&new.folder, &new.name, flags, Mode::empty())?;
+            let stat = rustix::fs::fstat(&file)?;
+            // Another process may have put a file of someone else there.
+            let is_new = FileType::from_raw_mode(stat.st_mode) == kind
+                && (kind == FileType::Directory || stat.st_nlink == 1);
+            if is_new {
+                self.owners.set(file.as_fd(), owner)
+            } else {
+                Ok(())
+            }
         });
         Ok(match made {
             Ok(()) => Response::Value(0),
             Err(errno) => Response::Fail(errno),
         })
+    }
+
+    fn new_file(
+        &mut self,
+        call: &Notification,
+        at: (Option<usize>, usize),
+        resolve: ResolveFlags,
+    ) -> Result<New, Pass> {
+        self.callers
+            .new_file(&self.notifications, call, at, resolve)
+            .map_err(|_| Pass)
     }
 
     fn open_how(&mut self, call: &Notification) -> Answer {
@@ -143,21 +164,22 @@ impl Supervisor {
 
     /// Opens a file that is not there yet and gives it to the caller.
     fn open(&mut self, call: &Notification, folder: Option<usize>, how: How) -> Answer {
-        let path = folder.map_or(0, |folder| folder + 1);
-        let place = self.place(call, Named::new(folder, path))?;
+        let at = (folder, folder.map_or(0, |folder| folder + 1));
+        let mut flags = OFlags::from_bits_retain(u32::try_from(how.flags).map_err(|_| Pass)?);
+        let resolve = ResolveFlags::from_bits_retain(how.resolve);
         let unnamed = how.flags & UNNAMED != 0;
-        let parent = if unnamed {
-            place.path.as_bytes()
+        let new = if unnamed {
+            self.unnamed_file(call, at, (flags, resolve))?
         } else {
-            split(place.path.as_bytes()).0
+            self.new_file(call, at, resolve)?
         };
-        let owner = self.owner_of_new(call, parent)?;
+        let owner = self.owner_of_new(call, &new.folder)?;
         if owner == (0, 0) {
             return Err(Pass);
         }
         // What is there is opened by the kernel. So is a link that leads nowhere: the file it makes is root's then.
         if !unnamed
-            && rustix::fs::statat(CWD, &place.path, AtFlags::SYMLINK_NOFOLLOW).err()
+            && rustix::fs::statat(&new.folder, &new.name, AtFlags::SYMLINK_NOFOLLOW).err()
                 != Some(Errno::NOENT)
         {
             return Err(Pass);
@@ -166,11 +188,11 @@ impl Supervisor {
         if !self.notifications.is_still_valid(call) {
             return Err(Pass);
         }
-        let mut flags = OFlags::from_bits_retain(u32::try_from(how.flags).map_err(|_| Pass)?);
         let cloexec = flags.contains(OFlags::CLOEXEC);
         flags |= OFlags::CLOEXEC;
         flags.set(OFlags::EXCL, !unnamed || flags.contains(OFlags::EXCL));
-        let file = match open_new(&place, flags, &how) {
+        let mode = Mode::from_raw_mode(u32::try_from(how.mode).map_err(|_| Pass)? & 0o7777);
+        let file = match rustix::fs::openat(&new.folder, &new.name, flags, mode) {
             Ok(file) => file,
             // It has come into being meanwhile.
             Err(Errno::EXIST) => return Err(Pass),
@@ -181,6 +203,29 @@ impl Supervisor {
                 .respond_with_fd(call, file.as_fd(), cloexec)
         });
         Ok(given.unwrap_or_else(Response::Fail))
+    }
+
+    /// A file without a name in the folder that the path names.
+    fn unnamed_file(
+        &mut self,
+        call: &Notification,
+        (folder, path): (Option<usize>, usize),
+        (flags, resolve): (OFlags, ResolveFlags),
+    ) -> Result<New, Pass> {
+        let named = Named {
+            folder,
+            path: Some(path),
+            follow: !flags.contains(OFlags::NOFOLLOW),
+            empty: false,
+        };
+        let folder = self
+            .callers
+            .file(&self.notifications, call, named, resolve)
+            .map_err(|_| Pass)?;
+        Ok(New {
+            folder,
+            name: c".".to_owned(),
+        })
     }
 
     /// New files get their mode by the umask of whoever makes them.
@@ -196,15 +241,6 @@ impl Supervisor {
         rustix::process::umask(Mode::from_raw_mode(umask));
         Ok(())
     }
-}
-
-fn open_new(place: &Place, flags: OFlags, how: &How) -> Result<OwnedFd, Errno> {
-    let mode = Mode::from_raw_mode(u32::try_from(how.mode).map_err(|_| Errno::INVAL)? & 0o7777);
-    if how.resolve == 0 {
-        return rustix::fs::openat(CWD, &place.path, flags, mode);
-    }
-    let resolve = ResolveFlags::from_bits_retain(how.resolve);
-    rustix::fs::openat2(CWD, &place.path, flags, mode, resolve)
 }
 
 /// Where the folder and the path are among the arguments.

@@ -7,12 +7,12 @@
 use super::calls::{self, At, Call, Form, Known, Side, Which};
 use super::identity::Identities;
 use super::ids::{self, Change, Credentials, KEEP};
-use super::owners::Owners;
-use super::place::{Callers, Named, Place};
+use super::owners::{self, Owners};
+use super::place::{Callers, Named};
 use super::stat::{self, Statx};
 use super::{Notification, Notifications, OVERFLOW_ID, Response, sys};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 const S_ISUID: u32 = 0o4000;
@@ -232,11 +232,10 @@ impl Supervisor {
     /// A file that is set-user-id gives its recorded owner to whoever executes it.
     fn execute(&mut self, call: &Notification, at: At) -> Answer {
         let flags = if at == At::Folder { call.word(4) } else { 0 };
-        let place = self.place(call, Named::usual(at, flags))?;
-        let file = place.open().map_err(|_| Pass)?;
+        let file = self.file(call, Named::usual(at, flags))?;
         let mode = rustix::fs::fstat(&file).map_err(|_| Pass)?.st_mode;
         let (mut owner, mut group) = (None, None);
-        if mode & (S_ISUID | S_ISGID) != 0 && !is_script(&place) {
+        if mode & (S_ISUID | S_ISGID) != 0 && !is_script(&file) {
             let recorded = self.owners.of(file.as_fd()).unwrap_or((0, 0));
             owner = (mode & S_ISUID != 0).then_some(recorded.0);
             group = (mode & S_ISGID != 0 && mode & S_IXGRP != 0).then_some(recorded.1);
@@ -248,9 +247,9 @@ impl Supervisor {
 
     // Files.
 
-    pub(super) fn place(&mut self, call: &Notification, named: Named) -> Result<Place, Pass> {
+    fn file(&mut self, call: &Notification, named: Named) -> Result<OwnedFd, Pass> {
         self.callers
-            .place(&self.notifications, call, named)
+            .file(&self.notifications, call, named, ResolveFlags::empty())
             .map_err(|_| Pass)
     }
 
@@ -258,8 +257,7 @@ impl Supervisor {
         let first = if at == At::Folder { 2 } else { 1 };
         let wanted = (id(known, call, first), id(known, call, first + 1));
         let flags = if at == At::Folder { call.word(4) } else { 0 };
-        let file = self.place(call, Named::usual(at, flags))?.open();
-        let file = file.map_err(|_| Pass)?;
+        let file = self.file(call, Named::usual(at, flags))?;
         let now = self.owners.of(file.as_fd()).unwrap_or((0, 0));
         if !self.credentials(call)?.may_chown(now, wanted) {
             return Ok(Response::Fail(Errno::PERM));
@@ -298,11 +296,17 @@ impl Supervisor {
             (_, At::Folder) => (call.word(3), stat::BASIC, call.args[2]),
             _ => (0, stat::BASIC, call.args[1]),
         };
-        let place = self.place(call, Named::usual(at, flags))?;
-        let owner = self.owners.get(&place).ok_or(Pass)?;
-        let mut told = self
-            .statx(&place, flags | NO_AUTOMOUNT, mask)
+        let named = Named::usual(at, flags);
+        let glance = self
+            .callers
+            .glance(&self.notifications, call, named)
             .map_err(|_| Pass)?;
+        if glance.is_some_and(|(path, follow)| self.owners.none_at(&path, follow)) {
+            return Err(Pass);
+        }
+        let file = self.file(call, named)?;
+        let owner = self.owners.of(file.as_fd()).ok_or(Pass)?;
+        let mut told = of_file(&file, flags | NO_AUTOMOUNT, mask)?;
         told.set_owner(owner);
         let bytes = told.as_form(form).ok_or(Pass)?;
         match self.notifications.write(call, buffer, &bytes) {
@@ -311,34 +315,28 @@ impl Supervisor {
         }
     }
 
-    fn statx(&self, place: &Place, flags: u32, mask: u32) -> Result<Statx, Errno> {
-        /// AT_SYMLINK_NOFOLLOW; AT_EMPTY_PATH has been dealt with.
-        const NOFOLLOW: u32 = 0x100;
-        const EMPTY_PATH: u32 = 0x1000;
-        let mut flags = flags & !(NOFOLLOW | EMPTY_PATH);
-        if !place.follow {
-            flags |= NOFOLLOW;
-        }
-        sys::statx(&place.path, flags, mask).map(Statx)
-    }
-
-    /// The owner of a new file in a folder; `None` when it is root's.
+    /// The owner of a new file in a folder.
     pub(super) fn owner_of_new(
         &mut self,
         call: &Notification,
-        folder: &[u8],
+        folder: &OwnedFd,
     ) -> Result<(u32, u32), Pass> {
-        let path = if folder.is_empty() { b"." } else { folder };
-        let place = Place::of(path).map_err(|_| Pass)?;
-        let inherits = self.statx(&place, 0, stat::BASIC).map_err(|_| Pass)?.mode() & S_ISGID != 0;
+        let inherits = of_file(folder, 0, stat::BASIC)?.mode() & S_ISGID != 0;
         let group = if inherits {
-            Some(self.owners.get(&place).unwrap_or((0, 0)).1)
+            Some(self.owners.of(folder.as_fd()).unwrap_or((0, 0)).1)
         } else {
             None
         };
         let who = self.credentials(call)?;
         Ok((who.user.fs, group.unwrap_or(who.group.fs)))
     }
+}
+
+fn of_file(file: &OwnedFd, flags: u32, mask: u32) -> Result<Statx, Pass> {
+    /// AT_SYMLINK_NOFOLLOW, which has been dealt with.
+    const NOFOLLOW: u32 = 0x100;
+    let stat = sys::statx(file.as_fd(), flags & !NOFOLLOW, mask);
+    stat.map(Statx).map_err(|_| Pass)
 }
 
 /// An id among the arguments: the old calls have 16 bits, of which all ones are no id.
@@ -368,9 +366,9 @@ fn encoded(known: Known, ids: &[u32]) -> Vec<u8> {
 }
 
 /// Whether the kernel would start an interpreter, which gets no ids of the file.
-fn is_script(place: &Place) -> bool {
+fn is_script(file: &OwnedFd) -> bool {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let file = rustix::fs::openat(CWD, &place.path, flags, Mode::empty());
+    let file = rustix::fs::open(owners::link_to(file.as_fd()), flags, Mode::empty());
     let mut head = [0; 2];
     file.and_then(|file| rustix::io::read(&file, &mut head))
         .is_ok_and(|read| read == 2 && head == *b"#!")

@@ -15,6 +15,7 @@ mod place;
 mod serve;
 mod stat;
 mod sys;
+mod walk;
 
 pub(crate) use fake::Supervisor;
 pub(crate) use identity::begin as begin_identity;

@@ -4,7 +4,6 @@
 //! names, and is there in the next command. What cannot carry one (links, pipes, sockets; file systems without) is in a
 //! table of the run, written beside the upper folder for whoever captures it. No record means root.
 
-use super::place::Place;
 use rustix::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, XattrFlags};
 use rustix::io::Errno;
@@ -96,26 +95,19 @@ impl Owners {
             .map(|stat| (stat.stx_dev_major, stat.stx_dev_minor));
     }
 
-    /// The recorded owner of a file.
-    pub(super) fn get(&self, place: &Place) -> Option<(u32, u32)> {
+    /// Whether no file has an owner but root by what is at this path: a look that needs no file to be found first.
+    pub(super) fn none_at(&self, path: &CStr, follow: bool) -> bool {
         let mut buffer = [0; 32];
-        let read = if place.follow {
-            rustix::fs::getxattr(&place.path, OWNER_ATTRIBUTE, &mut buffer)
+        let read = if follow {
+            rustix::fs::getxattr(path, OWNER_ATTRIBUTE, &mut buffer)
         } else {
-            rustix::fs::lgetxattr(&place.path, OWNER_ATTRIBUTE, &mut buffer)
+            rustix::fs::lgetxattr(path, OWNER_ATTRIBUTE, &mut buffer)
         };
-        if let Ok(length) = read {
-            return parse_owner(&buffer[..length]);
+        match read {
+            Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM) => self.table.is_empty(),
+            Err(Errno::NOENT | Errno::NOTDIR) => true,
+            _ => false,
         }
-        if self.table.is_empty() {
-            return None;
-        }
-        let mut flags = AtFlags::empty();
-        flags.set(AtFlags::SYMLINK_NOFOLLOW, !place.follow);
-        let inode = inode_at(CWD, &place.path, flags).ok()?;
-        self.table
-            .get(&inode)
-            .map(|record| (record.uid, record.gid))
     }
 
     /// The recorded owner of an open file.
@@ -194,7 +186,7 @@ pub(crate) fn record(file: BorrowedFd<'_>, owner: (u32, u32)) -> Result<(), Errn
 }
 
 /// A path to an open file, whatever it is open for.
-fn link_to(file: BorrowedFd<'_>) -> String {
+pub(super) fn link_to(file: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", file.as_raw_fd())
 }
 

@@ -1,23 +1,30 @@
 //! Finds the file that a caller means, for this process to work on: paths as seen by the caller's working folder, root and
 //! descriptors.
 //!
-//! It is done by going to the folder that a relative path starts at: the path itself is then walked by the kernel, once,
-//! exactly as the caller would walk it. Only the supervisor stands there, and it has one thread.
+//! This process goes to where the caller stands, and the kernel walks the path once, as it would for the caller. Only the
+//! supervisor stands there, and it has one thread. What is found is a descriptor: the path is never walked a second time.
+//!
+//! The links of `/proc` to open files mean this process where they mean whoever asks (`/proc/self`), and process 1 can read
+//! its own, which lead out of the root. So the kernel does not follow them here; [`super::walk`] does, as the caller's.
 
 use super::calls::At;
+use super::walk::Walk;
 use super::{Notification, Notifications};
-use rustix::fd::{AsFd, OwnedFd};
+use crate::sys as processes;
+use rustix::fd::OwnedFd;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 
 /// PATH_MAX, which counts the zero byte.
 const LONGEST_PATH: usize = 4095;
 const AT_FDCWD: i32 = -100;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 const AT_EMPTY_PATH: u32 = 0x1000;
+/// For finding a file without opening it.
+pub(super) const FOUND: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// Which path arguments a call has.
 #[derive(Clone, Copy, Debug)]
@@ -47,50 +54,33 @@ impl Named {
             empty: flags & AT_EMPTY_PATH != 0,
         }
     }
-
-    /// Those of a call that makes what it names: nothing is followed.
-    pub(super) fn new(folder: Option<usize>, path: usize) -> Self {
-        Self {
-            folder,
-            path: Some(path),
-            follow: false,
-            empty: false,
-        }
-    }
 }
 
-/// A file of the caller, by a path that holds from where this process stands now.
+/// Where a file that is to be made goes.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) path: CString,
-    pub(super) follow: bool,
-    /// What the path goes through.
-    _held: Option<OwnedFd>,
+pub(super) struct New {
+    pub(super) folder: OwnedFd,
+    /// Trailing slashes are part of it.
+    pub(super) name: CString,
 }
 
-impl Place {
-    /// A path of this process.
-    pub(super) fn of(path: &[u8]) -> Result<Self, Errno> {
-        Ok(Self {
-            path: CString::new(path).map_err(|_| Errno::INVAL)?,
-            follow: true,
-            _held: None,
-        })
-    }
-
-    /// The file itself, a link only where links are not followed.
-    pub(super) fn open(&self) -> Result<OwnedFd, Errno> {
-        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
-        flags.set(OFlags::NOFOLLOW, !self.follow);
-        rustix::fs::openat(CWD, &self.path, flags, Mode::empty())
-    }
+/// What a caller asks for, in its own words.
+#[derive(Debug)]
+struct Asked {
+    /// The caller in `/proc`.
+    number: i32,
+    /// Where a relative path starts.
+    start: String,
+    path: Vec<u8>,
 }
 
 /// Callers as this process finds them in `/proc`.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
-    /// Someone has changed its root, so that roots are looked at.
+    /// Someone has changed its root or mounts, so that they are looked at.
     pub(super) roots_differ: bool,
+    /// This process in `/proc`.
+    own: String,
     /// `/proc` is of another pid namespace, in which callers have other numbers.
     foreign: bool,
     numbers: HashMap<i32, i32>,
@@ -99,9 +89,12 @@ pub(super) struct Callers {
 impl Callers {
     pub(super) fn new() -> Self {
         let own = std::fs::read_link("/proc/self")
-            .is_ok_and(|link| link.as_os_str() == std::process::id().to_string().as_str());
+            .ok()
+            .and_then(|link| link.into_os_string().into_string().ok())
+            .unwrap_or_default();
         Self {
-            foreign: !own,
+            foreign: own != std::process::id().to_string(),
+            own,
             ..Self::default()
         }
     }
@@ -138,50 +131,156 @@ impl Callers {
         Err(Errno::SRCH)
     }
 
-    /// Goes to where the caller's path starts.
-    pub(super) fn place(
+    /// The file that a call is about; a link only where links are not followed. `resolve` is what openat2(2) was told.
+    pub(super) fn file(
         &mut self,
         notifications: &Notifications,
         call: &Notification,
         named: Named,
-    ) -> Result<Place, Errno> {
+        resolve: ResolveFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let asked = self.asked(notifications, call, named)?;
+        if asked.path.is_empty() {
+            return rustix::fs::open(asked.start.as_str(), FOUND, Mode::empty());
+        }
+        self.resolve(&asked, &asked.path, named.follow, resolve)
+    }
+
+    /// A path by which this process may look whether a file has a mark, and no more: what is found need not be what the
+    /// caller means, where that leads through links of `/proc`. `None` where it has to be found as it should be.
+    pub(super) fn glance(
+        &mut self,
+        notifications: &Notifications,
+        call: &Notification,
+        named: Named,
+    ) -> Result<Option<(CString, bool)>, Errno> {
+        if self.roots_differ {
+            return Ok(None);
+        }
+        let mut asked = self.asked(notifications, call, named)?;
+        let mut follow = named.follow;
+        if asked.path.is_empty() {
+            (asked.path, follow) = (asked.start.into_bytes(), true);
+        } else if is_of_processes(&asked.path) {
+            return Ok(None);
+        } else if asked.path[0] != b'/' {
+            rustix::process::chdir(asked.start.as_str())?;
+        }
+        let path = CString::new(asked.path).map_err(|_| Errno::INVAL)?;
+        Ok(Some((path, follow)))
+    }
+
+    /// Where a call makes a file. `resolve` is what openat2(2) was told.
+    pub(super) fn new_file(
+        &mut self,
+        notifications: &Notifications,
+        call: &Notification,
+        (folder, path): (Option<usize>, usize),
+        resolve: ResolveFlags,
+    ) -> Result<New, Errno> {
+        let named = Named {
+            folder,
+            path: Some(path),
+            follow: true,
+            empty: false,
+        };
+        let asked = self.asked(notifications, call, named)?;
+        let (parent, name) = split(&asked.path);
+        let parent = if parent.is_empty() { b"." } else { parent };
+        Ok(New {
+            folder: self.resolve(&asked, parent, true, resolve)?,
+            name: CString::new(name).map_err(|_| Errno::INVAL)?,
+        })
+    }
+
+    fn asked(
+        &mut self,
+        notifications: &Notifications,
+        call: &Notification,
+        named: Named,
+    ) -> Result<Asked, Errno> {
         let number = self.number(call.pid)?;
-        let folder = named.folder.map(|index| call.int(index));
-        let Some(path) = named.path else {
-            let descriptor = folder.ok_or(Errno::BADF)?;
-            return through(format!("/proc/{number}/fd/{descriptor}"));
-        };
-        let address = call.args[path];
-        let path = if address == 0 && named.empty {
-            Vec::new()
-        } else {
-            notifications.read_text(call, address, LONGEST_PATH)?
-        };
-        let start = match folder {
+        let start = match named.folder.map(|index| call.int(index)) {
+            Some(AT_FDCWD) if named.path.is_none() => return Err(Errno::BADF),
             None | Some(AT_FDCWD) => format!("/proc/{number}/cwd"),
             Some(descriptor) => format!("/proc/{number}/fd/{descriptor}"),
         };
-        if path.is_empty() {
-            return if named.empty {
-                through(start)
-            } else {
-                Err(Errno::NOENT)
-            };
-        }
-        if self.roots_differ
-            && let Some(place) = in_its_root(number, &start, &path, named.follow)?
-        {
-            return Ok(place);
-        }
-        let path = of_caller(path, number, named.follow);
-        if path[0] != b'/' {
-            rustix::process::chdir(start.as_str())?;
-        }
-        Ok(Place {
-            path: CString::new(path).map_err(|_| Errno::INVAL)?,
-            follow: named.follow,
-            _held: None,
+        let path = match named.path.map(|index| call.args[index]) {
+            None => Vec::new(),
+            Some(0) if named.empty => Vec::new(),
+            Some(address) => {
+                let path = notifications.read_text(call, address, LONGEST_PATH)?;
+                if path.is_empty() && !named.empty {
+                    return Err(Errno::NOENT);
+                }
+                path
+            }
+        };
+        Ok(Asked {
+            number,
+            start,
+            path,
         })
+    }
+
+    /// Walks a path of what was asked for.
+    fn resolve(
+        &self,
+        asked: &Asked,
+        path: &[u8],
+        follow: bool,
+        resolve: ResolveFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let by_folder = path[0] != b'/' || !resolve.is_empty();
+        let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+        let elsewhere = self.roots_differ && stands_elsewhere(asked.number)?;
+        let own = elsewhere
+            .then(|| rustix::fs::open("/", FOUND, Mode::empty()))
+            .transpose()?;
+        // A folder is needed where the walk begins in it.
+        if by_folder {
+            rustix::process::chdir(asked.start.as_str())?;
+        }
+        if own.is_some() {
+            rustix::process::chroot(format!("/proc/{}/root", asked.number))?;
+        }
+        let mut flags = FOUND;
+        flags.set(OFlags::NOFOLLOW, !follow);
+        let strictly = || {
+            let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
+            rustix::fs::openat2(CWD, &path, flags, Mode::empty(), resolve)
+        };
+        let by_processes = resolve.is_empty() && is_of_processes(path.as_bytes());
+        let found = if by_processes {
+            Err(Errno::LOOP)
+        } else {
+            strictly()
+        };
+        let start = match found {
+            // Perhaps `/proc/self` was on the way, or a link to an open file.
+            Err(Errno::LOOP | Errno::NOENT) if resolve.is_empty() => {
+                rustix::fs::open(".", FOUND, Mode::empty()).and_then(|start| {
+                    let root = rustix::fs::open("/", FOUND, Mode::empty())?;
+                    Ok(Some((start, root)))
+                })
+            }
+            _ => Ok(None),
+        };
+        if let Some(own) = &own
+            && let Err(errno) = back_to(own)
+        {
+            // Nothing may be done with a caller's root as root.
+            processes::exit_now(errno.raw_os_error());
+        }
+        match start? {
+            Some((start, root)) => Walk {
+                caller: asked.number,
+                own: &self.own,
+                root,
+            }
+            .file(start, path.as_bytes(), follow),
+            None => found,
+        }
     }
 
     /// Makes a thread's number mean nothing any longer.
@@ -190,13 +289,23 @@ impl Callers {
     }
 }
 
-/// What a link of `/proc` to a file leads to.
-fn through(link: String) -> Result<Place, Errno> {
-    Ok(Place {
-        path: CString::new(link).map_err(|_| Errno::INVAL)?,
-        follow: true,
-        _held: None,
-    })
+/// Whether a process has another root or other mounts than this one.
+fn stands_elsewhere(number: i32) -> Result<bool, Errno> {
+    let link = |path: String| rustix::fs::readlink(path, Vec::new());
+    Ok(link(format!("/proc/{number}/root"))?.as_bytes() != b"/"
+        || link(format!("/proc/{number}/ns/mnt"))? != link("/proc/self/ns/mnt".to_owned())?)
+}
+
+fn back_to(root: &OwnedFd) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(".")
+}
+
+/// Whether a path is of those by which callers mean themselves.
+fn is_of_processes(path: &[u8]) -> bool {
+    [&b"/proc/"[..], b"/dev/fd", b"/dev/std"]
+        .iter()
+        .any(|prefix| path.starts_with(prefix))
 }
 
 /// Whether a process of `/proc` is the caller of this number in a pid namespace.
@@ -209,78 +318,6 @@ fn is_numbered(number: i32, caller: i32, namespace: &std::path::Path) -> bool {
     inner == Some(caller)
         && std::fs::read_link(format!("/proc/{number}/ns/pid"))
             .is_ok_and(|found| found == namespace)
-}
-
-/// Paths by which a caller means itself.
-fn of_caller(path: Vec<u8>, number: i32, follow: bool) -> Vec<u8> {
-    for prefix in [&b"/proc/self/"[..], b"/proc/thread-self/"] {
-        if let Some(rest) = path.strip_prefix(prefix) {
-            return [format!("/proc/{number}/").as_bytes(), rest].concat();
-        }
-    }
-    if let Some(rest) = path.strip_prefix(b"/dev/fd/") {
-        return [format!("/proc/{number}/fd/").as_bytes(), rest].concat();
-    }
-    let standard = [&b"/dev/stdin"[..], b"/dev/stdout", b"/dev/stderr"];
-    match standard.iter().position(|name| *name == path) {
-        Some(descriptor) if follow => format!("/proc/{number}/fd/{descriptor}").into_bytes(),
-        _ => path,
-    }
-}
-
-/// The place of a path for a caller that has changed its root; `None` when it has not.
-fn in_its_root(
-    number: i32,
-    start: &str,
-    path: &[u8],
-    follow: bool,
-) -> Result<Option<Place>, Errno> {
-    let root_link = format!("/proc/{number}/root");
-    let root = rustix::fs::readlink(root_link.as_str(), Vec::new())?.into_bytes();
-    if root == b"/" {
-        return Ok(None);
-    }
-    let mut inner = path.to_vec();
-    if path[0] != b'/' {
-        let start = rustix::fs::readlink(start, Vec::new())?.into_bytes();
-        // A folder outside of the root, as it was open before.
-        let Some(start) = start.strip_prefix(root.as_slice()) else {
-            return Ok(None);
-        };
-        inner = [start, b"/", path].concat();
-    }
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let root = rustix::fs::open(root_link.as_str(), flags, Mode::empty())?;
-    let (parent, name) = split(&inner);
-    let name = if follow { None } else { Some(name) };
-    let wanted = match name {
-        None => inner.as_slice(),
-        Some(_) => parent,
-    };
-    let wanted = if wanted.is_empty() { b"." } else { wanted };
-    let held = rustix::fs::openat2(
-        &root,
-        OsStr::from_bytes(wanted),
-        flags,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT,
-    )?;
-    let Some(name) = name else {
-        use rustix::fd::AsRawFd as _;
-        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
-        return Ok(Some(Place {
-            path: CString::new(path).map_err(|_| Errno::INVAL)?,
-            follow: true,
-            _held: Some(held),
-        }));
-    };
-    rustix::process::fchdir(held.as_fd())?;
-    let name = std::ffi::OsString::from_vec(name.to_vec());
-    Ok(Some(Place {
-        path: CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?,
-        follow: false,
-        _held: Some(held),
-    }))
 }
 
 /// A path's folder and its last name, trailing slashes with the name.
@@ -299,22 +336,6 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_caller_means_itself() {
-        for (path, follow, expected) in [
-            ("/proc/self/fd/3", true, "/proc/7/fd/3"),
-            ("/proc/thread-self/status", true, "/proc/7/status"),
-            ("/proc/selfish", true, "/proc/selfish"),
-            ("/dev/fd/0", true, "/proc/7/fd/0"),
-            ("/dev/stdout", true, "/proc/7/fd/1"),
-            ("/dev/stdout", false, "/dev/stdout"),
-            ("x", true, "x"),
-        ] {
-            let got = of_caller(path.as_bytes().to_vec(), 7, follow);
-            assert_eq!(String::from_utf8(got).unwrap(), expected);
-        }
-    }
 
     #[test]
     fn paths_split_at_their_last_name() {

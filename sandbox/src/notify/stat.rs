@@ -166,6 +166,7 @@ impl Fields {
 mod tests {
     use super::super::sys;
     use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -182,8 +183,8 @@ mod tests {
     #[test]
     fn fields_lie_where_programs_look_for_them() {
         for path in ["/", "/dev/null", "/proc/self/exe"] {
-            let name = std::ffi::CString::new(path).unwrap();
-            let mut stat = Statx(sys::statx(&name, 0, BASIC).unwrap());
+            let file = std::fs::File::open(path).unwrap();
+            let mut stat = Statx(sys::statx(file.as_fd(), 0, BASIC).unwrap());
             let meta = std::fs::metadata(path).unwrap();
             let native = stat.as_form(Form::Native).unwrap();
             let long = |at: usize| u64::from_ne_bytes(native[at..at + 8].try_into().unwrap());

@@ -4,7 +4,7 @@
 
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
-use std::ffi::{CStr, c_long, c_ulong};
+use std::ffi::{c_long, c_ulong};
 
 /// Length of the kernel's `struct statx`.
 pub(super) const STATX_LEN: usize = 256;
@@ -196,16 +196,18 @@ fn remote(address: u64, len: usize) -> Result<libc::iovec> {
     })
 }
 
-/// statx: the kernel's structure as bytes (`struct statx`, the same on every machine).
-pub(super) fn statx(path: &CStr, flags: u32, mask: u32) -> Result<[u8; STATX_LEN]> {
+/// statx of an open file: the kernel's structure as bytes (`struct statx`, the same on every machine).
+pub(super) fn statx(file: BorrowedFd<'_>, flags: u32, mask: u32) -> Result<[u8; STATX_LEN]> {
     let mut buffer = [0_u64; STATX_LEN / 8];
+    /// The file itself is meant.
+    const AT_EMPTY_PATH: u32 = 0x1000;
     // SAFETY: the path is a C string, the buffer as long and aligned as the structure, which the kernel fills.
     check(unsafe {
         libc::syscall(
             libc::SYS_statx,
-            libc::AT_FDCWD,
-            path.as_ptr(),
-            flags,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            flags | AT_EMPTY_PATH,
             mask,
             buffer.as_mut_ptr(),
         )
@@ -223,6 +225,14 @@ pub(super) fn set_timer_slack(nanoseconds: u64) -> Result<()> {
     check(c_long::from(unsafe {
         libc::prctl(libc::PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0)
     }))
+}
+
+/// getpgid with the address of a word as its number, for a supervisor that works on the word.
+pub(super) fn ask_about(word: &mut u64) -> Result<i64> {
+    // SAFETY: the kernel takes a plain number; a supervisor that is told of it changes this word at most.
+    let answer = unsafe { libc::syscall(libc::SYS_getpgid, std::ptr::from_mut(word)) };
+    check(answer)?;
+    Ok(answer)
 }
 
 /// Blocks SIGCHLD in this thread and returns a descriptor that is readable when one waits.

@@ -10,6 +10,7 @@
     clippy::expect_used
 )]
 
+mod answers;
 mod basics;
 mod chroot;
 mod emulators;
@@ -24,7 +25,9 @@ mod network;
 mod nodes;
 mod owners;
 mod places;
+mod probe_answers;
 mod probe_ids;
+mod probe_threads;
 mod probes;
 mod stopping;
 mod tasks;
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Some("--probe") => return probes::main(&args[1..]),
         Some("--facts") => return facts::print(&args[1..]),
         Some("--start") => return hosts::start(&args[1..]),
+        Some("--unlistened") => return answers::unlistened(&args[1..]),
         Some("--unfenced") => return unfenced::main(&args[1..]),
         Some("--victim") => return lifecycle::victim(&args[1..]),
         Some("--in-machine") => return network::main(&args[1..]),
@@ -144,6 +148,7 @@ fn cases() -> Vec<Case> {
         limits::CASES,
         stopping::CASES,
         owners::CASES,
+        answers::CASES,
         tasks::CASES,
     ]
     .concat()

@@ -258,7 +258,11 @@ fn table(world: &World) {
         assert!(!world.sandbox().records_owners());
         return;
     }
-    assert!(world.sandbox().records_owners());
+    assert!(
+        world.sandbox().records_owners(),
+        "{:?}",
+        world.sandbox().notes()
+    );
     let spec = world.sh("mkdir /d; ln -s x /d/l; touch /d/f; chown -h 33:42 /d/l /d/f");
     let (upper, work) = spec.root.upper.clone().unwrap();
     world.run(&spec).ok();

@@ -32,6 +32,13 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         ),
         Some("as") => return crate::probe_ids::run_as(&args[1..]),
         Some("four-ids") => crate::probe_ids::four_ids(),
+        Some("answer-paths") => crate::probe_answers::paths(),
+        Some("answer-roots") => crate::probe_answers::roots(),
+        Some("answer-makers") => crate::probe_answers::makers(),
+        Some("answer-exchanged") => crate::probe_threads::exchanged(),
+        Some("answer-recorded") => crate::probe_threads::recorded(),
+        Some("answer-storm") => crate::probe_threads::storm(),
+        Some("answer-gone") => crate::probe_threads::gone(),
         Some("identities") => crate::probe_ids::identities(),
         Some("thread-identities") => crate::probe_ids::threads(),
         #[cfg(target_arch = "x86_64")]
