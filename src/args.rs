@@ -3,6 +3,7 @@
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
 
 mod archive;
+mod cache;
 mod compat;
 mod copy;
 mod debug;
@@ -22,6 +23,7 @@ mod security;
 mod space;
 
 pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
+pub use cache::CacheArgs;
 pub use compat::CompatArgs;
 pub use copy::CopyArgs;
 pub use debug::{DebugArgs, OnFailureMode};
@@ -208,6 +210,9 @@ pub struct BuildArgs {
     /// Steps that may run at once
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: u16,
+    /// Caches beside the store.
+    #[command(flatten)]
+    pub cache: CacheArgs,
     /// How registries are reached.
     #[command(flatten)]
     pub registry: RegistryArgs,

@@ -90,6 +90,15 @@ pub enum Error {
         #[source]
         source: registry_client::Error,
     },
+    /// A cache could not be written.
+    #[error("failed to export the cache to {place}")]
+    CacheExport {
+        /// Where to.
+        place: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// A name that no image can have.
     #[error("invalid tag {name:?}")]
     Name {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod build;
+mod cache;
 pub mod context;
 pub mod copy;
 pub mod debug;

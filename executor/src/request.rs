@@ -1,10 +1,12 @@
 //! What a build is asked to do: everything resolved, no raw flag left.
 
 mod annotation;
+mod cache;
 mod load;
 mod run;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
+pub use cache::{CacheExport, CacheImport, CacheMode, CacheTarget};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
 pub use run::{NetworkSettings, OnFailure, OutputLimits, RunSettings};
 
@@ -77,6 +79,10 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Outputs; empty: the store.
     pub outputs: Vec<OutputRequest>,
+    /// `--cache-from`.
+    pub cache_from: Vec<CacheImport>,
+    /// `--cache-to`.
+    pub cache_to: Vec<CacheExport>,
     /// SOURCE_DATE_EPOCH, seconds.
     pub source_date_epoch: Option<i64>,
     /// Time of the build for `created`, seconds since the epoch (the clock enters here).

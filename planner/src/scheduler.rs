@@ -194,6 +194,8 @@ pub struct Outcome<O> {
     pub executed: usize,
     /// Steps that did not run: found in the cache, or below one that was.
     pub cached: usize,
+    /// Definition keys by step id.
+    pub keys: Vec<CacheKey>,
 }
 
 /// How a step stands before anything runs.
@@ -324,6 +326,7 @@ pub fn run<B: Backend>(
             outputs: survey.outputs,
             executed: 0,
             cached,
+            keys: survey.keys,
         });
     }
     let wanted: Vec<&Step> = plan

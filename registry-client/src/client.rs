@@ -87,6 +87,19 @@ impl Client {
         }
     }
 
+    /// [`Client::resolve`], but of the registry itself: a mirror may lag behind.
+    ///
+    /// # Errors
+    /// As [`Client::resolve`].
+    pub async fn resolve_at_home(&self, reference: &Reference) -> Result<Descriptor, Error> {
+        let expected = pinned(reference)?;
+        let endpoint = self.inner.home(reference).await?;
+        let registries = &self.inner.registries;
+        registries
+            .resolve_at(&endpoint, reference.selector(), expected.as_ref())
+            .await
+    }
+
     /// A manifest or index by reference (or by digest in the same repository).
     ///
     /// # Errors

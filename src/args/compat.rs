@@ -24,12 +24,6 @@ pub struct CompatArgs {
     /// SBOM attestation: only `false` is supported yet
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL|generator=IMAGE")]
     pub sbom: Option<String>,
-    /// External cache to read (ignored with a warning: not supported yet)
-    #[arg(long = "cache-from", value_name = "SPEC")]
-    pub cache_from: Vec<String>,
-    /// External cache to write (ignored with a warning: not supported yet)
-    #[arg(long = "cache-to", value_name = "SPEC")]
-    pub cache_to: Vec<String>,
     /// Source policy (not supported yet)
     #[arg(long = "policy", value_name = "SPEC")]
     pub policies: Vec<String>,

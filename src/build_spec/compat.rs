@@ -1,5 +1,4 @@
-//! Flags that other builders know: what asks for nothing passes, what asks for something that is not there is refused,
-//! and caches, which change no result, are left out with a warning.
+//! Flags that other builders know: what asks for nothing passes, what asks for something that is not there is refused.
 
 use super::{csv, usage};
 use crate::args::CompatArgs;
@@ -15,16 +14,7 @@ pub fn check(args: &CompatArgs) -> Result<Vec<String>, Failure> {
     if !args.policies.is_empty() {
         return Err(usage("--policy is not supported yet"));
     }
-    let cache = |flag: &str| {
-        format!("{flag} is not supported yet and is ignored: the result is the same without it")
-    };
     let mut warnings = Vec::new();
-    if !args.cache_from.is_empty() {
-        warnings.push(cache("--cache-from"));
-    }
-    if !args.cache_to.is_empty() {
-        warnings.push(cache("--cache-to"));
-    }
     if args.rm || args.force_rm || args.compress {
         warnings.push("--rm, --force-rm and --compress have no meaning here".to_owned());
     }

@@ -4,6 +4,7 @@
 
 pub mod annotation;
 mod arguments;
+mod cache;
 mod compat;
 mod context;
 mod csv;
@@ -88,7 +89,18 @@ fn request(
     for path in args.iidfile.iter().chain(&args.metadata_file) {
         output::check_file(path)?;
     }
+    let build_args = arguments::build_args(&args.build_args, &args.build_arg_files, environment)?;
+    let inline = build_args
+        .get("BUILDKIT_INLINE_CACHE")
+        .is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"));
+    let (cache_from, insecure_from) = cache::imports(&args.cache.cache_from)?;
+    let (cache_to, insecure_to) = cache::exports(&args.cache.cache_to, inline)?;
+    let mut registry = registry_options::client_options(&args.registry, environment)?;
+    registry.insecure.extend(insecure_from);
+    registry.insecure.extend(insecure_to);
     let request = BuildRequest {
+        cache_from,
+        cache_to,
         dockerfile: source.dockerfile,
         dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,
@@ -103,7 +115,7 @@ fn request(
         ignore: source.ignore,
         named_contexts,
         tags: args.tags.clone(),
-        build_args: arguments::build_args(&args.build_args, &args.build_arg_files, environment)?,
+        build_args,
         labels: arguments::labels(&args.labels)?,
         annotations: annotations(&args.annotations)?,
         squash: args.squash,
@@ -136,7 +148,7 @@ fn request(
                 i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
             }),
         jobs: usize::from(args.jobs),
-        registry: registry_options::client_options(&args.registry, environment)?,
+        registry,
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     };

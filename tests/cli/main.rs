@@ -13,6 +13,7 @@ mod add_remote;
 mod arguments;
 mod bad_input;
 mod cache;
+mod caches;
 mod checks;
 mod confined;
 mod contexts;

@@ -10,9 +10,10 @@ use crate::build::foreign::Emulation;
 use crate::build::journal::Journal;
 use crate::build::manifest;
 use crate::build::preflight;
-use crate::build::record::{self, Link, StepOutput, base_of};
+use crate::build::record::{self, Link, OtherKeys, StepOutput, base_of};
 use crate::build::run;
 use crate::build::sources::RemoteSteps;
+use crate::cache::{Claims, Exports};
 use crate::copy::{self, CopySourceTree, ReadEntry};
 use crate::device::Devices;
 use crate::layer::{self, Compression, Form, Written};
@@ -27,7 +28,7 @@ use planner::scheduler::{Backend, Cancel, Observer, StepEvent, Survey};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The backend of one build.
 #[derive(Debug)]
@@ -58,6 +59,11 @@ pub(crate) struct Executor<'a> {
     pub sources: RemoteSteps<'a>,
     /// What is remembered for explanations.
     pub journal: Journal,
+    /// Caches that what is made here goes to.
+    pub exports: Option<&'a Exports<'a>>,
+    claims: Claims,
+    /// Keys of the layers of `COPY --link` steps that ran.
+    links: Mutex<HashMap<StepId, CacheKey>>,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
 }
 
@@ -86,6 +92,9 @@ impl<'a> Executor<'a> {
             devices: Devices::default(),
             plan: None,
             journal: Journal::default(),
+            exports: None,
+            claims: Claims::default(),
+            links: Mutex::default(),
             reads: Mutex::default(),
         }
     }
@@ -125,7 +134,7 @@ impl<'a> Executor<'a> {
             }
         }
         for layer in output.chain.iter().map(|link| &link.layer) {
-            if !fetch::available(self.space, layer)? {
+            if !self.fetcher.can_have(layer)? {
                 return Ok(false);
             }
         }
@@ -178,7 +187,7 @@ impl<'a> Executor<'a> {
                 layer: layer.clone(),
                 created: self.request.now,
             });
-            let payload = record::encode(&output, &[], None);
+            let payload = record::encode(&output, &[], None, &OtherKeys::default());
             self.space
                 .store()
                 .put_record(&key.0, &payload, &output.snapshot().layers)?;
@@ -196,23 +205,35 @@ impl<'a> Executor<'a> {
             identities.push(self.input_identity(step, index, input)?);
         }
         let source = self.source_of(step.id);
-        Ok(key::layer_key(step, &identities, source.as_ref()))
+        let key = key::layer_key(step, &identities, source.as_ref());
+        if let Some(key) = key {
+            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+            links.insert(step.id, key);
+        }
+        Ok(key)
     }
 
     fn link_hit(&self, step: &Step, key: Option<&CacheKey>) -> Result<Option<Digest>, Error> {
         let Some(key) = key.filter(|_| !step.no_cache) else {
             return Ok(None);
         };
-        let Some(payload) = self.space.store().record(&key.0)? else {
-            return Ok(None);
-        };
-        let Some(output) = record::decode(&payload) else {
-            return Ok(None);
-        };
-        if !self.is_usable(&output)? {
-            return Ok(None);
+        let own = self.space.store().record(&key.0)?;
+        let own = own.and_then(|payload| record::decode(&payload));
+        if let Some(output) = own.filter(|output| !output.chain.is_empty())
+            && self.is_usable(&output)?
+        {
+            return Ok(output.chain.into_iter().next_back().map(|link| link.layer));
         }
-        Ok(output.chain.into_iter().next_back().map(|link| link.layer))
+        let imports = self.fetcher.imports();
+        for link in imports
+            .map(|imports| imports.links(key))
+            .unwrap_or_default()
+        {
+            if self.fetcher.can_have(&link.layer)? {
+                return Ok(Some(link.layer));
+            }
+        }
+        Ok(None)
     }
 
     /// The layer to take for a new one: an older one of the same content, so that what follows stays cached.
@@ -238,8 +259,13 @@ impl<'a> Executor<'a> {
         if let Some(created) = known {
             return Ok(created);
         }
-        store.put_record(&key, self.request.now.to_string().as_bytes(), &[])?;
-        Ok(self.request.now)
+        let chain = output.chain.iter().map(|link| &link.layer);
+        let chain: Vec<&Digest> = chain.chain([layer]).collect();
+        let imports = self.fetcher.imports();
+        let created = imports.and_then(|imports| imports.created(&output.base, &chain));
+        let created = created.unwrap_or(self.request.now);
+        store.put_record(&key, created.to_string().as_bytes(), &[])?;
+        Ok(created)
     }
 
     /// Keeps the list of what a step read, once for each content; returns the key of its record.
@@ -270,6 +296,48 @@ impl<'a> Executor<'a> {
             .lock()
             .expect("BUG: no holder of the read lists panics");
         reads.get(&step).map(|(_, entries)| look(entries))
+    }
+
+    /// A recorded result over the inputs that the step has now, if its layers can be had.
+    fn found(
+        &self,
+        step: &Step,
+        recorded: StepOutput,
+        inputs: Option<&[StepOutput]>,
+    ) -> Result<Option<StepOutput>, Error> {
+        let output = match inputs {
+            None => recorded,
+            Some(inputs) => {
+                let Some(link) = recorded.chain.last().cloned() else {
+                    return Ok(None);
+                };
+                base_of(&step.op)
+                    .map(|index| inputs[index].clone())
+                    .unwrap_or_default()
+                    .with(link)
+            }
+        };
+        Ok(self.is_usable(&output)?.then_some(output))
+    }
+
+    /// Records a result under keys.
+    fn keep(
+        &self,
+        step: &Step,
+        keys: &[CacheKey],
+        output: &StepOutput,
+        others: &OtherKeys,
+    ) -> Result<(), Error> {
+        let source = self.source_of(step.id);
+        let reads = source
+            .map(|source| self.record_reads(step.id, &source))
+            .transpose()?;
+        let payload = record::encode(output, &key::fields(step, source.as_ref()), reads, others);
+        let own: Vec<Digest> = output.chain.iter().map(|link| link.layer.clone()).collect();
+        for key in keys {
+            self.space.store().put_record(&key.0, &payload, &own)?;
+        }
+        Ok(())
     }
 
     fn source_of(&self, step: StepId) -> Option<ContentId> {
@@ -337,25 +405,28 @@ impl Backend for Executor<'_> {
             }
             return Ok(Some(output));
         }
-        let Some(payload) = self.space.store().record(&key.0)? else {
-            return Ok(None);
-        };
-        let Some(recorded) = record::decode(&payload) else {
-            return Ok(None);
-        };
-        let output = match inputs {
-            None => recorded,
-            Some(inputs) => {
-                let Some(link) = recorded.chain.last().cloned() else {
-                    return Ok(None);
-                };
-                base_of(&step.op)
-                    .map(|index| inputs[index].clone())
-                    .unwrap_or_default()
-                    .with(link)
+        let own = self.space.store().record(&key.0)?;
+        if let Some(recorded) = own.and_then(|payload| record::decode(&payload))
+            && let Some(output) = self.found(step, recorded, inputs)?
+        {
+            return Ok(Some(output));
+        }
+        let imports = self.fetcher.imports();
+        let found = imports.map(|imports| imports.lookup(key, inputs.is_some()));
+        for found in found.unwrap_or_default() {
+            let keys = OtherKeys {
+                content: found.content,
+                link: found.link,
+            };
+            let Some(output) = self.found(step, found.output, inputs)? else {
+                continue;
+            };
+            if inputs.is_none() {
+                self.keep(step, &[*key], &output, &keys)?;
             }
-        };
-        Ok(self.is_usable(&output)?.then_some(output))
+            return Ok(Some(output));
+        }
+        Ok(None)
     }
 
     fn surveyed(&self, plan: &Plan, survey: &Survey<StepOutput>) {
@@ -389,7 +460,7 @@ impl Backend for Executor<'_> {
                 let view = self.view(&input.snapshot())?;
                 Ok(ContentId(copy::input_digest(op, index, view)?))
             }
-            _ => identity(self.space, input),
+            _ => self.claims.identity(self.space, self.fetcher, step, input),
         }
     }
 
@@ -420,6 +491,9 @@ impl Backend for Executor<'_> {
             .map(|index| inputs[index].clone())
             .unwrap_or_default();
         let created = self.first_made(&base, &layer)?;
+        if let Some(exports) = self.exports {
+            exports.made(step.id, &layer);
+        }
         Ok(base.with(Link { layer, created }))
     }
 
@@ -428,16 +502,14 @@ impl Backend for Executor<'_> {
         if matches!(step.op, Op::Image(_)) {
             return Ok(());
         }
-        let source = self.source_of(step.id);
-        let reads = source
-            .map(|source| self.record_reads(step.id, &source))
-            .transpose()?;
-        let payload = record::encode(output, &key::fields(step, source.as_ref()), reads);
-        let own: Vec<Digest> = output.chain.iter().map(|link| link.layer.clone()).collect();
-        for key in keys {
-            self.space.store().put_record(&key.0, &payload, &own)?;
-        }
-        Ok(())
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = OtherKeys {
+            content: keys.get(1).copied(),
+            link: links.get(&step.id).copied(),
+        };
+        drop(links);
+        let proven = self.claims.proven(self.space, self.fetcher, step, keys)?;
+        self.keep(step, proven, output, &others)
     }
 }
 
@@ -499,21 +571,4 @@ fn open_up(space: &Space, snapshot: &Snapshot) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// Identity of a whole root file system: base layers by diff_id, so that nothing need be unpacked; those made
-/// here by their content, so that a layer made again with other times is the same.
-fn identity(space: &Space, output: &StepOutput) -> Result<ContentId, Error> {
-    let mut hasher = Sha256::new();
-    for layer in &output.base {
-        hasher.update(format!("base {layer}\n"));
-    }
-    for layer in output.chain.iter().map(|link| &link.layer) {
-        let identity = space.store().layer(layer)?.and_then(|meta| meta.identity);
-        match identity {
-            Some(identity) => hasher.update(format!("content {identity}\n")),
-            None => hasher.update(format!("layer {layer}\n")),
-        }
-    }
-    Ok(ContentId(hasher.finalize().into()))
 }

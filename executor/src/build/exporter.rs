@@ -8,6 +8,7 @@ use crate::build::image::{self, Flavour, Image, Top};
 use crate::build::manifest::{self, Desc};
 use crate::build::record::StepOutput;
 use crate::build::{BuildResult, Ui};
+use crate::cache::{Site, inline};
 use crate::layer::{self, Compression};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
@@ -18,6 +19,7 @@ use crate::request::{
 };
 use crate::space::Space;
 use oci_spec::image::Digest;
+use planner::key::CacheKey;
 use planner::plan::{Plan, Target};
 use planner::platform::Platform;
 use planner::scheduler::Cancel;
@@ -38,6 +40,8 @@ pub(crate) struct Exporter<'a> {
     /// Results by target.
     pub results: Vec<StepOutput>,
     pub stdout: Mutex<Option<File>>,
+    /// What inline caches are made from, and the steps' keys.
+    pub cache: (Site<'a>, &'a [CacheKey]),
 }
 
 /// What one output gave.
@@ -65,7 +69,7 @@ impl Exporter<'_> {
         }
         let needs_bases = |output: &OutputRequest| match output.kind {
             OutputKind::CacheOnly => false,
-            OutputKind::Image => output.image.is_stored(),
+            OutputKind::Image => output.image.is_stored() || self.changes_layers(output),
             _ => true,
         };
         if outputs.iter().any(needs_bases) {
@@ -117,18 +121,34 @@ impl Exporter<'_> {
         self.names(output).map(drop)
     }
 
-    /// Whatever is exported must be whole: base layers that no step read are fetched now.
+    /// Whether layers of steps are written anew for an output.
+    fn changes_layers(&self, output: &OutputRequest) -> bool {
+        let is_clamped = output.rewrite_timestamp.unwrap_or(true);
+        is_clamped && self.epoch(output).is_some()
+    }
+
+    /// Whatever is exported must be whole: layers that no step read are fetched now, those of the base and those that
+    /// a cache has.
     fn fetch_bases(&self) -> Result<(), Error> {
-        let mut missing = Vec::new();
-        for layer in self.results.iter().flat_map(|output| &output.base) {
-            if !crate::build::fetch::available(self.space, layer)? && !missing.contains(layer) {
-                missing.push(layer.clone());
+        let (mut missing, mut of_cache) = (Vec::new(), false);
+        for output in &self.results {
+            for (position, layer) in output.snapshot().layers.into_iter().enumerate() {
+                if !crate::build::fetch::available(self.space, &layer)? && !missing.contains(&layer)
+                {
+                    of_cache |= position >= output.base.len();
+                    missing.push(layer);
+                }
             }
         }
         if missing.is_empty() {
             return Ok(());
         }
-        self.task("fetching base layers", |task| {
+        let name = if of_cache {
+            "fetching layers"
+        } else {
+            "fetching base layers"
+        };
+        self.task(name, |task| {
             let progress =
                 |what: &str, done: u64, total: u64| self.ui.task_progress(task, what, done, total);
             self.fetcher.ensure(&missing, &progress, self.cancel)
@@ -217,18 +237,26 @@ impl Exporter<'_> {
         {
             self.estargz(output, &mut replaced)?;
         }
-        Ok(self
-            .targets()
-            .map(|(target, result)| Image {
-                annotations: select(
-                    &annotations,
-                    AnnotationPlace::Manifest,
-                    Some(&target.platform),
-                ),
-                rewritten,
-                ..image::assemble(self.plan, target, result, epoch, &replaced)
+        let (site, keys) = self.cache;
+        self.targets()
+            .map(|(target, result)| {
+                let cache = inline(site, keys, target, &replaced, epoch)?;
+                Ok(Image {
+                    annotations: select(
+                        &annotations,
+                        AnnotationPlace::Manifest,
+                        Some(&target.platform),
+                    ),
+                    rewritten,
+                    ..image::assemble(
+                        (self.plan, target, result),
+                        epoch,
+                        &replaced,
+                        cache.as_deref(),
+                    )
+                })
             })
-            .collect())
+            .collect()
     }
 
     /// Layers with a table of contents are other layers.
@@ -263,12 +291,14 @@ impl Exporter<'_> {
         let store = self.space.store();
         let mut layers = Vec::with_capacity(image.layers.len());
         for (position, diff_id) in image.layers.iter().enumerate() {
-            let inherited = self
-                .fetcher
-                .descriptor(diff_id)
-                .filter(|_| position < image.base_layers);
+            let inherited = self.fetcher.descriptor(diff_id);
+            // A layer of a step that only a cache has goes as it is there.
+            let is_elsewhere = position >= image.base_layers
+                && inherited.is_some()
+                && !crate::build::fetch::available(self.space, diff_id)?;
+            let inherited = inherited.filter(|_| position < image.base_layers || is_elsewhere);
             let desc = match inherited {
-                Some(desc) => desc.clone(),
+                Some(desc) => desc,
                 None => match store.layer(diff_id)?.and_then(|meta| meta.size) {
                     Some(size) => Desc::new(manifest::OCI_LAYER, diff_id, size),
                     None => Desc::of(&layer::blob(

@@ -6,6 +6,7 @@ use crate::Error;
 use crate::build::layout::Layout;
 use crate::build::manifest::Desc;
 use crate::build::record::base_of;
+use crate::cache::Imports;
 use crate::layer::{self, Announcer, Form, Incoming};
 use crate::places;
 use crate::remote::Remote;
@@ -55,6 +56,8 @@ pub(crate) enum Origin {
 struct Known {
     desc: Desc,
     origin: Origin,
+    /// The imported cache that says so.
+    cache: Option<usize>,
 }
 
 /// The fetcher of a build.
@@ -69,6 +72,8 @@ pub(crate) struct Fetcher<'a> {
     mounted: HashSet<Digest>,
     /// The image of the store whose layers they are, where there is one.
     image: Option<String>,
+    /// Caches that have layers of steps.
+    imports: Option<&'a Imports<'a>>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -111,6 +116,15 @@ impl<'a> Fetcher<'a> {
             loose: HashMap::new(),
             mounted: HashSet::new(),
             image: None,
+            imports: None,
+        }
+    }
+
+    /// Layers that no base image has are looked for in these caches.
+    pub(crate) fn with_imports(self, imports: &'a Imports<'a>) -> Self {
+        Self {
+            imports: Some(imports),
+            ..self
         }
     }
 
@@ -125,6 +139,7 @@ impl<'a> Fetcher<'a> {
         self.known.entry(diff_id).or_insert(Known {
             desc,
             origin: origin.clone(),
+            cache: None,
         });
     }
 
@@ -133,6 +148,7 @@ impl<'a> Fetcher<'a> {
         self.loose.entry(desc.digest.clone()).or_insert(Known {
             desc,
             origin: origin.clone(),
+            cache: None,
         });
     }
 
@@ -164,14 +180,32 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// The descriptor that a base image gives for a layer.
-    pub(crate) fn descriptor(&self, diff_id: &Digest) -> Option<&Desc> {
-        self.known.get(diff_id).map(|known| &known.desc)
+    /// The caches that are asked besides the store.
+    pub(crate) fn imports(&self) -> Option<&'a Imports<'a>> {
+        self.imports
     }
 
-    /// Where a base image has a layer.
-    pub(crate) fn origin(&self, diff_id: &Digest) -> Option<&Origin> {
-        self.known.get(diff_id).map(|known| &known.origin)
+    /// Where a layer can be had: from a base image, else from a cache.
+    fn place(&self, diff_id: &Digest) -> Option<Known> {
+        if let Some(known) = self.known.get(diff_id) {
+            return Some(known.clone());
+        }
+        let place = self.imports?.place(diff_id)?;
+        Some(Known {
+            desc: place.desc,
+            origin: place.origin,
+            cache: Some(place.cache),
+        })
+    }
+
+    /// The descriptor that a base image gives for a layer, or a cache.
+    pub(crate) fn descriptor(&self, diff_id: &Digest) -> Option<Desc> {
+        self.place(diff_id).map(|known| known.desc)
+    }
+
+    /// Where a base image has a layer, or a cache.
+    pub(crate) fn origin(&self, diff_id: &Digest) -> Option<Origin> {
+        self.place(diff_id).map(|known| known.origin)
     }
 
     /// Makes sure that the very blob that an image has for a layer is in the store.
@@ -186,20 +220,30 @@ impl<'a> Fetcher<'a> {
             if self.space.store().blob_size(descriptor.digest()).is_some() {
                 return Ok(());
             }
-            let known = self.known.get(diff_id);
+            let known = self.place(diff_id);
             let Some(known) = known.filter(|known| known.desc.digest == blob.digest) else {
                 return Err(self.nowhere(blob));
             };
-            let writer = self.transfer(known, None, &|_, _, _| {}, cancel)?;
-            let writer = writer.expect("BUG: without a reader none can give up");
-            writer.commit(Some((descriptor.digest(), Some(blob.size))))?;
-            layer::register_blob(self.space, diff_id, &descriptor)
+            let bring = || {
+                let writer = self.transfer(&known, None, &|_, _, _| {}, cancel)?;
+                let writer = writer.expect("BUG: without a reader none can give up");
+                writer.commit(Some((descriptor.digest(), Some(blob.size))))?;
+                match known.cache {
+                    None => layer::register_blob(self.space, diff_id, &descriptor),
+                    // That it holds this layer is the word of a cache.
+                    Some(_) => layer::adopt(self.space, diff_id, &descriptor),
+                }
+            };
+            bring().inspect_err(|error| self.refuse(&known, diff_id, error))
         })
     }
 
     /// Whether the layer is here or can be fetched.
     pub(crate) fn can_have(&self, diff_id: &Digest) -> Result<bool, Error> {
-        Ok(self.known.contains_key(diff_id) || available(self.space, diff_id)?)
+        if self.known.contains_key(diff_id) || available(self.space, diff_id)? {
+            return Ok(true);
+        }
+        Ok(self.place(diff_id).is_some())
     }
 
     /// Makes sure that all these layers are in the store.
@@ -239,7 +283,7 @@ impl<'a> Fetcher<'a> {
             });
         }
         // The largest first: the end is near when the small ones are left.
-        let size_of = |layer: &Digest| self.known.get(layer).map_or(0, |known| known.desc.size);
+        let size_of = |layer: &Digest| self.place(layer).map_or(0, |known| known.desc.size);
         missing.sort_by_key(|layer| std::cmp::Reverse(size_of(layer)));
         let queue = Mutex::new(missing.into_iter());
         let failed = AtomicBool::new(false);
@@ -299,6 +343,7 @@ impl<'a> Fetcher<'a> {
         let known = Known {
             desc: desc.clone(),
             origin: origin.clone(),
+            cache: None,
         };
         let writer = self.transfer(&known, None, progress, cancel)?;
         let writer = writer.expect("BUG: without a reader none can give up");
@@ -317,43 +362,74 @@ impl<'a> Fetcher<'a> {
             if available(self.space, diff_id)? {
                 return Ok(());
             }
-            let Some(known) = self.known.get(diff_id) else {
-                if let Some(image) = &self.image {
-                    return Err(Error::NeverPulled {
-                        image: image.clone(),
-                        layer: diff_id.to_string(),
-                    });
+            let mut failed = None;
+            loop {
+                let Some(known) = self.place(diff_id) else {
+                    return Err(failed.unwrap_or_else(|| self.nowhere_in_base(diff_id)));
+                };
+                match self.fetch_from(diff_id, &known, form, (progress, cancel)) {
+                    // Another cache may have it.
+                    Err(error) if known.cache.is_some() && !cancel.is_cancelled() => {
+                        self.refuse(&known, diff_id, &error);
+                        failed = Some(error);
+                    }
+                    ended => return ended,
                 }
-                let reason =
-                    "it is not in the store, and no base image of this build has it".to_owned();
-                return Err(Error::Layer {
-                    layer: diff_id.to_string(),
-                    reason,
-                });
-            };
-            let descriptor = known.desc.to_oci()?;
-            if self.space.store().blob_size(descriptor.digest()).is_some() {
-                return layer::adopt(self.space, diff_id, &descriptor);
-            }
-            let to_read = form != Form::Blob || descriptor.digest() != diff_id;
-            let bring = || {
-                if to_read && known.desc.size >= WORTH_A_THREAD {
-                    return self.transfer_unpacking((diff_id, known), form, progress, cancel);
-                }
-                let writer = self.transfer(known, None, progress, cancel)?;
-                let writer = writer.expect("BUG: without a reader none can give up");
-                writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
-                layer::adopt(self.space, diff_id, &descriptor)
-            };
-            match bring() {
-                // A mirror that gave wrong bytes is left out from now on.
-                Err(Error::Registry {
-                    source: registry_client::Error::DigestMismatch { .. },
-                    ..
-                }) => bring(),
-                brought => brought,
             }
         })
+    }
+
+    /// A cache turned out not to have what it says.
+    fn refuse(&self, known: &Known, diff_id: &Digest, error: &Error) {
+        if let (Some(imports), Some(cache)) = (self.imports, known.cache)
+            && !matches!(error, Error::Cancelled)
+        {
+            imports.refuse(cache, diff_id, error);
+        }
+    }
+
+    fn nowhere_in_base(&self, diff_id: &Digest) -> Error {
+        if let Some(image) = &self.image {
+            return Error::NeverPulled {
+                image: image.clone(),
+                layer: diff_id.to_string(),
+            };
+        }
+        Error::Layer {
+            layer: diff_id.to_string(),
+            reason: "it is not in the store, and no base image of this build has it".to_owned(),
+        }
+    }
+
+    fn fetch_from(
+        &self,
+        diff_id: &Digest,
+        known: &Known,
+        form: Form,
+        (progress, cancel): (Progress<'_>, &Cancel),
+    ) -> Result<(), Error> {
+        let descriptor = known.desc.to_oci()?;
+        if self.space.store().blob_size(descriptor.digest()).is_some() {
+            return layer::adopt(self.space, diff_id, &descriptor);
+        }
+        let to_read = form != Form::Blob || descriptor.digest() != diff_id;
+        let bring = || {
+            if to_read && known.desc.size >= WORTH_A_THREAD {
+                return self.transfer_unpacking((diff_id, known), form, progress, cancel);
+            }
+            let writer = self.transfer(known, None, progress, cancel)?;
+            let writer = writer.expect("BUG: without a reader none can give up");
+            writer.commit(Some((descriptor.digest(), Some(known.desc.size))))?;
+            layer::adopt(self.space, diff_id, &descriptor)
+        };
+        match bring() {
+            // A mirror that gave wrong bytes is left out from now on.
+            Err(Error::Registry {
+                source: registry_client::Error::DigestMismatch { .. },
+                ..
+            }) => bring(),
+            brought => brought,
+        }
     }
 
     /// Fetches and unpacks at the same time.

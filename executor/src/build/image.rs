@@ -50,6 +50,9 @@ struct ConfigBlob<'a> {
     rootfs: RootFs<'a>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     history: &'a [HistoryEntry],
+    /// The inline cache.
+    #[serde(rename = "kiln.cache.v1", skip_serializing_if = "Option::is_none")]
+    cache: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -58,13 +61,13 @@ struct RootFs<'a> {
     diff_ids: &'a [Digest],
 }
 
-/// Assembles a target's image. `replaced` gives the layers that stand in for others (times rewritten).
+/// Assembles a target's image. `replaced` gives the layers that stand in for others (times rewritten); `cache` is what it
+/// has for later builds.
 pub(crate) fn assemble(
-    plan: &Plan,
-    target: &Target,
-    output: &StepOutput,
+    (plan, target, output): (&Plan, &Target, &StepOutput),
     epoch: Option<i64>,
     replaced: &HashMap<Digest, Digest>,
+    cache: Option<&str>,
 ) -> Image {
     let mut layers = output.snapshot().layers;
     for layer in layers.iter_mut().skip(output.base.len()) {
@@ -85,6 +88,7 @@ pub(crate) fn assemble(
             diff_ids: &layers,
         },
         history: &history,
+        cache,
     };
     let config = manifest::bytes_of(&blob);
     let config_digest = manifest::digest_of(&config);

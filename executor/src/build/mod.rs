@@ -35,6 +35,7 @@ pub use journal::{Story, Subject, Told, last_story};
 pub use prepare::{Stream, prepare, utf8};
 
 use crate::Error;
+use crate::cache::{Exports, Imports, Site};
 use crate::context::ignore::ignored_files;
 use crate::device::Devices;
 use crate::remote::Remote;
@@ -49,6 +50,7 @@ use fetch::Fetcher;
 use foreign::Emulation;
 use front::Front;
 use planner::checks::IgnoredFiles;
+use planner::key::CacheKey;
 use planner::lower::{BaseRequest, LowerOptions, WantedBy};
 use planner::plan::{Origin, Plan, StepId};
 use planner::platform::Platform;
@@ -133,6 +135,10 @@ fn refuse_platforms(request: &BuildRequest) -> Result<(), Error> {
 /// # Errors
 /// Everything that can go wrong, with the place in the Dockerfile where there is one.
 #[expect(clippy::result_large_err, reason = "a build fails once")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "nobody else writes to it meanwhile"
+)]
 pub fn build(
     store: &Store,
     request: &BuildRequest,
@@ -163,7 +169,7 @@ pub fn build(
         pending: &pending,
         ui,
     };
-    let mut plan = front.plan(&mut |requests| resolver.resolve(requests))?;
+    let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
     let devices =
         Devices::check(&plan, &request.cdi_spec_dirs, &request.devices).map_err(|refused| {
             BuildFailure {
@@ -172,11 +178,22 @@ pub fn build(
             }
         })?;
     ui.plan(&plan);
-    let fetcher = Fetcher::new(&space, &remote, &plan)?;
+    let imports = Imports::new(&space, request, &remote, ui);
+    let fetcher = Fetcher::new(&space, &remote, &plan)?.with_imports(&imports);
+    let site = Site {
+        space: &space,
+        request,
+        remote: &remote,
+        fetcher: &fetcher,
+        imports: &imports,
+        ui,
+        plan: &plan,
+    };
+    let exports = Exports::new(site, cancel)?;
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
     let emulation = Emulation::of(&plan, request, begun);
-    let outcome = {
+    let carried = exports.meanwhile(|| {
         let steps = RemoteSteps::new(Sources {
             store,
             request,
@@ -189,39 +206,77 @@ pub fn build(
         executor.authorities = authorities;
         executor.devices = devices;
         executor.plan = Some(&plan);
-        let ran = scheduler::run(&plan, &executor, ui, request.jobs, cancel);
-        executor.journal.finish(&executor, &plan, failed_step(&ran));
-        ran.map_err(|error| failure(error, &plan, &executor))
-    };
+        executor.exports = Some(&exports);
+        loop {
+            match carry_out(site, &executor, cancel, stdout.as_ref()) {
+                // Something that was found in a cache is not there, and has to be made.
+                Err(_) if imports.take_refusal() && !cancel.is_cancelled() => {}
+                ended => return ended,
+            }
+        }
+    });
     // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
     let saved = contexts.save();
-    let outcome = outcome.inspect_err(|_| emulation.tell(ui))?;
+    emulation.tell(ui);
+    let (result, keys) = carried?;
     saved?;
-    let mut results = results(&plan, &outcome);
-    if request.squash {
-        fetcher.ensure(&bases(&results), &|_, _, _| {}, cancel)?;
-        squash::squash(&space, &mut plan, &mut results)?;
-    }
-    let stdout = Mutex::new(stdout);
-    let exporter = Exporter {
-        space: &space,
+    exports.finish(&keys)?;
+    Ok(result)
+}
+
+/// Runs the steps and writes the outputs; with the steps' keys.
+#[expect(clippy::result_large_err, reason = "a build fails once")]
+fn carry_out(
+    site: Site<'_>,
+    executor: &Executor<'_>,
+    cancel: &Cancel,
+    stdout: Option<&std::fs::File>,
+) -> Result<(BuildResult, Vec<CacheKey>), BuildFailure> {
+    let Site {
+        space,
         request,
-        fetcher: &fetcher,
-        remote: &remote,
+        remote,
+        fetcher,
+        ui,
+        plan,
+        ..
+    } = site;
+    let ran = scheduler::run(plan, executor, ui, request.jobs, cancel);
+    executor.journal.finish(executor, plan, failed_step(&ran));
+    let outcome = ran.map_err(|error| failure(error, plan, executor))?;
+    let mut results = results(plan, &outcome);
+    let mut squashed = None;
+    if request.squash {
+        fetcher.ensure(&layers(&results), &|_, _, _| {}, cancel)?;
+        let plan = squashed.insert(plan.clone());
+        squash::squash(space, plan, &mut results)?;
+    }
+    let stdout = stdout
+        .map(std::fs::File::try_clone)
+        .transpose()
+        .map_err(|source| Error::Io {
+            op: "duplicate",
+            path: "standard output".into(),
+            source,
+        })?;
+    let exporter = Exporter {
+        space,
+        request,
+        fetcher,
+        remote,
         ui,
         cancel,
-        plan: &plan,
+        plan: squashed.as_ref().unwrap_or(plan),
         results,
-        stdout,
+        stdout: Mutex::new(stdout),
+        cache: (site, &outcome.keys),
     };
-    let result = exporter.export();
-    emulation.tell(ui);
-    let result = result?;
-    Ok(BuildResult {
+    let result = BuildResult {
         executed: outcome.executed,
         cached: outcome.cached,
-        ..result
-    })
+        ..exporter.export()?
+    };
+    Ok((result, outcome.keys))
 }
 
 fn options(request: &BuildRequest) -> LowerOptions {
@@ -328,10 +383,10 @@ fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> Buil
     }
 }
 
-/// Layers of the images that results begin with.
-fn bases(results: &[StepOutput]) -> Vec<oci_spec::image::Digest> {
-    let all = results.iter().flat_map(|result| &result.base);
-    all.cloned().collect()
+/// Layers of results.
+fn layers(results: &[StepOutput]) -> Vec<oci_spec::image::Digest> {
+    let all = results.iter().flat_map(|result| result.snapshot().layers);
+    all.collect()
 }
 
 /// The root file systems of the targets.

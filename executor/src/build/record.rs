@@ -51,11 +51,23 @@ impl StepOutput {
     }
 }
 
+/// The other keys of a step, which caches that travel need: a lookup by the definition key computes none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct OtherKeys {
+    /// The content key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<CacheKey>,
+    /// The key of a `COPY --link` layer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<CacheKey>,
+}
+
 #[derive(Serialize)]
 struct PayloadRef<'a> {
     version: u32,
     output: &'a StepOutput,
     fields: &'a [Field],
+    keys: &'a OtherKeys,
     #[serde(skip_serializing_if = "Option::is_none")]
     reads: Option<CacheKey>,
 }
@@ -64,14 +76,22 @@ struct PayloadRef<'a> {
 struct Payload {
     version: u32,
     output: StepOutput,
+    #[serde(default)]
+    keys: OtherKeys,
 }
 
 /// The payload of a record.
-pub(crate) fn encode(output: &StepOutput, fields: &[Field], reads: Option<CacheKey>) -> Vec<u8> {
+pub(crate) fn encode(
+    output: &StepOutput,
+    fields: &[Field],
+    reads: Option<CacheKey>,
+    keys: &OtherKeys,
+) -> Vec<u8> {
     let payload = PayloadRef {
         version: VERSION,
         output,
         fields,
+        keys,
         reads,
     };
     serde_json::to_vec(&payload).expect("BUG: a record has string keys only")
@@ -94,8 +114,13 @@ pub(crate) fn encode_reads(source: &ContentId, reads: &[ReadEntry]) -> (CacheKey
 
 /// The output in a payload; `None` when it is damaged or of another version.
 pub(crate) fn decode(payload: &[u8]) -> Option<StepOutput> {
+    decode_with_keys(payload).map(|(output, _)| output)
+}
+
+/// The output in a payload, and the step's other keys.
+pub(crate) fn decode_with_keys(payload: &[u8]) -> Option<(StepOutput, OtherKeys)> {
     let payload: Payload = serde_json::from_slice(payload).ok()?;
-    (payload.version == VERSION).then_some(payload.output)
+    (payload.version == VERSION).then_some((payload.output, payload.keys))
 }
 
 /// The input that a step's root file system lies over.

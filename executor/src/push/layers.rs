@@ -204,11 +204,11 @@ impl<'a> Layers<'a> {
             let mut found = Vec::new();
             let origin = match &layer.recipe {
                 Recipe::Blob(desc, Some(diff_id)) if is_layer(desc) => self.fetcher.origin(diff_id),
-                Recipe::Blob(desc, _) => self.fetcher.origin_of_loose(&desc.digest),
+                Recipe::Blob(desc, _) => self.fetcher.origin_of_loose(&desc.digest).cloned(),
                 Recipe::Pack(..) => None,
             };
             if let Some(Origin::Repository(name)) = origin {
-                found.extend(Reference::parse(name).ok());
+                found.extend(Reference::parse(&name).ok());
             }
             if let Some((digest, _)) = layer.source.known() {
                 found.extend(places::of(self.space.store(), &digest).unwrap_or_default());

@@ -6,7 +6,7 @@
 
 pub(crate) mod document;
 mod layers;
-mod source;
+pub(crate) mod source;
 mod stored;
 mod transfer;
 

@@ -33,6 +33,20 @@ impl Remote {
         })
     }
 
+    /// What a name stands for at the registry itself, whatever its mirrors have; `None` when it has nothing.
+    pub(crate) fn resolve_at_home(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<Descriptor>, Error> {
+        let found = self.run(reference, |client| async move {
+            client.resolve_at_home(reference).await
+        });
+        match found {
+            Err(Error::Registry { source, .. }) if source.is_not_found() => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
     /// Stores a manifest under the reference's tag, or by digest when it has none.
     pub(crate) fn put_manifest(
         &self,

@@ -269,6 +269,7 @@ impl<'a, B: Backend> Execution<'a, B> {
             outputs: progress.outputs,
             executed: progress.executed,
             cached: progress.cached,
+            keys: self.keys,
         })
     }
 }

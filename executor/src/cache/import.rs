@@ -1,0 +1,313 @@
+//! The caches of `--cache-from`: read when a lookup first finds nothing in the store, asked then, and asked where layers are.
+//!
+//! A cache that cannot be read is told and left out; one whose layers turn out to be others than it says is not asked
+//! again. Which layers are fetched, and when, is the fetcher's.
+
+use super::read::{Content, Source};
+use super::records::{Found, Records};
+use super::registry;
+use crate::Error;
+use crate::build::Ui;
+use crate::build::fetch::Origin;
+use crate::build::manifest::{Desc, Document};
+use crate::build::record::Link;
+use crate::remote::Remote;
+use crate::request::{BuildRequest, CacheImport};
+use crate::space::Space;
+use oci_spec::image::Digest;
+use planner::key::CacheKey;
+use planner::platform::Platform;
+use registry_client::Reference;
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// All of them.
+pub(crate) struct Imports<'a> {
+    space: &'a Space,
+    request: &'a BuildRequest,
+    remote: &'a Remote,
+    ui: &'a dyn Ui,
+    loaded: OnceLock<Vec<Loaded>>,
+    /// Whether something was refused since somebody asked.
+    is_refused: AtomicBool,
+}
+
+impl std::fmt::Debug for Imports<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Imports").finish_non_exhaustive()
+    }
+}
+
+struct Loaded {
+    name: String,
+    origin: Origin,
+    records: Records,
+    is_refused: AtomicBool,
+    refused_layers: Mutex<HashSet<Digest>>,
+}
+
+/// Where a layer can be had.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The blob.
+    pub(crate) desc: Desc,
+    /// Where it is.
+    pub(crate) origin: Origin,
+    /// The number of the cache that says so.
+    pub(crate) cache: usize,
+}
+
+impl<'a> Imports<'a> {
+    pub(crate) fn new(
+        space: &'a Space,
+        request: &'a BuildRequest,
+        remote: &'a Remote,
+        ui: &'a dyn Ui,
+    ) -> Self {
+        Self {
+            space,
+            request,
+            remote,
+            ui,
+            loaded: OnceLock::new(),
+            is_refused: AtomicBool::new(false),
+        }
+    }
+
+    fn all(&self) -> &[Loaded] {
+        self.loaded.get_or_init(|| self.load())
+    }
+
+    fn in_use(&self) -> impl Iterator<Item = (usize, &Loaded)> {
+        let all = self.all().iter().enumerate();
+        all.filter(|(_, cache)| !cache.is_refused.load(Ordering::SeqCst))
+    }
+
+    /// What the caches have for a key, in the order in which they were named.
+    pub(crate) fn lookup(&self, key: &CacheKey, is_content: bool) -> Vec<Found> {
+        let found = self.in_use().filter_map(|(_, cache)| {
+            if is_content {
+                cache.records.by_content(key)
+            } else {
+                cache.records.by_definition(key)
+            }
+        });
+        found.collect()
+    }
+
+    /// What the caches have for a definition key, if they have been read.
+    pub(crate) fn lookup_loaded(&self, key: &CacheKey) -> Vec<Found> {
+        if self.loaded.get().is_none() {
+            return Vec::new();
+        }
+        self.lookup(key, false)
+    }
+
+    /// The layers that the caches have for the key of a `COPY --link`.
+    pub(crate) fn links(&self, key: &CacheKey) -> Vec<Link> {
+        let found = self.in_use();
+        found
+            .filter_map(|(_, cache)| cache.records.by_link(key))
+            .collect()
+    }
+
+    /// Where a layer can be had.
+    pub(crate) fn place(&self, diff_id: &Digest) -> Option<Place> {
+        self.in_use().find_map(|(number, cache)| {
+            let layer = cache.records.layer(diff_id)?;
+            let refused = &cache.refused_layers;
+            let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+            (!refused.contains(diff_id)).then(|| Place {
+                desc: layer.blob.clone(),
+                origin: cache.origin.clone(),
+                cache: number,
+            })
+        })
+    }
+
+    /// What a cache says of a layer's content. Nobody has looked.
+    pub(crate) fn claimed_identity(&self, diff_id: &Digest) -> Option<String> {
+        self.loaded.get()?;
+        self.in_use()
+            .find_map(|(_, cache)| cache.records.layer(diff_id)?.identity.clone())
+    }
+
+    /// When a root file system was first made elsewhere.
+    pub(crate) fn created(&self, base: &[Digest], chain: &[&Digest]) -> Option<i64> {
+        self.loaded.get()?;
+        self.in_use()
+            .find_map(|(_, cache)| cache.records.created(base, chain))
+    }
+
+    /// A layer could not be had from where a cache said. One that is gone is missed alone; one that is not what it should be
+    /// costs the cache all trust.
+    pub(crate) fn refuse(&self, cache: usize, diff_id: &Digest, error: &Error) {
+        let cache = &self.all()[cache];
+        let is_gone = match error {
+            Error::Registry { source, .. } => source.is_not_found(),
+            Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        };
+        if is_gone {
+            let refused = &cache.refused_layers;
+            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.insert(diff_id.clone());
+        } else if cache.is_refused.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.is_refused.store(true, Ordering::SeqCst);
+        let name = &cache.name;
+        let error = crate::error::chain(error);
+        let what = if is_gone {
+            format!("layer {diff_id} of it")
+        } else {
+            "it".to_owned()
+        };
+        self.ui
+            .warning(&format!("cache {name}: {what} is not used: {error}"));
+    }
+
+    /// What a cache says of a layer's content has turned out to be wrong.
+    pub(crate) fn refuse_claims(&self, diff_id: &Digest) {
+        for (_, cache) in self.in_use() {
+            let claims = cache.records.layer(diff_id);
+            if claims.is_some_and(|layer| layer.identity.is_some())
+                && !cache.is_refused.swap(true, Ordering::SeqCst)
+            {
+                let name = &cache.name;
+                self.ui.warning(&format!(
+                    "cache {name}: it is not used any more: layer {diff_id} does not hold what it says"
+                ));
+            }
+        }
+    }
+
+    /// Whether something was refused since the last call: what was found may be of no use then.
+    pub(crate) fn take_refusal(&self) -> bool {
+        self.is_refused.swap(false, Ordering::SeqCst)
+    }
+
+    fn load(&self) -> Vec<Loaded> {
+        let wanted = &self.request.cache_from;
+        if let [only] = wanted.as_slice() {
+            return self.one(only).into_iter().collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = wanted
+                .iter()
+                .map(|import| scope.spawn(|| self.one(import)))
+                .collect();
+            let loaded = threads
+                .into_iter()
+                .filter_map(|thread| thread.join().expect("BUG: reading a cache does not panic"));
+            loaded.collect()
+        })
+    }
+
+    fn one(&self, import: &CacheImport) -> Option<Loaded> {
+        let name = match import {
+            CacheImport::Registry { reference } => reference.clone(),
+            CacheImport::Local { src, .. } => format!("local:{}", src.display()),
+        };
+        let task = self
+            .ui
+            .task_started(&format!("importing cache manifest from {name}"));
+        let read = match import {
+            CacheImport::Registry { reference } => self.registry(reference),
+            CacheImport::Local { src, tag, digest } => {
+                self.local(src, tag.as_deref(), digest.as_deref())
+            }
+        };
+        match read {
+            Ok((Content::Records(records), origin)) => {
+                self.ui.task_finished(task, None);
+                Some(Loaded {
+                    name,
+                    origin,
+                    records: *records,
+                    is_refused: AtomicBool::new(false),
+                    refused_layers: Mutex::default(),
+                })
+            }
+            Ok((Content::BuildKit, _)) => {
+                self.ui.task_finished(task, None);
+                self.ui.warning(&format!(
+                    "{name} is a cache of BuildKit and is not used: its keys are digests of BuildKit's own build graph, which no other builder can compute; one made with --cache-to is"
+                ));
+                None
+            }
+            Ok((Content::Nothing, _)) => {
+                let note = "it is an image without an inline cache (--cache-to type=inline)";
+                self.ui.task_progress(task, note, 0, 0);
+                self.ui.task_finished(task, None);
+                None
+            }
+            Err(error) => {
+                self.ui
+                    .task_finished(task, Some(&failure(import, &name, &error)));
+                None
+            }
+        }
+    }
+
+    fn platforms(&self) -> Vec<Platform> {
+        if self.request.platforms.is_empty() {
+            return vec![Platform::host()];
+        }
+        self.request.platforms.clone()
+    }
+
+    fn registry(&self, name: &str) -> Result<(Content, Origin), Error> {
+        let reference = Reference::parse(name).map_err(|source| Error::Registry {
+            reference: name.to_owned(),
+            source,
+        })?;
+        let store = self.space.store();
+        let origin = Origin::Repository(reference.to_string());
+        if let Some(memory) = registry::recall(store, &reference)? {
+            let there = self.remote.resolve(&reference)?;
+            if there.digest().to_string() == memory.manifest
+                && let Some(records) = memory.records(store)
+            {
+                return Ok((Content::Records(Box::new(records)), origin));
+            }
+        }
+        let found = self.remote.manifest(&reference, None)?;
+        let document = Document::parse(name, &found.bytes)?;
+        let source = Source::Registry(self.remote, reference.clone());
+        let Some(desc) = Source::records_of(&document) else {
+            let content = source.content(&document, &self.platforms())?;
+            return Ok((content, origin));
+        };
+        let records = source.records(desc)?;
+        let manifest = found.descriptor.digest().to_string();
+        registry::remember(store, &reference, manifest, &records)?;
+        Ok((Content::Records(Box::new(records)), origin))
+    }
+
+    fn local(
+        &self,
+        dir: &Path,
+        tag: Option<&str>,
+        digest: Option<&str>,
+    ) -> Result<(Content, Origin), Error> {
+        let (source, document) = super::folder::read(dir, tag, digest)?;
+        let content = source.content(&document, &self.platforms())?;
+        Ok((content, source.origin()))
+    }
+}
+
+/// Why a cache could not be read, as BuildKit says it.
+fn failure(import: &CacheImport, name: &str, error: &Error) -> String {
+    let kind = match import {
+        CacheImport::Registry { .. } => "registry",
+        CacheImport::Local { .. } => "local",
+    };
+    let reason = match error {
+        Error::Registry { source, .. } if source.is_not_found() => format!("{name}: not found"),
+        error => crate::error::chain(error),
+    };
+    format!("failed to configure {kind} cache importer: {reason}")
+}

@@ -1,0 +1,379 @@
+//! Caches in registries: what is remembered of one between builds, and how several that write to one reference at once
+//! keep each other's records.
+//!
+//! Registries have no compare-and-swap. Who writes reads the manifest, adds to it, looks whether it is still the same,
+//! puts its own, waits for several times as long as it took from the look to the end of the put, and looks again. When
+//! another's manifest is there that has not all of one's records, all is done again. So records are lost only when a
+//! writer's put takes several times as long as that of another who had put his meanwhile: they are missed then, and
+//! exported again by the next build that has them.
+
+use super::export::{Exports, Outgoing as Record, Place, Site, foreign};
+use super::read::Source;
+use super::records::{PACKED_LIMIT, Records};
+use crate::Error;
+use crate::build::fetch::Origin;
+use crate::build::manifest::{self, Desc, Document};
+use crate::layer::outgoing::Outgoing;
+use crate::layer::packed::{self, Packed};
+use crate::places;
+use crate::push::Packing;
+use crate::push::source::{LayerSource, Order};
+use oci_spec::image::Digest;
+use planner::scheduler::Cancel;
+use registry_client::{BlobSource, MemoryBlob, Reference};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+use store::Store;
+
+/// How often an export begins anew because of others before it is given up.
+const ATTEMPTS: u32 = 40;
+/// How much longer another's put may take than ours and still be noticed.
+const FACTOR: u32 = 8;
+/// Shortest and longest time to wait for others.
+const WAIT: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
+/// How often a wait looks whether it is to end.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What the cache at a reference was when it was last seen.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Memory {
+    /// Digest of its manifest.
+    pub(super) manifest: String,
+    /// Digest of its records, which may be a blob of the store still.
+    records: String,
+}
+
+impl Memory {
+    pub(super) fn records(&self, store: &Store) -> Option<Records> {
+        let digest = manifest::digest(&self.records).ok()?;
+        let bytes = store.read_blob(&digest, PACKED_LIMIT).ok()?;
+        Records::decode(&bytes).ok()
+    }
+}
+
+fn key(reference: &Reference) -> [u8; 32] {
+    Sha256::digest(format!("kiln cache at 1\n{reference}\n")).into()
+}
+
+pub(super) fn recall(store: &Store, reference: &Reference) -> Result<Option<Memory>, Error> {
+    let record = store.record(&key(reference))?;
+    Ok(record.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+pub(super) fn remember(
+    store: &Store,
+    reference: &Reference,
+    manifest: String,
+    records: &Records,
+) -> Result<(), Error> {
+    let digest = store.put_blob(&records.encode())?;
+    let memory = Memory {
+        manifest,
+        records: digest.to_string(),
+    };
+    let payload = serde_json::to_vec(&memory).expect("BUG: strings always serialise");
+    Ok(store.put_record(&key(reference), &payload, &[digest])?)
+}
+
+/// A reference that a cache is exported to.
+#[derive(Debug)]
+pub(super) struct RegistryPlace {
+    reference: Reference,
+}
+
+/// What is at a reference now.
+struct Current {
+    manifest: Option<Digest>,
+    records: Records,
+}
+
+impl RegistryPlace {
+    pub(super) fn new(name: &str) -> Result<Self, Error> {
+        let reference = Reference::parse(name).map_err(|source| Error::Name {
+            name: name.to_owned(),
+            source,
+        })?;
+        Ok(Self { reference })
+    }
+
+    /// Brings a layer into the repository: it is there, is mounted, or is sent while it is compressed.
+    pub(super) fn send(
+        &self,
+        site: Site<'_>,
+        layer: &Digest,
+        packing: Packing,
+        stop: &Cancel,
+    ) -> Result<Packed, Error> {
+        let store = site.space.store();
+        let as_it_is = foreign(site, layer, packing)?;
+        let ahead = match &as_it_is {
+            Some(desc) => Some(as_found(layer, desc)?),
+            None => packed::known(site.space, layer, packing.compression, packing.force)?,
+        };
+        let mut mounts = Vec::new();
+        if let Some(Origin::Repository(name)) = site.fetcher.origin(layer) {
+            mounts.extend(Reference::parse(&name).ok());
+        }
+        if let Some(ahead) = &ahead {
+            mounts.extend(places::of(store, ahead.descriptor.digest())?);
+        }
+        let (orders, ordered) = channel();
+        let outgoing = Arc::new(Outgoing::default());
+        let source: Arc<dyn BlobSource> = Arc::new(LayerSource {
+            number: 0,
+            ahead: ahead
+                .as_ref()
+                .map(|packed| (packed.descriptor.digest().clone(), packed.descriptor.size())),
+            outgoing: Arc::clone(&outgoing),
+            asked: AtomicBool::new(false),
+            orders: orders.clone(),
+            read: Arc::new(AtomicU64::new(0)),
+        });
+        let make = |ordered: Receiver<Order>| match ordered.recv() {
+            Ok(Some(_)) => {
+                let made = match &as_it_is {
+                    Some(desc) => fetched(site, layer, desc, &outgoing, stop),
+                    None => made(site, layer, packing, &outgoing, stop),
+                };
+                made.inspect_err(|error| outgoing.abandon(&crate::error::chain(error)))
+            }
+            _ => Ok(()),
+        };
+        let (pushed, made) = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| make(ordered));
+            let pushed = site
+                .remote
+                .push_blob_until(&self.reference, &source, &mounts, stop);
+            outgoing.abandon("the export has ended");
+            // A maker that is gone needs no word.
+            let _ = orders.send(None);
+            let made = maker.join().expect("BUG: making a layer does not panic");
+            (pushed, made)
+        });
+        made?;
+        let pushed = pushed?;
+        places::remember(store, &pushed.digest, &self.reference)?;
+        let packed = ahead.or_else(|| outgoing.finished());
+        packed.ok_or_else(|| Error::Layer {
+            layer: layer.to_string(),
+            reason: "it was sent before it was whole".to_owned(),
+        })
+    }
+
+    /// Writes records and manifest; see the top of this file.
+    pub(super) fn export(
+        &self,
+        exports: &Exports<'_>,
+        place: &Place<'_>,
+        records: &[Record],
+        task: u64,
+    ) -> Result<(), Error> {
+        let site = exports.site();
+        let mut is_first = true;
+        for _ in 0..ATTEMPTS {
+            let mut current = self.current(site)?;
+            if is_first && place.export.reset {
+                current.records = Records::default();
+            }
+            let Some(merged) = exports.merged(place, &current.records, records, is_first)? else {
+                return Ok(());
+            };
+            for layer in merged.layers() {
+                if current.records.layer(&layer.diff_id).is_none() {
+                    let text = format!("writing layer {}", layer.blob.digest);
+                    let size = layer.blob.size;
+                    site.ui.task_progress(task, &text, size, size);
+                }
+            }
+            let documents = Exports::documents(place, &merged);
+            let say = |what: &str, desc: &Desc| {
+                let text = format!("writing {what} {}", desc.digest);
+                site.ui.task_progress(task, &text, desc.size, desc.size);
+            };
+            say("config", &documents.records.0);
+            self.put_blob(exports, documents.records.1)?;
+            self.put_blob(exports, documents.config.1)?;
+            let begun = Instant::now();
+            if self.now(site)? != current.manifest {
+                pause(exports.stop(), jitter(WAIT[0]))?;
+                continue;
+            }
+            let (desc, bytes) = documents.manifest;
+            let kind = if place.export.image_manifest {
+                "cache image manifest"
+            } else {
+                "cache manifest"
+            };
+            say(kind, &desc);
+            site.remote.put_manifest_until(
+                &self.reference,
+                &desc.media_type,
+                &bytes,
+                exports.stop(),
+            )?;
+            let window = begun.elapsed();
+            let store = site.space.store();
+            remember(store, &self.reference, desc.digest.clone(), &merged)?;
+            is_first = false;
+            if self.reference.tag.is_none() {
+                return Ok(());
+            }
+            pause(
+                exports.stop(),
+                (window * FACTOR).clamp(WAIT[0], WAIT[1]) + jitter(TICK),
+            )?;
+            if self.now(site)? == Some(desc.digest()?) {
+                return Ok(());
+            }
+        }
+        Err(Error::Image {
+            subject: self.reference.to_string(),
+            reason: "others write to it all the time".to_owned(),
+        })
+    }
+
+    fn now(&self, site: Site<'_>) -> Result<Option<Digest>, Error> {
+        let found = site.remote.resolve_at_home(&self.reference)?;
+        Ok(found.map(|found| found.digest().clone()))
+    }
+
+    /// What is there: by one question, if it is what was there last.
+    fn current(&self, site: Site<'_>) -> Result<Current, Error> {
+        let store = site.space.store();
+        let Some(digest) = self.now(site)? else {
+            return Ok(Current {
+                manifest: None,
+                records: Records::default(),
+            });
+        };
+        let known = recall(store, &self.reference)?
+            .filter(|memory| memory.manifest == digest.to_string())
+            .and_then(|memory| memory.records(store));
+        let records = match known {
+            Some(records) => records,
+            None => self.read(site, &digest)?,
+        };
+        Ok(Current {
+            manifest: Some(digest),
+            records,
+        })
+    }
+
+    /// The records of a manifest. What is no cache of ours, or a damaged one, is replaced by one.
+    fn read(&self, site: Site<'_>, digest: &Digest) -> Result<Records, Error> {
+        let found = site.remote.manifest(&self.reference, Some(digest))?;
+        let source = Source::Registry(site.remote, self.reference.clone());
+        let document = Document::parse(digest.as_ref(), &found.bytes);
+        let records = document.and_then(|document| {
+            let desc = Source::records_of(&document).cloned();
+            desc.map(|desc| source.records(&desc)).transpose()
+        });
+        match records {
+            Ok(records) => {
+                let records = records.unwrap_or_default();
+                remember(
+                    site.space.store(),
+                    &self.reference,
+                    digest.to_string(),
+                    &records,
+                )?;
+                Ok(records)
+            }
+            Err(Error::Image { subject, reason }) => {
+                let name = &self.reference;
+                site.ui.warning(&format!(
+                    "the cache at {name} is damaged and begins anew: {subject}: {reason}"
+                ));
+                Ok(Records::default())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn put_blob(&self, exports: &Exports<'_>, bytes: Vec<u8>) -> Result<(), Error> {
+        let blob: Arc<dyn BlobSource> = Arc::new(MemoryBlob::new(bytes));
+        let remote = exports.site().remote;
+        remote.push_blob_until(&self.reference, &blob, &[], exports.stop())?;
+        Ok(())
+    }
+}
+
+/// A layer as another cache has it.
+fn as_found(layer: &Digest, desc: &Desc) -> Result<Packed, Error> {
+    let mut descriptor = desc.to_oci()?;
+    if !desc.annotations.is_empty() {
+        descriptor.set_annotations(Some(desc.annotations.clone().into_iter().collect()));
+    }
+    Ok(Packed {
+        diff_id: layer.clone(),
+        descriptor,
+    })
+}
+
+fn present(site: Site<'_>, packed: &Packed, outgoing: &Outgoing) -> Result<(), Error> {
+    let path = site.space.store().blob_path(packed.descriptor.digest());
+    let file = std::fs::File::open(&path).map_err(|source| Error::Io {
+        op: "open",
+        path,
+        source,
+    })?;
+    outgoing.begin(file);
+    outgoing.complete(packed);
+    Ok(())
+}
+
+fn fetched(
+    site: Site<'_>,
+    layer: &Digest,
+    desc: &Desc,
+    outgoing: &Outgoing,
+    stop: &Cancel,
+) -> Result<(), Error> {
+    site.fetcher.ensure_blob(layer, desc, stop)?;
+    present(site, &as_found(layer, desc)?, outgoing)
+}
+
+fn made(
+    site: Site<'_>,
+    layer: &Digest,
+    packing: Packing,
+    outgoing: &Outgoing,
+    stop: &Cancel,
+) -> Result<(), Error> {
+    let layers = std::slice::from_ref(layer);
+    site.fetcher.ensure(layers, &|_, _, _| {}, stop)?;
+    let known = packed::known(site.space, layer, packing.compression, packing.force)?;
+    let is_here = |packed: &Packed| {
+        let digest = packed.descriptor.digest();
+        site.space.store().blob_size(digest).is_some()
+    };
+    match known.filter(is_here) {
+        Some(found) => present(site, &found, outgoing),
+        None => packed::make(site.space, layer, packing.compression, outgoing, &|| {
+            stop.is_cancelled()
+        })
+        .map(drop),
+    }
+}
+
+/// Up to this long, another time for everybody.
+fn jitter(most: Duration) -> Duration {
+    let random = RandomState::new().hash_one(std::process::id());
+    most.mul_f64((random % 1000) as f64 / 1000.0)
+}
+
+fn pause(stop: &Cancel, time: Duration) -> Result<(), Error> {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        if stop.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
+        std::thread::sleep(TICK.min(time));
+    }
+    Ok(())
+}
