@@ -123,9 +123,12 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let (listener, far) =
         wire::socket_pair(rustix::net::SocketType::SEQPACKET).stage("make a socket")?;
     let Some(pid) = sys::fork(start.one).stage("start the command")? else {
-        if let Err(failure) = cgroup::enter(start.one, entrances) {
-            let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
-            sys::exit_now(1);
+        match cgroup::enter(start.one, entrances) {
+            Ok(groups) => cgroup::view::show(&groups),
+            Err(failure) => {
+                let _ = wire::send_answer(reply.as_fd(), &RunReply::Failed(failure));
+                sys::exit_now(1);
+            }
         }
         if start.mode == Mode::Nested {
             // In the surrounding /proc commands see each other; where this is not possible, the build says so.

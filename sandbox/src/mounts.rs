@@ -1,5 +1,6 @@
 //! Everything mounted into a command's root: `/proc`, `/dev`, `/sys`, what is hidden in them, and the mounts asked for.
 
+use crate::cgroup;
 use crate::fail::{Failure, Stage};
 use crate::init::Start;
 use crate::notify::Owners;
@@ -271,7 +272,8 @@ fn mount_sys(root: &OwnedFd, own_network: bool, writable: bool) -> Result<(), Fa
     }
     let sys = rustix::mount::open_tree(CWD, "/sys", RECURSIVE_CLONE).stage("mount /sys")?;
     sys::mount_setattr(&sys, attributes, true).stage("set the attributes of /sys")?;
-    attach_at(root, &sys, "sys")
+    attach_at(root, &sys, "sys")?;
+    cgroup::view::cover(root)
 }
 
 fn hide(root: &OwnedFd, scratch: &Scratch) -> Result<(), Failure> {

@@ -398,7 +398,8 @@ pub(crate) fn take_stdin() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn check(result: c_long) -> Result<()> {
+/// The errno of a call that returned a negative number.
+pub(crate) fn check(result: c_long) -> Result<()> {
     if result < 0 {
         Err(last_errno())
     } else {
@@ -406,6 +407,6 @@ fn check(result: c_long) -> Result<()> {
     }
 }
 
-fn last_errno() -> Errno {
+pub(crate) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

@@ -9,6 +9,7 @@
 mod hierarchy;
 mod place;
 mod settings;
+pub(crate) mod view;
 
 use crate::fail::{Failure, Stage};
 use crate::{Pressure, Resources};
@@ -121,10 +122,13 @@ impl Drop for Group {
 }
 
 /// Enters the groups of these entrances, in the process that is to become the command; they are the root of what it sees of
-/// control groups then.
-pub(crate) fn enter(one: crate::sys::SingleThreaded, entrances: &[OwnedFd]) -> Result<(), Failure> {
+/// control groups then. Gives those, to be shown.
+pub(crate) fn enter(
+    one: crate::sys::SingleThreaded,
+    entrances: &[OwnedFd],
+) -> Result<Vec<view::Own>, Failure> {
     if entrances.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     for entrance in entrances {
         rustix::io::retry_on_intr(|| rustix::io::write(entrance, b"0"))
@@ -137,9 +141,12 @@ pub(crate) fn enter(one: crate::sys::SingleThreaded, entrances: &[OwnedFd]) -> R
                 _ => failure,
             })?;
     }
+    let entered = view::entered();
     // Without a namespace of control groups, as in chroot mode, the command sees where it is, and no more.
-    let _ = crate::sys::unshare(one, rustix::thread::UnshareFlags::NEWCGROUP);
-    Ok(())
+    match crate::sys::unshare(one, rustix::thread::UnshareFlags::NEWCGROUP) {
+        Ok(()) => Ok(entered),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// Processes that the kernel has killed for lack of memory on this machine since it was booted.

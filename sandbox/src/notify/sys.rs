@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::sys::{check, last_errno};
 use rustix::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 use std::ffi::{c_long, c_ulong};
@@ -248,16 +249,4 @@ pub(super) fn ended_children() -> Result<OwnedFd> {
     check(fd.into())?;
     // SAFETY: the kernel has made a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn check(result: c_long) -> Result<()> {
-    if result < 0 {
-        Err(last_errno())
-    } else {
-        Ok(())
-    }
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

@@ -2,7 +2,7 @@
 
 use crate::world::{Outcome, World, chain};
 use rustix::fs::{Access, AtFlags, CWD};
-use sandbox::{Error, Exit, Pressure, Resources, RunSpec};
+use sandbox::{Error, Exit, Network, Pressure, Resources, RunSpec};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ pub(crate) const CASES: &[crate::Case] = &[
     ("limits::ru19_processors", processors),
     ("limits::ru19_parent", parent),
     ("limits::what_cannot_be_set_is_an_error", impossible),
+    ("limits::groups_are_shown", shown),
     ("limits::groups_are_removed", removed),
     ("limits::leftovers_are_swept", swept),
 ];
@@ -63,6 +64,34 @@ fn refused(error: &Error) {
 
 fn writable(path: &Path) -> bool {
     rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// A command sees its own groups, which it cannot change, and none of the host's.
+fn shown(world: &World) {
+    for network in [Network::None, Network::Host] {
+        let look = "ls -A /sys/fs/cgroup; mkdir /sys/fs/cgroup/x 2>/dev/null && echo made; true";
+        let spec = RunSpec {
+            network,
+            ..world.sh(look)
+        };
+        assert_eq!(world.run(&spec).ok(), "", "{network:?}");
+    }
+    let limit = Resources {
+        memory: Some(32 << 20),
+        ..Resources::default()
+    };
+    let look = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory.max 2>/dev/null; ls -A | grep -v '[.]'; \
+        find . -name 'kiln-*'; mkdir x memory/x 2>&1 | grep -c Read-only; \
+        (echo 99999999 > memory/memory.limit_in_bytes) 2>&1 | grep -c Read-only; cat /proc/self/cgroup | grep -c kiln-";
+    let Some((outcome, _)) = run(world, look, limit) else {
+        return;
+    };
+    let mut lines = outcome.stdout.lines();
+    assert_eq!(lines.next(), Some("33554432"), "{outcome:?}");
+    let rest: Vec<&str> = lines.collect();
+    // Version 1 has a folder for each of its hierarchies, version 2 none.
+    let is_right = matches!(rest[..], ["memory", "2", "1", "0"] | ["1", "0", "0"]);
+    assert!(is_right, "{outcome:?}");
 }
 
 fn memory(world: &World) {
