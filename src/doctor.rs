@@ -86,17 +86,13 @@ impl Report {
             "id-mapped-mounts" => self.verdict.is_root,
             "chroot" => !has_namespaces,
             "mknod" => self.verdict.is_root,
-            "fuse-overlayfs" | "fuse-device" => !self.works("overlay"),
-            "reflink" => {
-                let fuse = self.works("fuse-overlayfs") && self.works("fuse-device");
-                !self.works("overlay") && !fuse
-            }
+            "fuse-overlayfs" | "fuse-device" | "sysfs" => false,
+            "reflink" => !self.works("overlay"),
             "overlay-many" => self.works("overlay"),
             "seccomp-notify" => {
                 self.verdict.is_root || granted.is_some_and(|one| one.ids == IdMapping::Single)
             }
             "landlock" => !has_namespaces,
-            "sysfs" => false,
             "slirp4netns" => !self.works("pasta"),
             "binfmt-namespace" => !self.works("binfmt"),
             "binfmt" => !self.works("binfmt-namespace"),

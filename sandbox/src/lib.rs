@@ -14,6 +14,7 @@ mod cgroup;
 mod chroot;
 mod client;
 mod command;
+mod device;
 mod fail;
 mod helper;
 mod init;
@@ -44,6 +45,7 @@ pub use network::{NetworkKind, NetworkOptions, NetworkProgram, PrivateNetwork};
 pub use notify::{OWNER_ATTRIBUTE, OwnerRecord, owner_table, owner_value, parse_owner};
 pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use probe::Fact;
+pub use root::whiteout;
 pub use spec::{
     Device, Exit, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec, Seccomp, Security,
 };

@@ -78,8 +78,8 @@ fn enter_as_root(one: SingleThreaded, hello: &Hello) -> Result<Namespace, Refusa
         let stores = outermost(&hello.stores).map_err(Refusal::Failed)?;
         unshare(one, UnshareFlags::NEWNS, "make a mount namespace")?;
         make_private()?;
-        crate::network::open_to_the_build();
-        crate::root::fuse::open_to_the_build();
+        crate::device::open_to_the_build(crate::network::TUN_DEVICE);
+        crate::device::open_to_the_build(crate::root::fuse::DEVICE);
         idmapped_stores(one, stores)
     } else {
         Err(Failure::new("map the ids of mounts", Errno::PERM))

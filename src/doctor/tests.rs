@@ -255,7 +255,7 @@ ok          network namespaces
 missing     a new /proc: try proc: Operation not permitted (os error 1) (fix: start it with `--security-opt systempaths=unconfined`)
 not needed  a new /sys: try sysfs: Operation not permitted (os error 1)
 missing     overlay file systems in the store: try overlay: Invalid argument (os error 22) (fix: give it a volume)
-missing     /dev/fuse: try fuse-device: No such file or directory (os error 2) (fix: a container gets it by `--device /dev/fuse`)
+not needed  /dev/fuse: try fuse-device: No such file or directory (os error 2)
 missing     /dev/net/tun: try tun-device: No such file or directory (os error 2) (fix: a container gets it by `--device /dev/net/tun`)
 ok          slirp4netns: /usr/bin/slirp4netns
 

@@ -14,7 +14,6 @@
 use super::index::io_error;
 use super::order::{join, show};
 use super::owners::{Found, Owners, OwnersFrom};
-use super::whiteout;
 use super::writer::{LayerWriter, Written};
 use super::xattr::keeps_xattr;
 use crate::Error;
@@ -23,6 +22,7 @@ use crate::tree::{Entry, FileDigest, FileTree as _, Kind};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
 use rustix::io::Errno;
+use sandbox::whiteout;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
@@ -300,14 +300,14 @@ impl Walk {
             self.unchanged.truncate(waiting);
             return Ok(());
         }
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
         if xattrs.whiteout {
-            if whiteout::may_be_marked(&stat) {
+            if whiteout::may_be_marked(stat.st_mode, size) {
                 return self.gone(path, over);
             }
             let removed = rfs::fremovexattr(&fd, whiteout::MARK);
             removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
         }
-        let size = u64::try_from(stat.st_size).unwrap_or_default();
         let kind = self.first_or_link(&stat, path, Kind::File { size, digest: None });
         let is_file = matches!(kind, Kind::File { .. });
         let entry = self.described(&found, path, kind, xattrs.kept, over.directory)?;

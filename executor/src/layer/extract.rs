@@ -8,7 +8,6 @@ use super::collect::{Action, Placed};
 use super::index::io_error;
 use super::order::{show, split};
 use super::tar_reader::RawEntry;
-use super::whiteout;
 use super::xattr::kept_xattrs;
 use crate::Error;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,6 +15,7 @@ use rustix::fs::{
     self as rfs, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
 };
 use rustix::io::Errno;
+use sandbox::whiteout;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -21,7 +21,6 @@ mod rewrite;
 pub(crate) mod tar_reader;
 pub(crate) mod tasks;
 mod unpack;
-mod whiteout;
 mod writer;
 mod xattr;
 

@@ -23,22 +23,38 @@ pub(crate) fn all() -> Vec<(String, String)> {
     all
 }
 
-/// Whether fuse-overlayfs itself does something else there, which the users' documentation tells: names of a file that has
-/// several in a lower layer are copied up together or under the first, names are at most 251 bytes long, a folder's set time
-/// is lost when something in it is copied up later, a device 0:0 can be made; and random changes lead to all of that.
-pub(crate) fn differs_by_fuse(name: &str) -> bool {
-    const STEPS: [&str; 9] = [
-        "chown-all",
-        "hard-link-to-linked",
-        "linked-changed",
-        "linked-chmod",
-        "linked-moved",
-        "linked-removed",
-        "long-and-odd-names",
-        "times",
-        "whiteouts-of-its-own",
-    ];
-    STEPS.contains(&name) || name.starts_with("random-")
+/// What fuse-overlayfs itself makes of a step that has one layer everywhere else. The users' documentation tells it.
+pub(crate) enum ByFuse {
+    /// There is no layer; the words are said.
+    Refused(&'static str),
+    /// There is the same layer, or none: a command fails or the step is refused.
+    SameOrFails,
+    /// There is another layer, or none.
+    Other,
+}
+
+const LINKED: ByFuse = ByFuse::Refused("which is a file with several names in the layers below");
+
+/// A file that has several names in a layer is one file to fuse-overlayfs, names are at most 251 bytes long, a folder's set
+/// time is lost when something in it is copied up later, and a whiteout made where something was removed undoes that.
+const BY_FUSE: [(&str, ByFuse); 8] = [
+    ("chown-all", LINKED),
+    ("hard-link-to-linked", LINKED),
+    ("linked-changed", LINKED),
+    ("linked-chmod", LINKED),
+    ("linked-moved", LINKED),
+    ("long-and-odd-names", ByFuse::Refused("File name too long")),
+    ("times", ByFuse::Other),
+    ("whiteouts-of-its-own", ByFuse::Other),
+];
+
+/// What fuse-overlayfs makes of a step, where that is not what the others do. Random changes do any of that.
+pub(crate) fn by_fuse(name: &str) -> Option<&'static ByFuse> {
+    if name.starts_with("random-") {
+        return Some(&ByFuse::SameOrFails);
+    }
+    let found = BY_FUSE.iter().find(|(step, _)| *step == name);
+    found.map(|(_, what)| what)
 }
 
 const STEPS: &[(&str, &str)] = &[

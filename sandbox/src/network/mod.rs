@@ -13,7 +13,7 @@ mod routes;
 mod tun;
 
 pub(crate) use keeper::{CLONE_FLAGS, main as keep};
-pub(crate) use tun::open_to_the_build;
+pub(crate) use tun::PATH as TUN_DEVICE;
 
 use crate::fail::Failure;
 use crate::sys::{self, SingleThreaded};

@@ -176,7 +176,12 @@ fn errno_of(error: &std::io::Error) -> Errno {
 }
 
 fn fuse_overlayfs(place: &Place) -> Fact {
-    program(place, "fuse-overlayfs", "fuse-overlayfs")
+    let fact = program(place, "fuse-overlayfs", "fuse-overlayfs");
+    let only = "taken only by `--sandbox-root fuse-overlayfs`, as its layers can be wrong";
+    Fact {
+        found: format!("{}; {only}", fact.found),
+        ..fact
+    }
 }
 
 fn program(place: &Place, name: &str, package: &str) -> Fact {

@@ -382,7 +382,7 @@ fn cleanse(folder: &OwnedFd, name: &OsStr, stat: &Statx) -> Result<(), Errno> {
         }
         return Ok(());
     }
-    if whiteout::may_be_marked(stat) {
+    if whiteout::may_be_marked(stat.stx_mode.into(), stat.stx_size) {
         let flags = rfs::OFlags::RDONLY | rfs::OFlags::NOFOLLOW | rfs::OFlags::CLOEXEC;
         let file = rfs::openat(folder, name, flags, Mode::empty())?;
         cleanse_attributes(file.as_fd())?;

@@ -10,7 +10,7 @@ mod compare;
 mod copy;
 pub(crate) mod fuse;
 mod links;
-mod whiteout;
+pub mod whiteout;
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! Whiteouts: what says in an upper folder that something below it is gone.
+//! Whiteouts: what says in an upper folder, or in a layer's tree, that something below it is gone.
 //!
 //! A character device 0:0, which anybody may make (Linux 5.8) except on an overlay; there an empty file of mode 0 with the
 //! attribute `user.overlay.whiteout` stands for it, as overlays know it themselves (Linux 6.7).
@@ -9,10 +9,14 @@ use rustix::fs::{self as rfs, FileType, Mode, OFlags, Statx, XattrFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 
-const MARK: &str = "user.overlay.whiteout";
+/// Attribute of such a file.
+pub const MARK: &str = "user.overlay.whiteout";
 
 /// Makes a whiteout; nothing has this name.
-pub(super) fn make(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
+///
+/// # Errors
+/// Whatever creating a file fails with; `EEXIST` when there is one.
+pub fn make(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> {
     match rfs::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0) {
         Err(Errno::PERM) => make_marked(folder, name),
         result => result,
@@ -30,7 +34,7 @@ pub(super) fn is(folder: impl AsFd, name: &OsStr, stat: &Statx) -> Result<bool, 
     if is_device(stat) {
         return Ok(true);
     }
-    if !may_be_marked(stat) {
+    if !may_be_marked(stat.stx_mode.into(), stat.stx_size) {
         return Ok(false);
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -43,8 +47,36 @@ pub(super) fn is_device(stat: &Statx) -> bool {
     kind == FileType::CharacterDevice && (stat.stx_rdev_major, stat.stx_rdev_minor) == (0, 0)
 }
 
-/// Whether the mark would make a whiteout of it.
-pub(super) fn may_be_marked(stat: &Statx) -> bool {
-    let kind = FileType::from_raw_mode(stat.stx_mode.into());
-    kind == FileType::RegularFile && stat.stx_size == 0 && stat.stx_mode & 0o7777 == 0
+/// Whether the mark would make a whiteout of what has a mode (with the kind) and a size in bytes.
+#[must_use]
+pub fn may_be_marked(mode: u32, size: u64) -> bool {
+    let kind = FileType::from_raw_mode(mode);
+    kind == FileType::RegularFile && size == 0 && mode & 0o7777 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_marked_file_stands_for_a_device() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = std::fs::File::open(folder.path()).unwrap();
+        make(open.as_fd(), OsStr::new("device")).unwrap();
+        assert_eq!(make(open.as_fd(), OsStr::new("device")), Err(Errno::EXIST));
+        make_marked(open.as_fd(), OsStr::new("file")).unwrap();
+        std::fs::write(folder.path().join("other"), "x").unwrap();
+        let stat = |name: &str| attributes::stat(open.as_fd(), OsStr::new(name)).unwrap();
+        let marked = |stat: &Statx| may_be_marked(stat.stx_mode.into(), stat.stx_size);
+        for (name, expected) in [("file", true), ("device", false), ("other", false)] {
+            assert_eq!(marked(&stat(name)), expected, "{name}");
+        }
+        for (name, expected) in [("file", true), ("device", true), ("other", false)] {
+            let found = is(open.as_fd(), OsStr::new(name), &stat(name)).unwrap();
+            assert_eq!(found, expected, "{name}");
+        }
+        let device = std::fs::symlink_metadata(folder.path().join("device")).unwrap();
+        assert_eq!(device.rdev(), 0);
+    }
 }

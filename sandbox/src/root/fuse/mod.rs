@@ -9,7 +9,7 @@ mod keeper;
 mod program;
 mod upper;
 
-pub(crate) use device::open_to_the_build;
+pub(crate) use device::PATH as DEVICE;
 pub(crate) use keeper::{Keeper, start};
 pub(crate) use program::find;
 pub(crate) use upper::Upper;

@@ -3,6 +3,8 @@
 //! fuse-overlayfs has further ways to say what is gone (files `.wh.NAME` where it may make no whiteout device, files and
 //! attributes of its own in folders that hide what is below) and lets commands set what would speak to an overlay. Folders
 //! that it copies up get a new time from what it copies up into them; they get back the one they had.
+//!
+//! What it is known to get wrong, and leaves a trace of, is refused: no layer is better than a wrong one. Not all does.
 
 use crate::Overlay;
 use crate::fail::{Failure, Stage};
@@ -15,7 +17,7 @@ use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, Timespec, 
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const WHITEOUT: &[u8] = b".wh.";
 /// Both say that a folder hides what is below it.
@@ -23,6 +25,8 @@ const OPAQUE_FILES: [&[u8]; 2] = [b".wh..wh..opq", b".wh..opq"];
 const OWN_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 /// Path that a file was copied up from, with a zero byte.
 const ORIGIN: &str = "user.fuseoverlayfs.origin";
+/// The set-user-id and set-group-id bits.
+const SET_ID: u16 = 0o6000;
 
 /// An upper folder while it is served.
 #[derive(Debug)]
@@ -53,6 +57,7 @@ impl Upper {
     pub(crate) fn translate(self) -> Result<(), Failure> {
         let lowers: Vec<BorrowedFd<'_>> = self.lowers.iter().map(AsFd::as_fd).collect();
         let run = Run {
+            roots: &lowers,
             lowers: &lowers,
             start: self.start,
         };
@@ -101,6 +106,8 @@ impl Below {
 
 /// What lies below a folder, and when the run began.
 struct Run<'a> {
+    /// Topmost first, as all.
+    roots: &'a [BorrowedFd<'a>],
     lowers: &'a [BorrowedFd<'a>],
     start: Timespec,
 }
@@ -111,6 +118,76 @@ impl Run<'_> {
         let time = (stat.stx_mtime.tv_sec, i64::from(stat.stx_mtime.tv_nsec));
         time >= (self.start.tv_sec, self.start.tv_nsec)
     }
+
+    /// Refuses what became of something below that cannot be copied up. A file with several names is one file to the
+    /// program: what is done by one name shows in all, and can end in the layer under another.
+    fn refuse_copied(&self, origin: &Path, path: &Path) -> Result<(), Failure> {
+        let stage = || format!("see what /{} was", path.display());
+        let Some(below) = self.below(origin).stage_with(stage)? else {
+            return Ok(());
+        };
+        let was = match FileType::from_raw_mode(below.stx_mode.into()) {
+            FileType::RegularFile if below.stx_nlink < 2 => return Ok(()),
+            FileType::RegularFile => "a file with several names in the layers below",
+            _ => "no regular file in the layers below",
+        };
+        Err(refusal(&format!(
+            "/{} is a changed copy of /{}, which is {was}",
+            path.display(),
+            origin.display()
+        )))
+    }
+
+    /// Refuses a folder without the set-user-id or set-group-id bit that it has below: copied up, it loses them.
+    fn refuse_mode(&self, stat: &Statx, path: &Path) -> Result<(), Failure> {
+        let Some(lower) = self.lowers.first() else {
+            return Ok(());
+        };
+        let stage = || format!("look below the folder /{}", path.display());
+        let before = attributes::stat_of(lower).stage_with(stage)?.stx_mode;
+        if before & SET_ID != 0 && stat.stx_mode == before & !SET_ID {
+            return Err(refusal(&format!(
+                "the folder /{} has lost its set-user-id or set-group-id bit",
+                path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// What the layers below show at a path.
+    fn below(&self, path: &Path) -> Result<Option<Statx>, Errno> {
+        let mut found: Option<Below> = None;
+        for name in path.iter() {
+            let here = match &found {
+                None => Below::find(self.roots, name)?,
+                Some(below) => {
+                    let lowers: Vec<_> = below.folders.iter().map(AsFd::as_fd).collect();
+                    Below::find(&lowers, name)?
+                }
+            };
+            found = Some(here);
+        }
+        Ok(found.and_then(|below| below.stat))
+    }
+}
+
+fn refusal(what: &str) -> Failure {
+    Failure::new("trust what fuse-overlayfs wrote", Errno::NOTSUP)
+        .detail(format!("{what}; `--sandbox-root copy` can do it"))
+}
+
+/// The path below that fuse-overlayfs says it copied a file from.
+fn origin(folder: &OwnedFd, name: &OsStr, stat: &Statx) -> Result<Option<PathBuf>, Errno> {
+    if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
+        return Ok(None);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rfs::openat(folder, name, flags, Mode::empty())?;
+    let origin = attributes::value(file.as_fd(), OsStr::new(ORIGIN))?;
+    Ok(origin.map(|path| {
+        let path = path.strip_suffix(b"\0").unwrap_or(&path);
+        PathBuf::from(OsStr::from_bytes(path))
+    }))
 }
 
 /// Whether the folder hides what is below.
@@ -146,14 +223,23 @@ fn folder(open: &OwnedFd, run: &Run<'_>, path: &Path) -> Result<bool, Failure> {
             let inner = open_folder(open, name).stage_with(stage)?;
             let lowers: Vec<_> = below.folders.iter().map(AsFd::as_fd).collect();
             let run = Run {
+                roots: run.roots,
                 lowers: &lowers,
                 start: run.start,
             };
             let opaque = folder(&inner, &run, &path.join(name))?;
             changed |= opaque || below.folders.is_empty();
         } else {
-            changed |= is_new(open, &entry, run, &below, &path.join(name)).stage_with(stage)?;
+            let path = path.join(name);
+            let origin = origin(open, name, &entry).stage_with(stage)?;
+            if let Some(origin) = &origin {
+                run.refuse_copied(origin, &path)?;
+            }
+            changed |= is_new(open, &entry, run, &below, (&path, origin)).stage_with(stage)?;
         }
+    }
+    if !opaque {
+        run.refuse_mode(&stat, path)?;
     }
     if opaque {
         rfs::fsetxattr(open, OPAQUE, b"y", XattrFlags::empty()).stage_with(stage)?;
@@ -178,7 +264,7 @@ fn is_new(
     stat: &Statx,
     run: &Run<'_>,
     below: &Below,
-    path: &Path,
+    (path, origin): (&Path, Option<PathBuf>),
 ) -> Result<bool, Errno> {
     let name = path.file_name().ok_or(Errno::INVAL)?;
     let kind = |stat: &Statx| FileType::from_raw_mode(stat.stx_mode.into());
@@ -190,12 +276,8 @@ fn is_new(
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file = rfs::openat(folder, name, flags, Mode::empty())?;
-            let origin = attributes::value(file.as_fd(), OsStr::new(ORIGIN))?;
             drop_own(file.as_fd())?;
-            let origin = origin
-                .as_deref()
-                .map(|path| path.strip_suffix(b"\0").unwrap_or(path));
-            Ok(!same_kind || origin != Some(path.as_os_str().as_bytes()))
+            Ok(!same_kind || origin.as_deref() != Some(path))
         }
         FileType::Symlink if same_kind => link(folder, name, stat, run, below),
         _ => Ok(!same_kind),
