@@ -44,7 +44,7 @@ pub use registry_tools::*;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::RunArgs;
 pub use security::SecurityArgs;
-pub use space::{DuArgs, PruneArgs};
+pub use space::{CacheMaxArgs, DuArgs, PruneArgs};
 use std::path::PathBuf;
 
 /// Builds OCI images from Dockerfiles: one static binary, no daemon, no root needed.
@@ -213,6 +213,9 @@ pub struct BuildArgs {
     /// Caches beside the store.
     #[command(flatten)]
     pub cache: CacheArgs,
+    /// How large the cache may grow.
+    #[command(flatten)]
+    pub space: CacheMaxArgs,
     /// How registries are reached.
     #[command(flatten)]
     pub registry: RegistryArgs,

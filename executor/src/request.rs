@@ -10,6 +10,7 @@ pub use cache::{CacheExport, CacheImport, CacheMode, CacheTarget};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
 pub use run::{NetworkSettings, OnFailure, OutputLimits, RunSettings};
 
+use crate::build::CacheMax;
 use crate::context::Unpacked;
 use planner::lower::Allowed;
 use planner::plan::{Network, Ulimit, Volume};
@@ -89,6 +90,8 @@ pub struct BuildRequest {
     pub now: i64,
     /// Steps at once.
     pub jobs: usize,
+    /// How large the cache may grow.
+    pub cache_max: CacheMax,
     /// How registries are reached.
     pub registry: ClientOptions,
     /// `PATH`, where helper programs such as `git` and `ssh` are looked for; empty: the usual folders.

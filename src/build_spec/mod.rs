@@ -16,6 +16,7 @@ mod named_context;
 mod network;
 mod output;
 mod platform;
+mod room;
 mod run;
 mod secret;
 mod security;
@@ -36,6 +37,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use limits::size;
 pub use output::check_file;
 pub use platform::one as platform;
 pub use secret::parse as secret;
@@ -149,6 +151,7 @@ fn request(
             }),
         jobs: usize::from(args.jobs),
         registry,
+        cache_max: room::cache_max(&args.space, environment)?,
         search_path: environment.get("PATH").unwrap_or_default().to_owned(),
         proxies: environment.proxies(),
     };

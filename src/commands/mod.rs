@@ -16,6 +16,7 @@ mod load;
 mod login;
 mod manifest;
 mod metadata;
+mod pieces;
 mod prune;
 mod pull;
 mod push;
@@ -61,8 +62,8 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Login(args) => login::run(&args, environment),
         Command::Logout(args) => login::logout(&args, environment),
         Command::Push(args) => push::run(&args, &open, environment),
-        Command::Prune(args) => prune::run(&args, &open.space()?),
-        Command::Du(args) => prune::du(&args, &open.space()?),
+        Command::Prune(args) => prune::run(&prune::plan(&args)?, &open.quiet_space()?),
+        Command::Du(args) => prune::du(&args, || open.quiet_space()),
         Command::Doctor(args) => doctor::run(&args, &open, environment),
         Command::Version(args) => {
             version::run(&args);
@@ -90,7 +91,7 @@ fn image(
         ImageCommand::History(args) => history::run(&args, &open.space()?),
         ImageCommand::Pull(args) => pull::run(&args, open, environment),
         ImageCommand::Push(args) => push::run(&args, open, environment),
-        ImageCommand::Prune(args) => prune::run(&args, &open.space()?),
+        ImageCommand::Prune(args) => prune::run(&prune::plan(&args)?, &open.quiet_space()?),
     }
 }
 
@@ -111,6 +112,11 @@ impl Opener<'_> {
 
     fn space(&self) -> Result<Space, Failure> {
         Ok(Space::new(self.store()?))
+    }
+
+    /// For what only looks at the store or takes something away.
+    fn quiet_space(&self) -> Result<Space, Failure> {
+        Ok(Space::new(self.store()?.quiet()))
     }
 }
 

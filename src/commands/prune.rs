@@ -1,35 +1,117 @@
 //! `kiln prune` and `kiln du`.
 
 use super::images::{names, shown_id};
+use super::pieces;
 use super::{print, print_line, short_id};
 use crate::args::{DuArgs, PruneArgs};
+use crate::build_spec::size;
 use crate::error::Failure;
 use crate::table::{self, Table};
 use crate::template::{Columns, List};
-use executor::output::{ImageFilters, PRUNE_FILTERS, PruneRequest, UsageDetails};
+use executor::output::{
+    ImageFilters, PIECE_FILTERS, PRUNE_FILTERS, PieceFilters, PruneRequest, UsageDetails,
+};
 use executor::space::Space;
 use serde_json::{Value, json};
 use std::time::SystemTime;
+use store::{Collection, Piece, SpaceLimits};
+
+/// What `kiln prune` is asked for, checked before the store is opened.
+pub enum PrunePlan {
+    /// What nothing needs, and images without a name.
+    Unneeded(PruneRequest),
+    /// Pieces of the cache.
+    Pieces(Box<PiecePlan>),
+}
+
+/// Which pieces of the cache go.
+pub struct PiecePlan {
+    limits: SpaceLimits,
+    filters: PieceFilters,
+    /// Also what cache records lead to.
+    all: bool,
+    dry_run: bool,
+    verbose: bool,
+}
+
+/// Reads the flags.
+pub fn plan(args: &PruneArgs) -> Result<PrunePlan, Failure> {
+    let now = SystemTime::now();
+    let bytes = |flag, text: &Option<String>| -> Result<Option<u64>, Failure> {
+        let bytes = text.as_deref().map(|text| size(flag, text)).transpose()?;
+        Ok(bytes.filter(|bytes| *bytes > 0))
+    };
+    let reserved = bytes("--reserved-space", &args.reserved_space)?;
+    let limits = SpaceLimits {
+        reserved: reserved.unwrap_or(0),
+        max_used: bytes("--max-used-space", &args.max_used_space)?,
+        min_free: bytes("--min-free-space", &args.min_free_space)?,
+    };
+    let is_limited = limits != SpaceLimits::default();
+    let is_about_pieces = args.filters.iter().any(|filter| {
+        let key = filter.split(['=', '!']).next().unwrap_or_default();
+        let key = key.trim().to_lowercase();
+        key != "until" && PIECE_FILTERS.contains(&key.as_str())
+    });
+    let wrong = |error: executor::Error| Failure::Usage(error.to_string());
+    if !(is_limited || is_about_pieces || args.verbose) {
+        let filters = ImageFilters::parse(&args.filters, PRUNE_FILTERS, now).map_err(wrong)?;
+        return Ok(PrunePlan::Unneeded(PruneRequest {
+            all: args.all,
+            dry_run: args.dry_run,
+            filters,
+        }));
+    }
+    Ok(PrunePlan::Pieces(Box::new(PiecePlan {
+        limits,
+        filters: PieceFilters::parse(&args.filters, now).map_err(wrong)?,
+        all: args.all || is_limited || is_about_pieces,
+        dry_run: args.dry_run,
+        verbose: args.verbose,
+    })))
+}
 
 /// Frees what nothing needs.
-pub fn run(args: &PruneArgs, space: &Space) -> Result<(), Failure> {
-    let filters = ImageFilters::parse(&args.filters, PRUNE_FILTERS, SystemTime::now())?;
-    let request = PruneRequest {
-        all: args.all,
-        dry_run: args.dry_run,
-        filters,
+pub fn run(plan: &PrunePlan, space: &Space) -> Result<(), Failure> {
+    let request = match plan {
+        PrunePlan::Unneeded(request) => request,
+        PrunePlan::Pieces(plan) => return remove_pieces(plan, space),
     };
-    let report = executor::output::prune(space, &request)?;
+    let report = executor::output::prune(space, request)?;
     for name in &report.removed {
         print_line(name);
     }
-    let verb = if args.dry_run {
+    let verb = if request.dry_run {
         "Would reclaim"
     } else {
         "Total reclaimed space:"
     };
     print_line(&format!("{verb} {}", table::size(report.bytes)));
     Ok(())
+}
+
+fn remove_pieces(plan: &PiecePlan, space: &Space) -> Result<(), Failure> {
+    let select = |piece: &Piece| (plan.all || !piece.is_recorded) && plan.filters.matches(piece);
+    let collection = Collection {
+        limits: plan.limits,
+        select: Some(&select),
+        dry_run: plan.dry_run,
+        no_wait: false,
+        may_be_alone: true,
+    };
+    let report = executor::output::collect(space, &collection)?;
+    for failed in &report.failed {
+        eprint_line(&format!("WARNING: could not remove {failed}"));
+    }
+    let bytes = report.pieces.iter().map(|piece| piece.bytes).sum();
+    print(&pieces::removed(report.pieces, plan.verbose));
+    print(&pieces::totals(&[("Total", bytes)]));
+    Ok(())
+}
+
+fn eprint_line(line: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 const COLUMNS: Columns<'_> = Columns {
@@ -45,10 +127,14 @@ const COLUMNS: Columns<'_> = Columns {
 };
 
 /// Shows what takes room.
-pub fn du(args: &DuArgs, space: &Space) -> Result<(), Failure> {
+pub fn du(args: &DuArgs, open: impl FnOnce() -> Result<Space, Failure>) -> Result<(), Failure> {
+    if !args.summary {
+        return pieces::show(args, open);
+    }
+    let space = &open()?;
     if args.verbose {
         let details = executor::output::details(space)?;
-        print(&pieces(&details, args.no_trunc));
+        print(&details_text(&details, args.no_trunc));
         return Ok(());
     }
     let list = List::new(args.format.as_deref(), COLUMNS)?;
@@ -75,7 +161,7 @@ pub fn du(args: &DuArgs, space: &Space) -> Result<(), Failure> {
 }
 
 /// As `docker system df --verbose` shows it.
-fn pieces(details: &UsageDetails, whole: bool) -> String {
+fn details_text(details: &UsageDetails, whole: bool) -> String {
     let mut images = Table::new(&[
         "REPOSITORY",
         "TAG",

@@ -125,6 +125,7 @@ impl BlobWriter {
             });
         }
         let path = self.store.inner.layout.blob(&digest);
+        self.store.inner.growth.add(self.size);
         self.store.inner.rename_into(&self.temporary, &path)?;
         Ok((digest, self.size))
     }
@@ -288,6 +289,7 @@ impl Store {
         hasher.update(bytes);
         let digest = Hasher::Sha256(hasher).finish();
         let path = self.inner.layout.blob(&digest);
+        self.uses(&path);
         if !same_content(&path, bytes) {
             self.inner.replace(&path, bytes, false)?;
         }
@@ -297,7 +299,9 @@ impl Store {
     /// Size of a blob in bytes when it is there.
     #[must_use]
     pub fn blob_size(&self, digest: &Digest) -> Option<u64> {
-        let meta = fs::metadata(self.inner.layout.blob(digest)).ok()?;
+        let path = self.inner.layout.blob(digest);
+        self.uses_blob(digest, &path);
+        let meta = fs::metadata(path).ok()?;
         meta.is_file().then_some(meta.len())
     }
 
@@ -325,7 +329,9 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`], [`Error::UnknownAlgorithm`].
     pub fn open_blob(&self, digest: &Digest) -> Result<BlobReader, Error> {
-        BlobReader::open(self.inner.layout.blob(digest), digest)
+        let path = self.inner.layout.blob(digest);
+        self.uses_blob(digest, &path);
+        BlobReader::open(path, digest)
     }
 
     /// A whole small blob (manifest, config), verified; refuses more than `limit` bytes.

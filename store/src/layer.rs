@@ -10,9 +10,13 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A layer's `meta.json` or an identity file is never near this many bytes.
 const META_LIMIT: u64 = 1 << 20;
+
+/// What was made faster is not worth a file that says so.
+const LEAST_COST: Duration = Duration::from_millis(200);
 
 /// Name of an unpacked tree within its wrapper folder.
 const TREE_ROOT: &str = "root";
@@ -79,6 +83,7 @@ impl Store {
     /// # Errors
     /// A failed read.
     pub fn layer(&self, diff_id: &Digest) -> Result<Option<LayerMeta>, Error> {
+        self.uses_layer(diff_id);
         read_meta(&self.inner.layout.layer(diff_id), diff_id)
     }
 
@@ -86,6 +91,7 @@ impl Store {
     #[must_use]
     pub fn layer_tree(&self, diff_id: &Digest) -> Option<PathBuf> {
         let mut path = self.inner.layout.layer(diff_id);
+        self.uses(&path);
         path.push("tree");
         path.push(TREE_ROOT);
         path.is_dir().then_some(path)
@@ -94,6 +100,7 @@ impl Store {
     /// Its index file, when made.
     #[must_use]
     pub fn layer_index(&self, diff_id: &Digest) -> Option<PathBuf> {
+        self.uses_layer(diff_id);
         let path = self.inner.layout.layer(diff_id).join("index");
         path.is_file().then_some(path)
     }
@@ -109,10 +116,12 @@ impl Store {
         let StagedLayer { tar, tree, index } = staged;
         let folder = self.inner.layout.layer(&meta.diff_id);
         fs::create_dir_all(&folder).map_err(|e| Error::io("create", &folder, e))?;
+        self.uses(&folder);
         if let Some(tar) = tar {
             self.place_tar(meta, &tar)?;
         }
         if let Some(tree) = tree {
+            self.inner.growth.add(meta.size.unwrap_or(0));
             self.place_tree(&tree, &folder.join("tree"))?;
         }
         if let Some(index) = index {
@@ -139,6 +148,7 @@ impl Store {
                 path: None,
             });
         }
+        self.inner.growth.add(actual);
         self.inner
             .rename_into(tar, &self.inner.layout.blob(&meta.diff_id))
     }
@@ -201,6 +211,20 @@ impl Store {
             .replace(&folder.join("meta.json"), &to_json(&meta), false)
     }
 
+    /// Remembers how long it took to make a layer, for the choice of what to remove first.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn note_cost(&self, diff_id: &Digest, took: Duration) -> Result<(), Error> {
+        let folder = self.inner.layout.layer(diff_id);
+        if took < LEAST_COST || !folder.is_dir() {
+            return Ok(());
+        }
+        let text = took.as_millis().to_string();
+        self.inner
+            .replace(&folder.join("cost"), text.as_bytes(), false)
+    }
+
     fn merge_meta(&self, folder: &Path, meta: &LayerMeta) -> Result<(), Error> {
         let _lock = lock_folder(folder)?;
         let known = read_meta(folder, &meta.diff_id)?;
@@ -222,6 +246,7 @@ impl Store {
         let Some(diff_id) = read_identity(&path)? else {
             return Ok(None);
         };
+        self.uses_layer(&diff_id);
         let there = self
             .inner
             .layout

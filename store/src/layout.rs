@@ -2,11 +2,14 @@
 //!
 //! ```text
 //! version                          "1\n": the format; written once, fsynced
-//! lock                             flock: shared while a store is open, exclusive while it is pruned
+//! lock                             flock: shared while a store is open, exclusive for what needs it alone
+//! gc                               flock: where those who use something and those who remove it meet (see `lease`); bytes of the cache (see `growth`)
+//! sizes                            bytes of unpacked trees, measured once; flock'd by the one process that collects
 //! blobs/ALGORITHM/ENCODED          content by digest, as in an OCI image layout
 //! layers/ALGORITHM/ENCODED/        by diff_id; flock'd while `meta.json` is merged
 //!     meta.json                    LayerMeta; the layer is there when this is
 //!     index                        opaque index
+//!     cost                         milliseconds that the step took which made it
 //!     tree/root/                   unpacked tree; the wrapper belongs to us even when `root` belongs to another id,
 //!                                  which is what lets us rename it (rename(2) wants write permission on a moved folder)
 //! identities/XX/REST               content identity -> diff_id
@@ -16,6 +19,7 @@
 //! mounts/SHA256(ID)/id, N/data     cache mounts; N flock'd while in use; N/ready once filled
 //! scratch/RANDOM/                  flock'd by its owner; swept when nobody holds the lock
 //! scratch/RANDOM.stuck/            dead, and not removable by us (files of other ids)
+//! leases/SECONDS-RANDOM            flock'd: see `lease`
 //! logs/                            build logs
 //! kept/ID/                         what failed steps left: see `kept`
 //! ```
@@ -110,7 +114,16 @@ impl Layout {
     fn refuse_foreign_folder(&self) -> Result<(), Error> {
         let known = |name: &str| {
             FOLDERS.contains(&name)
-                || ["scratch", "lock", "version", "lost+found"].contains(&name)
+                || [
+                    "scratch",
+                    "leases",
+                    "lock",
+                    "gc",
+                    "sizes",
+                    "version",
+                    "lost+found",
+                ]
+                .contains(&name)
                 || name.starts_with(".version-")
         };
         for entry in file::list(&self.root)? {
@@ -146,6 +159,18 @@ impl Layout {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.root.join("lock")
+    }
+
+    pub(crate) fn leases(&self) -> PathBuf {
+        self.root.join("leases")
+    }
+
+    pub(crate) fn guard(&self) -> PathBuf {
+        self.root.join("gc")
+    }
+
+    pub(crate) fn sizes(&self) -> PathBuf {
+        self.root.join("sizes")
     }
 
     pub(crate) fn folder(&self, name: &'static str) -> PathBuf {

@@ -8,11 +8,15 @@
 #![forbid(unsafe_code)]
 
 mod blob;
+mod collect;
 mod error;
 mod file;
+mod growth;
+mod inventory;
 mod kept;
 mod layer;
 mod layout;
+mod lease;
 mod mounts;
 mod pieces;
 mod prune;
@@ -22,8 +26,11 @@ mod scratch;
 mod stat_cache;
 
 pub use blob::{BlobReader, BlobWriter};
+pub use collect::{Collection, Select, SpaceLimits};
 pub use error::Error;
 pub use file::remove_tree;
+pub use growth::Disk;
+pub use inventory::Piece;
 pub use kept::{HeldKept, Kept};
 pub use layer::{LayerBlob, LayerMeta, StagedLayer};
 pub use mounts::{CacheMount, MountSharing};
@@ -32,7 +39,9 @@ pub use refs::{ImageRef, ReferenceEdit};
 pub use scratch::Scratch;
 pub use stat_cache::{StatCache, StatKey};
 
+use growth::Growth;
 use layout::Layout;
+use lease::{Lease, Uses};
 use rustix::fs::FlockOperation;
 use scratch::LockedDir;
 use std::fs::{self, File, OpenOptions};
@@ -43,10 +52,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The store. Clones share it. Several processes may use one store at once.
 ///
-/// While a `Store`, or anything it handed out, lives, [`Store::prune`] of other processes is refused.
+/// While a `Store`, or anything it handed out, lives, nothing that it used is removed by other processes; see `lease`.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// What is looked at does not count as used.
+    is_quiet: bool,
 }
 
 #[derive(Debug)]
@@ -56,6 +67,10 @@ struct Inner {
     /// Where this process writes temporary files; made at the first one.
     session: Mutex<Option<LockedDir>>,
     counter: AtomicU64,
+    /// Says that this process is there; see `lease`.
+    _lease: Option<Lease>,
+    uses: Uses,
+    growth: Growth,
 }
 
 impl Store {
@@ -75,13 +90,19 @@ impl Store {
             .map_err(|e| Error::io("open", &path, e))?;
         file::lock(&lock, FlockOperation::LockShared, &path)?;
         scratch::sweep(&layout.scratch())?;
+        lease::oldest(&layout.leases())?;
+        let lease = Lease::take(&layout.leases())?;
         Ok(Self {
             inner: Arc::new(Inner {
                 layout,
                 lock,
                 session: Mutex::new(None),
                 counter: AtomicU64::new(0),
+                _lease: lease,
+                uses: Uses::default(),
+                growth: Growth::default(),
             }),
+            is_quiet: false,
         })
     }
 
@@ -127,6 +148,7 @@ impl Inner {
 
     /// Writes a file so that readers see the old content or the new one, whole. `durable` also survives a power cut.
     fn replace(&self, target: &Path, bytes: &[u8], durable: bool) -> Result<(), Error> {
+        self.growth.add(bytes.len() as u64);
         let temporary = self.write_temporary(bytes, durable)?;
         self.rename_into(&temporary, target).inspect_err(|_| {
             let _ = fs::remove_file(&temporary);

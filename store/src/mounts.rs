@@ -93,20 +93,19 @@ impl Store {
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<CacheMount>, Error> {
         let folder = self.inner.layout.mount(id);
-        let name = folder.join("id");
-        if !name.is_file() {
-            self.inner.replace(&name, id.as_bytes(), false)?;
-        }
-        let first = folder.join("0");
-        let taken = match sharing {
-            MountSharing::Shared => wait_for(first, FlockOperation::NonBlockingLockShared, stop)?,
-            MountSharing::Locked => {
-                wait_for(first, FlockOperation::NonBlockingLockExclusive, stop)?
+        let (slot, lock) = loop {
+            let name = folder.join("id");
+            if !name.is_file() {
+                self.inner.replace(&name, id.as_bytes(), false)?;
             }
-            MountSharing::Private => Some(first_free(&folder)?),
-        };
-        let Some((slot, lock)) = taken else {
-            return Ok(None);
+            self.uses(&folder);
+            let Some(taken) = take(&folder, sharing, stop)? else {
+                return Ok(None);
+            };
+            // Somebody may have removed it all before it was locked.
+            if file::still_named(&taken.1, &taken.0) && name.is_file() {
+                break taken;
+            }
         };
         let data = slot.join("data");
         make_dir(&data)?;
@@ -118,6 +117,38 @@ impl Store {
             _lock: lock,
             _store: self.clone(),
         }))
+    }
+}
+
+impl Store {
+    /// Locks all of a cache mount's folders, so that it can be removed; `None` when one is in use.
+    pub(crate) fn hold_mount(&self, folder: &Path) -> Result<Option<Vec<File>>, Error> {
+        let mut held = Vec::new();
+        for entry in file::list(folder)? {
+            let path = entry.path();
+            if !path.is_dir() {
+                continue;
+            }
+            let lock = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+            if !file::try_lock(&lock, FlockOperation::NonBlockingLockExclusive, &path)? {
+                return Ok(None);
+            }
+            held.push(lock);
+        }
+        Ok(Some(held))
+    }
+}
+
+fn take(
+    folder: &Path,
+    sharing: MountSharing,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(PathBuf, File)>, Error> {
+    let first = folder.join("0");
+    match sharing {
+        MountSharing::Shared => wait_for(first, FlockOperation::NonBlockingLockShared, stop),
+        MountSharing::Locked => wait_for(first, FlockOperation::NonBlockingLockExclusive, stop),
+        MountSharing::Private => first_free(folder).map(Some),
     }
 }
 
@@ -150,6 +181,9 @@ fn first_free(folder: &Path) -> Result<(PathBuf, File), Error> {
 }
 
 fn open_slot(slot: &Path) -> Result<File, Error> {
+    if let Some(folder) = slot.parent() {
+        make_dir(folder)?;
+    }
     make_dir(slot)?;
     File::open(slot).map_err(|e| Error::io("open", slot, e))
 }

@@ -1,25 +1,25 @@
 //! Garbage collection: marks what references (and cache records) reach, removes the rest, and sums up what is there.
-//! It reads manifests and configs only as far as to find the digests in them.
+//! What goes by its age or to make room is `collect`'s.
 
 use crate::Store;
+use crate::collect::Removal;
 use crate::error::Error;
 use crate::file;
+use crate::inventory::{
+    Marks, Piece, by_digest, display_name, fanned_name, fanned_out, last_used, sorted_entries,
+};
 use crate::layer;
+use crate::lease;
 use crate::record;
 use crate::refs;
-use crate::scratch;
 use crate::stat_cache;
-use oci_spec::image::Digest;
 use rustix::fs::FlockOperation;
-use serde_json::Value;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Manifests, indexes and configs are smaller; anything larger holds no references.
-const DOCUMENT_LIMIT: u64 = 16 << 20;
 const LOG_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long another process may keep us from being alone, and how often that is looked at.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -73,6 +73,8 @@ pub struct PruneReport {
     pub kinds: BTreeMap<PrunedKind, (u64, u64)>,
     /// What could not be removed, with the reason. It is invisible to builds and stays in [`Store::leftovers`].
     pub failed: Vec<String>,
+    /// What a collection took away.
+    pub pieces: Vec<Piece>,
 }
 
 /// Bytes on disk, by kind.
@@ -138,19 +140,39 @@ impl Store {
     /// Drops what is not needed. `remove_tree` deletes a folder (in a user namespace when rootless;
     /// [`crate::remove_tree`] where all files are ours).
     ///
-    /// Each removal is a rename out of sight first, so killing it leaves a sound store.
+    /// While other processes have the store open, what they may use stays too. Each removal is a rename out of sight
+    /// first, so killing it leaves a sound store.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another process has the store open (not for a dry run); unreadable folders.
+    /// Unreadable folders.
     pub fn prune(
         &self,
         options: &PruneOptions,
         remove_tree: &dyn Fn(&Path) -> io::Result<()>,
     ) -> Result<PruneReport, Error> {
+        let quiet = self.quiet();
+        let removal = Removal::new(&quiet, remove_tree, options.dry_run);
+        let mut pruning = Pruning {
+            store: &quiet,
+            options,
+            live: Marks::new(&quiet),
+            since: None,
+            removal,
+        };
         if options.dry_run {
-            return Pruning::new(self, options, remove_tree).run();
+            pruning.run()?;
+            return Ok(pruning.removal.finish());
         }
-        self.alone(|| Pruning::new(self, options, remove_tree).run())
+        match self.alone(|| pruning.run()) {
+            Err(Error::Busy { .. }) => {
+                pruning.since = Some(lease::oldest(&self.inner.layout.leases())?);
+                pruning.run()?;
+            }
+            done => done?,
+        }
+        let report = pruning.removal.finish();
+        self.shrink_estimate(report.bytes)?;
+        Ok(report)
     }
 
     /// Does what only a process may do that has the store to itself, such as removing what others might be about to use.
@@ -227,51 +249,61 @@ impl Store {
 struct Pruning<'a> {
     store: &'a Store,
     options: &'a PruneOptions,
-    remove_tree: &'a dyn Fn(&Path) -> io::Result<()>,
-    live: HashSet<Digest>,
-    report: PruneReport,
+    live: Marks<'a>,
+    /// What was used since then may be in use.
+    since: Option<SystemTime>,
+    removal: Removal<'a>,
 }
 
-impl<'a> Pruning<'a> {
-    fn new(
-        store: &'a Store,
-        options: &'a PruneOptions,
-        remove_tree: &'a dyn Fn(&Path) -> io::Result<()>,
-    ) -> Self {
-        Self {
-            store,
-            options,
-            remove_tree,
-            live: HashSet::new(),
-            report: PruneReport::default(),
-        }
-    }
-
+impl Pruning<'_> {
     /// Users go before what they use, so that a kill in between leaves no dangling record.
-    fn run(mut self) -> Result<PruneReport, Error> {
+    fn run(&mut self) -> Result<(), Error> {
         self.leftovers();
         self.kept()?;
         self.references()?;
+        self.running()?;
         self.records()?;
         self.layers()?;
         self.identities()?;
         self.blobs()?;
         self.stat_caches()?;
         self.logs()?;
-        self.mounts()?;
-        Ok(self.report)
+        self.mounts()
+    }
+
+    /// Marks what running processes may use, with all that it names.
+    fn running(&mut self) -> Result<(), Error> {
+        if self.since.is_none() {
+            return Ok(());
+        }
+        let layout = &self.store.inner.layout;
+        for folder in ["layers", "blobs"] {
+            for (digest, path) in by_digest(&layout.folder(folder))? {
+                if self.is_in_use(&path) {
+                    self.live.mark(digest)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_in_use(&self, path: &Path) -> bool {
+        self.since.is_some_and(|since| last_used(path) >= since)
     }
 
     /// Kept sandboxes go with `all`; those that stay keep their layers.
     fn kept(&mut self) -> Result<(), Error> {
         for kept in self.store.kept()? {
-            if self.options.all && !self.is_recent(kept.path()) {
+            if self.options.all
+                && !self.is_recent(kept.path())
+                && let Some(_held) = kept.hold()?
+            {
                 let name = format!("kept sandbox {}", kept.id());
-                self.remove(PrunedKind::Kept, kept.path(), name);
+                self.remove(PrunedKind::Kept, kept.path(), name)?;
                 continue;
             }
             for layer in kept.layers()? {
-                self.mark(layer)?;
+                self.live.mark(layer)?;
             }
         }
         Ok(())
@@ -285,28 +317,22 @@ impl<'a> Pruning<'a> {
                 &image.name
             };
             if !self.options.references.iter().any(|name| name == key) {
-                self.mark(image.descriptor.digest().clone())?;
+                self.live.mark(image.descriptor.digest().clone())?;
                 continue;
             }
             if !self.options.dry_run {
                 self.store.untag(key)?;
             }
-            self.count(PrunedKind::Reference, 0, format!("reference {key}"));
+            self.removal
+                .count(PrunedKind::Reference, 0, format!("reference {key}"));
         }
         for path in self.store.reference_files()? {
             if !refs::is_sound(&path) {
                 let name = format!("damaged reference {}", display_name(&path));
-                self.remove(PrunedKind::Reference, &path, name);
+                self.remove(PrunedKind::Reference, &path, name)?;
             }
         }
         Ok(())
-    }
-
-    fn count(&mut self, kind: PrunedKind, bytes: u64, name: String) {
-        self.report.bytes += bytes;
-        self.report.removed.push(name);
-        let counted = self.report.kinds.entry(kind).or_default();
-        *counted = (counted.0 + 1, counted.1 + bytes);
     }
 
     /// Whether something is too new to go.
@@ -318,77 +344,57 @@ impl<'a> Pruning<'a> {
         modified.is_ok_and(|time| time > limit)
     }
 
-    /// Marks a digest and all it reaches, be it a layer's diff_id or a blob's digest.
-    fn mark(&mut self, digest: Digest) -> Result<(), Error> {
-        let mut pending = vec![digest];
-        while let Some(digest) = pending.pop() {
-            if !self.live.insert(digest.clone()) {
-                continue;
-            }
-            if let Some(meta) = self.store.layer(&digest)? {
-                let blobs = meta.blobs.iter();
-                pending.extend(blobs.map(|blob| blob.descriptor.digest().clone()));
-                continue;
-            }
-            if let Some(document) = document(&self.store.blob_path(&digest)) {
-                pending.extend(digests_in(&document));
-            }
-        }
-        Ok(())
-    }
-
     fn records(&mut self) -> Result<(), Error> {
-        for path in self.fanned_out("records")? {
+        for path in fanned_out(&self.store.inner.layout.folder("records"))? {
             let record = record::read(&path)?;
             let name = format!("record {}", fanned_name(&path));
             match record {
                 Some(record) if !self.options.all || self.is_recent(&path) => {
                     for layer in record.layers {
-                        self.mark(layer)?;
+                        self.live.mark(layer)?;
                     }
                 }
-                _ => self.remove(PrunedKind::Record, &path, name),
+                _ => self.remove(PrunedKind::Record, &path, name)?,
             }
         }
         Ok(())
     }
 
     fn layers(&mut self) -> Result<(), Error> {
-        for (digest, path) in self.by_digest("layers")? {
-            if !self.live.contains(&digest) {
-                self.remove(PrunedKind::Layer, &path, format!("layer {digest}"));
+        for (digest, path) in by_digest(&self.store.inner.layout.folder("layers"))? {
+            if !self.live.has(&digest) {
+                self.remove(PrunedKind::Layer, &path, format!("layer {digest}"))?;
             }
         }
         Ok(())
     }
 
     fn identities(&mut self) -> Result<(), Error> {
-        for path in self.fanned_out("identities")? {
-            let known =
-                layer::read_identity(&path)?.is_some_and(|layer| self.live.contains(&layer));
+        for path in fanned_out(&self.store.inner.layout.folder("identities"))? {
+            let known = layer::read_identity(&path)?.is_some_and(|layer| self.live.has(&layer));
             if !known {
                 let name = format!("identity {}", fanned_name(&path));
-                self.remove(PrunedKind::Record, &path, name);
+                self.remove(PrunedKind::Record, &path, name)?;
             }
         }
         Ok(())
     }
 
     fn blobs(&mut self) -> Result<(), Error> {
-        for (digest, path) in self.by_digest("blobs")? {
-            if !self.live.contains(&digest) {
-                self.remove(PrunedKind::Blob, &path, format!("blob {digest}"));
+        for (digest, path) in by_digest(&self.store.inner.layout.folder("blobs"))? {
+            if !self.live.has(&digest) {
+                self.remove(PrunedKind::Blob, &path, format!("blob {digest}"))?;
             }
         }
         Ok(())
     }
 
     fn stat_caches(&mut self) -> Result<(), Error> {
-        for path in self.entries("stat")? {
+        for path in sorted_entries(&self.store.inner.layout.folder("stat"))? {
             let is_wanted = !self.options.all || self.is_recent(&path);
             if !is_wanted || stat_cache::live_context(&path).is_none() {
                 let name = format!("stat cache {}", display_name(&path));
-                self.remove(PrunedKind::StatCache, &path, name);
+                self.remove(PrunedKind::StatCache, &path, name)?;
             }
         }
         Ok(())
@@ -396,13 +402,13 @@ impl<'a> Pruning<'a> {
 
     fn logs(&mut self) -> Result<(), Error> {
         let now = SystemTime::now();
-        for path in self.entries("logs")? {
+        for path in sorted_entries(&self.store.inner.layout.folder("logs"))? {
             let modified = fs::symlink_metadata(&path).and_then(|meta| meta.modified());
             let age = modified.map(|time| now.duration_since(time).unwrap_or_default());
             let is_wanted = !self.options.all || self.is_recent(&path);
             if !is_wanted || age.is_ok_and(|age| age > LOG_AGE) {
                 let name = format!("log {}", display_name(&path));
-                self.remove(PrunedKind::Log, &path, name);
+                self.remove(PrunedKind::Log, &path, name)?;
             }
         }
         Ok(())
@@ -412,13 +418,13 @@ impl<'a> Pruning<'a> {
         if !self.options.all {
             return Ok(());
         }
-        for path in self.entries("mounts")? {
+        for path in sorted_entries(&self.store.inner.layout.folder("mounts"))? {
             if self.is_recent(&path) {
                 continue;
             }
             let id = fs::read(path.join("id")).unwrap_or_default();
             let id = String::from_utf8_lossy(&id).into_owned();
-            self.remove(PrunedKind::Mount, &path, format!("cache mount {id}"));
+            self.remove(PrunedKind::Mount, &path, format!("cache mount {id}"))?;
         }
         Ok(())
     }
@@ -428,134 +434,34 @@ impl<'a> Pruning<'a> {
             let bytes = file::disk_bytes(&path);
             let name = format!("leftover {}", display_name(&path));
             if self.options.dry_run {
-                self.count(PrunedKind::Leftover, bytes, name);
+                self.removal.count(PrunedKind::Leftover, bytes, name);
                 continue;
             }
-            self.delete(PrunedKind::Leftover, &path, (name, bytes));
+            self.removal
+                .delete(PrunedKind::Leftover, &path, (name, bytes));
         }
     }
 
-    fn remove(&mut self, kind: PrunedKind, path: &Path, name: String) {
+    /// Takes something away, unless somebody has begun to use it.
+    fn remove(&mut self, kind: PrunedKind, path: &Path, name: String) -> Result<(), Error> {
         let bytes = file::disk_bytes(path);
         if self.options.dry_run {
-            self.count(kind, bytes, name);
-            return;
+            self.removal.count(kind, bytes, name);
+            return Ok(());
         }
-        let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-        if !is_dir {
-            self.delete(kind, path, (name, bytes));
-            return;
-        }
-        // Out of sight at once, and swept if we are killed.
-        let grave = self.store.inner.temporary().and_then(|grave| {
-            fs::rename(path, &grave).map_err(|e| Error::io("move", path, e))?;
-            Ok(grave)
-        });
-        match grave {
-            Ok(grave) => self.delete(kind, &grave, (name, bytes)),
-            Err(error) => self.report.failed.push(format!("{name}: {error}")),
-        }
-    }
-
-    fn delete(&mut self, kind: PrunedKind, path: &Path, (name, bytes): (String, u64)) {
-        let is_dir = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir());
-        let result = if is_dir {
-            (self.remove_tree)(path)
-        } else {
-            fs::remove_file(path)
+        let held = match kind {
+            PrunedKind::Mount => self.store.hold_mount(path)?,
+            _ => Some(Vec::new()),
         };
-        let Err(error) = result else {
-            self.count(kind, bytes, name);
-            return;
-        };
-        self.report.failed.push(format!("{name}: {error}"));
-        let scratch = self.store.inner.layout.scratch();
-        let leftover = path.parent() == Some(scratch.as_path());
-        if is_dir
-            && !leftover
-            && let Err(error) = scratch::set_aside(&scratch, path)
-        {
-            tracing::warn!(%error, "could not set a folder aside");
+        let _guard = self.removal.hold_guard()?;
+        // A blob of a layer is in use with it.
+        let layer = path
+            .strip_prefix(self.store.inner.layout.folder("blobs"))
+            .map(|blob| self.store.inner.layout.folder("layers").join(blob));
+        let is_in_use = self.is_in_use(path) || layer.is_ok_and(|layer| self.is_in_use(&layer));
+        if held.is_some() && !is_in_use {
+            self.removal.take_path(kind, path, (name, bytes));
         }
+        Ok(())
     }
-
-    fn entries(&self, folder: &'static str) -> Result<Vec<PathBuf>, Error> {
-        sorted_entries(&self.store.inner.layout.folder(folder))
-    }
-
-    /// What is in a folder's folders.
-    fn fanned_out(&self, folder: &'static str) -> Result<Vec<PathBuf>, Error> {
-        let mut paths = Vec::new();
-        for part in self.entries(folder)? {
-            paths.extend(sorted_entries(&part)?);
-        }
-        Ok(paths)
-    }
-
-    fn by_digest(&self, folder: &'static str) -> Result<Vec<(Digest, PathBuf)>, Error> {
-        let mut found = Vec::new();
-        for path in self.fanned_out(folder)? {
-            let algorithm = path.parent().map(display_name).unwrap_or_default();
-            let text = format!("{algorithm}:{}", display_name(&path));
-            if let Ok(digest) = Digest::try_from(text) {
-                found.push((digest, path));
-            }
-        }
-        Ok(found)
-    }
-}
-
-fn sorted_entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths: Vec<_> = file::list(folder)?.iter().map(fs::DirEntry::path).collect();
-    paths.sort();
-    Ok(paths)
-}
-
-fn display_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
-}
-
-fn fanned_name(path: &Path) -> String {
-    let parent = path.parent().map(display_name).unwrap_or_default();
-    format!("{parent}{}", display_name(path))
-}
-
-/// A blob as JSON, if it is a JSON object; layers are told apart by their first byte.
-fn document(path: &Path) -> Option<Value> {
-    let mut file = fs::File::open(path).ok()?;
-    if file.metadata().ok()?.len() > DOCUMENT_LIMIT {
-        return None;
-    }
-    let mut bytes = vec![0];
-    file.read_exact(&mut bytes).ok()?;
-    if !matches!(bytes[0], b'{' | b' ' | b'\t' | b'\r' | b'\n') {
-        return None;
-    }
-    file.take(DOCUMENT_LIMIT).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
-}
-
-/// Digests that an index, a manifest, an artifact or a config refers to.
-fn digests_in(document: &Value) -> Vec<Digest> {
-    let lists = ["manifests", "layers", "blobs"];
-    let listed = lists
-        .iter()
-        .filter_map(|name| document.get(name)?.as_array())
-        .flatten();
-    let single = ["config", "subject"]
-        .iter()
-        .filter_map(|name| document.get(name));
-    let descriptors = listed.chain(single).filter_map(|entry| entry.get("digest"));
-    let diff_ids = document
-        .pointer("/rootfs/diff_ids")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    descriptors
-        .chain(diff_ids)
-        .filter_map(Value::as_str)
-        .filter_map(|text| Digest::try_from(text).ok())
-        .collect()
 }

@@ -30,7 +30,11 @@ impl Store {
     /// A failed read.
     pub fn record(&self, key: &[u8; 32]) -> Result<Option<Vec<u8>>, Error> {
         let path = self.inner.layout.record(key);
-        Ok(read(&path)?.map(|record| record.payload))
+        let record = read(&path)?;
+        if record.is_some() {
+            self.note_use(&path);
+        }
+        Ok(record.map(|record| record.payload))
     }
 
     /// Writes a record atomically. `layers` are the diff_ids it points at, for garbage collection (digests of blobs

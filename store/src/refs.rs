@@ -181,6 +181,9 @@ impl Store {
             Err(e) if file::is_absent(&e) => return Ok(false),
             Err(e) => return Err(Error::io("remove", &path, e)),
         }
+        if Digest::try_from(name).is_err() {
+            self.forget_estimate()?;
+        }
         file::sync_dir(&self.inner.layout.folder("refs"))?;
         Ok(true)
     }

@@ -287,20 +287,20 @@ fn pruning_takes_what_has_no_name() {
     assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
     project
         .kiln(&["image", "prune", "--filter", "x=1"])
-        .fails(1, &["invalid filter 'x'"]);
+        .fails(2, &["invalid filter 'x'"]);
 }
 
 #[test]
 fn what_takes_room_is_told() {
     let project = project();
-    let table = lines(&project, &["du"]);
+    let table = lines(&project, &["du", "--summary"]);
     assert!(
         table[0].starts_with("TYPE ") && table[0].ends_with("RECLAIMABLE"),
         "{table:?}"
     );
     let of = |kind: &str, field: &str| -> String {
         let format = format!("{{{{.Type}}}}={{{{.{field}}}}}");
-        let rows = lines(&project, &["du", "--format", &format]);
+        let rows = lines(&project, &["du", "--summary", "--format", &format]);
         let row = rows
             .iter()
             .find_map(|row| row.strip_prefix(&format!("{kind}=")));
@@ -333,7 +333,7 @@ fn what_takes_room_is_told_piece_by_piece() {
     let mount = store.cache_mount("/root/.cache\n", store::MountSharing::Shared);
     std::fs::write(mount.unwrap().path().join("f"), vec![b'x'; 100_000]).unwrap();
     drop(store);
-    let shown = project.kiln(&["du", "--verbose"]).ok();
+    let shown = project.kiln(&["du", "--summary", "--verbose"]).ok();
     let text = shown.text();
     let parts: Vec<&str> = text.split(" space usage:").collect();
     assert_eq!(parts.len(), 4, "{text}");
@@ -379,6 +379,6 @@ fn what_takes_room_is_told_piece_by_piece() {
     assert_eq!(used, ["1", "1"], "{text}");
     let mount = kilobytes(&row(parts[3], r"/root/.cache\n")[1]);
     assert!((100.0..130.0).contains(&mount), "{text}");
-    let whole = project.kiln(&["du", "-v", "--no-trunc"]).ok();
+    let whole = project.kiln(&["du", "--summary", "-v", "--no-trunc"]).ok();
     assert!(whole.text().contains("sha256:"));
 }

@@ -14,7 +14,7 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 34] = [
+const VARIABLES: [&str; 35] = [
     "BUILDAH_ISOLATION",
     "BUILDKIT_PROGRESS",
     "CI",
@@ -39,6 +39,7 @@ const VARIABLES: [&str; 34] = [
     "DOCKER_DEFAULT_PLATFORM",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "KILN_CACHE_MAX",
     "KILN_ISOLATION",
     "KILN_LOG",
     "KILN_ROOT",

@@ -11,6 +11,7 @@ use crate::build::journal::Journal;
 use crate::build::manifest;
 use crate::build::preflight;
 use crate::build::record::{self, Link, OtherKeys, StepOutput, base_of};
+use crate::build::room::Room;
 use crate::build::run;
 use crate::build::sources::RemoteSteps;
 use crate::cache::{Claims, Exports};
@@ -29,6 +30,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 /// The backend of one build.
 #[derive(Debug)]
@@ -65,6 +67,8 @@ pub(crate) struct Executor<'a> {
     /// Keys of the layers of `COPY --link` steps that ran.
     links: Mutex<HashMap<StepId, CacheKey>>,
     reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
+    /// Keeps the cache in bounds.
+    room: Room,
 }
 
 impl<'a> Executor<'a> {
@@ -96,6 +100,7 @@ impl<'a> Executor<'a> {
             claims: Claims::default(),
             links: Mutex::default(),
             reads: Mutex::default(),
+            room: Room::new(request.cache_max),
         }
     }
 
@@ -476,6 +481,7 @@ impl Backend for Executor<'_> {
             events,
             cancel,
         };
+        let begun = Instant::now();
         let layer = match &step.op {
             Op::Image(image) => return image_output(image),
             Op::Copy(op) => self.copy(step, op, &work)?,
@@ -490,10 +496,12 @@ impl Backend for Executor<'_> {
         let base = base_of(&step.op)
             .map(|index| inputs[index].clone())
             .unwrap_or_default();
+        self.space.store().note_cost(&layer, begun.elapsed())?;
         let created = self.first_made(&base, &layer)?;
         if let Some(exports) = self.exports {
             exports.made(step.id, &layer);
         }
+        self.room.check(self.space);
         Ok(base.with(Link { layer, created }))
     }
 

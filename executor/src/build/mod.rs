@@ -22,6 +22,7 @@ mod preflight;
 pub(crate) mod prepare;
 pub(crate) mod record;
 pub(crate) mod resolve;
+mod room;
 pub(crate) mod run;
 pub(crate) mod secrets;
 pub(crate) mod sources;
@@ -33,6 +34,7 @@ pub use call::{Call, OpenStore};
 pub(crate) use exporter::normalised;
 pub use journal::{Story, Subject, Told, last_story};
 pub use prepare::{Stream, prepare, utf8};
+pub use room::CacheMax;
 
 use crate::Error;
 use crate::cache::{Exports, Imports, Site};
@@ -276,6 +278,7 @@ fn carry_out(
         cached: outcome.cached,
         ..exporter.export()?
     };
+    room::Room::new(request.cache_max).check(space);
     Ok((result, outcome.keys))
 }
 

@@ -13,6 +13,7 @@ mod images;
 mod import;
 pub(crate) mod load;
 pub(crate) mod missing;
+mod pieces;
 pub(crate) mod platforms;
 mod prune;
 mod remove;
@@ -24,6 +25,7 @@ pub use diff::{Change, ConfigChange, DiffOptions, FileChange, diff, diff_configs
 pub use export::export;
 pub use filter::{ImageFilters, LIST_FILTERS, PRUNE_FILTERS};
 pub use import::{ImportOptions, import, import_url};
+pub use pieces::{PIECE_FILTERS, PieceFilters, collect, is_mutable, pieces, type_of};
 pub use prune::{PruneRequest, UsageRow, prune, usage};
 pub use remove::{RemoveOptions, Removed, remove, tag};
 

@@ -7,6 +7,7 @@
 )]
 
 mod blobs;
+mod collecting;
 mod damage;
 mod layers;
 mod processes;

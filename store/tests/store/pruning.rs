@@ -6,7 +6,7 @@ use serde_json::json;
 use std::cell::RefCell;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use store::{Error, LayerMeta, MountSharing, PruneOptions, PruneReport, StagedLayer, Store};
 
@@ -186,25 +186,62 @@ fn damaged_records_and_references_stale_stat_caches_and_old_logs_go() {
     assert_eq!(loaded(&fixture.dir.path().join("gone")), 0);
 }
 
+/// Makes everything below a store's folder look last used two hours ago.
+pub(crate) fn grow_old(root: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(7200);
+    let mut pending = vec![root.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            pending.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        fs::File::open(&path).unwrap().set_modified(old).unwrap();
+    }
+}
+
 #[test]
-fn another_user_of_the_store_refuses_pruning_but_not_a_dry_run() {
+fn pruning_spares_what_another_process_may_use() {
     let fixture = Fixture::new();
+    let (old, _) = put_layer(&fixture.store, 1);
+    let (looked_at, blob) = put_layer(&fixture.store, 2);
+    let (named_by_new, _) = put_layer(&fixture.store, 3);
+    grow_old(&fixture.root());
     let build = fixture.reopen();
     let orphan = build.put_blob(b"just written, not tagged yet").unwrap();
-    let error = fixture.store.prune(&ALL, &store::remove_tree).unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }), "{error}");
-    let dry = PruneOptions {
-        dry_run: true,
-        ..ALL
-    };
-    assert_eq!(prune(&fixture.store, &dry).removed.len(), 1);
-    assert!(build.blob_size(&orphan).is_some());
+    assert!(build.layer(&looked_at).unwrap().is_some());
+    let manifest = put(&build, &json!({"layers": [{"digest": named_by_new}]}));
+    // One who only looks around uses nothing.
+    assert!(build.quiet().layer(&old).unwrap().is_some());
+    let report = prune(&fixture.store, &ALL);
+    assert!(
+        report.removed.contains(&format!("layer {old}")),
+        "{:?}",
+        report.removed
+    );
+    assert_eq!(fixture.store.quiet().layer(&old).unwrap(), None);
+    assert_eq!(
+        present(
+            &build,
+            &[
+                orphan.clone(),
+                looked_at.clone(),
+                blob,
+                named_by_new,
+                manifest
+            ]
+        ),
+        [true; 5]
+    );
+    assert!(build.layer_tree(&looked_at).is_some());
+    let busy = fixture.store.alone(|| Ok(()));
+    assert!(matches!(busy, Err(Error::Busy { .. })));
     drop(build);
-    assert_eq!(prune(&fixture.store, &ALL).removed.len(), 1);
-    // And the shared lock is back.
-    let other = fixture.reopen();
-    let refused = other.prune(&ALL, &store::remove_tree);
-    assert!(matches!(refused, Err(Error::Busy { .. })));
+    prune(&fixture.store, &ALL);
+    assert!(fixture.store.blob_size(&orphan).is_none());
+    assert_eq!(fixture.store.layer_tree(&looked_at), None);
 }
 
 #[test]
