@@ -97,6 +97,12 @@ impl Store {
         path.is_dir().then_some(path)
     }
 
+    /// Where its folder is or would be.
+    #[must_use]
+    pub fn layer_path(&self, diff_id: &Digest) -> PathBuf {
+        self.inner.layout.layer(diff_id)
+    }
+
     /// Its index file, when made.
     #[must_use]
     pub fn layer_index(&self, diff_id: &Digest) -> Option<PathBuf> {

@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|interop|bench|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|interop|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -19,6 +19,7 @@ mod features;
 mod interop;
 mod peers;
 mod shell;
+mod stress;
 mod test;
 mod tidy;
 
@@ -34,6 +35,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
   bench [WORKLOAD..]   measure the release binary
+  stress [--rounds N] [--builds N] [--kill]  many builds at once on one store, killed at random
   static               build the static release binary";
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Some("differential") => differential::run(rest),
         Some("interop") => interop::run(rest),
         Some("bench") => bench::run(rest),
+        Some("stress") => stress::run(rest),
         Some("static") => shell::build_static().map(|path| println!("{}", path.display())),
         _ => {
             eprintln!("{USAGE}");

@@ -573,7 +573,9 @@ fn copy_from_layout(
 /// Whether the store holds a layer in a form from which every other can be made.
 pub(crate) fn available(space: &Space, diff_id: &Digest) -> Result<bool, Error> {
     let store = space.store();
-    if store.layer_tree(diff_id).is_some() || store.blob_size(diff_id).is_some() {
+    // A tree alone cannot be read without its index: then the layer is made again.
+    let has_tree = store.layer_tree(diff_id).is_some() && store.layer_index(diff_id).is_some();
+    if has_tree || store.blob_size(diff_id).is_some() {
         return Ok(true);
     }
     let Some(meta) = store.layer(diff_id)? else {

@@ -306,13 +306,14 @@ fn copy_tar(
     tar.finish().map(drop).map_err(|e| in_store(e, source))
 }
 
-fn same_again(diff_id: &Digest, written: &Written) -> Result<(), Error> {
+fn same_again(store: &Store, diff_id: &Digest, written: &Written) -> Result<(), Error> {
     if written.diff_id == *diff_id {
         return Ok(());
     }
     let reason = format!(
-        "its unpacked tree has changed in the store: it gives {} now",
-        written.diff_id
+        "its unpacked tree has changed in the store, or its blob is gone: it gives {} now; remove {} and build again",
+        written.diff_id,
+        store.layer_path(diff_id).display()
     );
     Err(Error::Layer {
         layer: diff_id.to_string(),
@@ -339,7 +340,7 @@ pub(crate) fn plain(space: &Space, diff_id: &Digest) -> Result<u64, Error> {
             }
             None => serialised(space, diff_id, None)?,
         };
-        same_again(diff_id, &written)?;
+        same_again(store, diff_id, &written)?;
         let index = store
             .layer_index(diff_id)
             .is_none()
@@ -370,7 +371,7 @@ pub(crate) fn write_plain(
     if space.is_root() {
         let files = files(store, diff_id).ok_or_else(|| missing(diff_id))?;
         let (written, _) = rewrite(&files, None, out)?;
-        return same_again(diff_id, &written);
+        return same_again(store, diff_id, &written);
     }
     let (_scratch, tar, _) = serialised(space, diff_id, None)?;
     let source = Source {
