@@ -1,12 +1,13 @@
 //! Content-addressed files: written under a temporary name while hashed, renamed when complete, verified when read.
 //! It does not know what the bytes mean.
 
+use crate::Sha256;
 use crate::Store;
 use crate::error::Error;
 use crate::file;
 use crate::layout::hex;
 use oci_spec::image::{Digest, DigestAlgorithm};
-use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use sha2::{Digest as _, Sha384, Sha512};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -43,7 +44,7 @@ impl Hasher {
 
     fn finish(self) -> Digest {
         let (algorithm, encoded) = match self {
-            Self::Sha256(h) => ("sha256", hex(&h.finalize())),
+            Self::Sha256(h) => ("sha256", hex(&h.finish())),
             Self::Sha384(h) => ("sha384", hex(&h.finalize())),
             Self::Sha512(h) => ("sha512", hex(&h.finalize())),
         };

@@ -23,6 +23,7 @@ mod prune;
 mod record;
 mod refs;
 mod scratch;
+mod sha256;
 mod stat_cache;
 
 pub use blob::{BlobReader, BlobWriter};
@@ -37,6 +38,7 @@ pub use mounts::{CacheMount, MountSharing};
 pub use prune::{Counts, PruneOptions, PruneReport, PrunedKind, Usage};
 pub use refs::{ImageRef, ReferenceEdit};
 pub use scratch::Scratch;
+pub use sha256::Sha256;
 pub use stat_cache::{StatCache, StatKey};
 
 use growth::Growth;

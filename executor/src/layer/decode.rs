@@ -11,12 +11,12 @@ use crate::Error;
 use flate2::bufread::MultiGzDecoder;
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use store::Sha256;
 
 /// Chunks decompressed ahead.
 const AHEAD: usize = 4;
@@ -268,10 +268,7 @@ fn decode(
         drop(to.send(Err(error)));
         return None;
     }
-    input
-        .into_inner()
-        .hasher
-        .map(|hasher| hasher.finalize().into())
+    input.into_inner().hasher.map(Sha256::finish)
 }
 
 fn decompress(

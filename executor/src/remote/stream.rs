@@ -7,10 +7,10 @@ use crate::Error;
 use crate::build::manifest::{self, Desc};
 use oci_spec::image::{Descriptor, Digest};
 use registry_client::{BlobSource, Client, Reference};
-use sha2::{Digest as _, Sha256};
 use std::io;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use store::Sha256;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -143,7 +143,7 @@ impl State {
         if end < descriptor.size() {
             return Ok(());
         }
-        let actual = manifest::digest_of_hash(&self.hasher.clone().finalize());
+        let actual = manifest::digest_of_hash(&self.hasher.clone().finish());
         if actual == *descriptor.digest() {
             return Ok(());
         }
