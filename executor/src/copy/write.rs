@@ -7,7 +7,7 @@ use super::paths::show;
 use super::target::{Change, Data, Finished};
 use super::{CopySourceFiles, Written};
 use crate::Error;
-use crate::layer::{LayerWriter, compare};
+use crate::layer::{Holes, LayerWriter, compare};
 use crate::snapshot::View;
 use crate::tree::{FileTree, Kind};
 use planner::plan::{CopyOp, CopySource};
@@ -71,7 +71,7 @@ pub(super) fn write(
         path: tar.to_path_buf(),
         source,
     })?;
-    let mut writer = LayerWriter::new(file);
+    let mut writer = LayerWriter::new(Holes::new(file));
     let changes = &finished.changes;
     let mut whiteouts: Vec<&[u8]> = finished.whiteouts.iter().map(Vec::as_slice).collect();
     whiteouts.sort_unstable_by(|a, b| compare(a, b));
