@@ -38,7 +38,6 @@ pub struct Context {
     rules: IgnoreRules,
     ignore_file: Option<PathBuf>,
     stats: Option<StatCache>,
-    hashed: Mutex<Vec<(StatKey, FileDigest)>>,
     listings: RwLock<HashMap<Vec<u8>, Arc<Listing>>>,
     /// Set once a file with several names was listed.
     any_hard_links: AtomicBool,
@@ -84,7 +83,6 @@ impl Context {
             rules,
             ignore_file,
             stats,
-            hashed: Mutex::default(),
             listings: RwLock::default(),
             any_hard_links: AtomicBool::new(false),
         })
@@ -116,12 +114,22 @@ impl Context {
         let Some(mut stats) = self.stats else {
             return Ok(());
         };
-        for (key, digest) in self
-            .hashed
+        let listings = self
+            .listings
             .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-        {
-            stats.insert(key, digest);
+            .unwrap_or_else(PoisonError::into_inner);
+        for listing in listings.into_values() {
+            for node in &listing.nodes {
+                let Some(details) = node.details.get().filter(|details| details.fresh) else {
+                    continue;
+                };
+                let key = if details.xattrs.is_empty() {
+                    node.key
+                } else {
+                    with_xattrs_mark(node.key)
+                };
+                stats.insert(key, details.digest);
+            }
         }
         Ok(stats.save()?)
     }
@@ -167,6 +175,7 @@ impl Context {
                     let _ = node.details.set(Details {
                         digest,
                         xattrs: Vec::new(),
+                        fresh: false,
                     });
                 }
             }
@@ -297,17 +306,6 @@ impl Context {
         let marked = with_xattrs_mark(node.key);
         let known = self.stats.as_ref().and_then(|stats| stats.get(&marked));
         let details = self.root.read_details(node, known, buffer)?;
-        if known.is_none() {
-            let key = if details.xattrs.is_empty() {
-                node.key
-            } else {
-                marked
-            };
-            self.hashed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((key, details.digest));
-        }
         Ok(node.details.get_or_init(|| details))
     }
 }

@@ -56,6 +56,8 @@ type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 pub(super) struct Details {
     pub(super) digest: FileDigest,
     pub(super) xattrs: Xattrs,
+    /// Read now, and not known from before.
+    pub(super) fresh: bool,
 }
 
 impl Node {
@@ -337,7 +339,11 @@ impl Root {
         let xattrs = kept_xattrs(&file)
             .map_err(|error| self.error("read the attributes of", path, error))?;
         if let Some(digest) = known {
-            return Ok(Details { digest, xattrs });
+            return Ok(Details {
+                digest,
+                xattrs,
+                fresh: false,
+            });
         }
         let digest = if node.key.size >= super::hash::PARALLEL_FROM {
             super::hash::hash_parallel(&file, node.key.size)
@@ -348,7 +354,11 @@ impl Root {
         if !unchanged(&file, &node.key).map_err(|error| self.error("read", path, error))? {
             return Err(self.changed(path));
         }
-        Ok(Details { digest, xattrs })
+        Ok(Details {
+            digest,
+            xattrs,
+            fresh: true,
+        })
     }
 }
 

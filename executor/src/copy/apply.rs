@@ -48,7 +48,8 @@ impl Copier<'_, '_> {
         tree: &dyn FileTree,
         spool: &mut archive::Spool,
     ) -> Result<bool, Error> {
-        let [item] = &group.items[..] else {
+        let mut items = group.items.iter();
+        let (Some(item), None) = (items.next(), items.next()) else {
             return Ok(false);
         };
         let Kind::File { size, .. } = item.entry.kind else {
@@ -87,7 +88,8 @@ impl Copier<'_, '_> {
         self.target.make_directories(&ensure, made)?;
 
         let mut place = self.target.resolve(&clean(dest))?;
-        let mut items = group.items.into_iter();
+        let anything = group.items.len() > 1;
+        let mut items = group.items.drain();
         let root = items.next().expect("BUG: a group has its root");
         let there = self.target.found(&place)?;
         let directory = root.entry.kind == Kind::Directory;
@@ -107,7 +109,6 @@ impl Copier<'_, '_> {
         if self.target.found(&place)? != Found::Directory {
             return Err(not_a_directory(&place));
         }
-        let anything = items.len() > 0;
         for item in items {
             let path = join(&place, &item.entry.path[group.strip..]);
             if item.entry.kind == Kind::Directory {

@@ -53,7 +53,7 @@ pub(super) fn digest(selection: &Selection) -> ([u8; 32], Vec<ReadEntry>) {
         encoder.number(group.items.len() as u64);
         encoder.bytes(&group.name);
         let mut links: HashMap<(u64, u64), u64> = HashMap::new();
-        for item in &group.items {
+        for item in group.items.iter() {
             encoder.bytes(group.relative(item));
             let link = item.link.map_or(0, |id| {
                 let next = links.len() as u64 + 1;

@@ -8,6 +8,9 @@ use crate::context::pattern::{ParentMatch, PatternSet};
 use crate::tree::{Entry, FileTree, Kind};
 use planner::plan::{CopyOp, CopySource};
 
+/// Items of a block.
+const BLOCK: usize = 256;
+
 /// All that is copied, in order.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
@@ -22,7 +25,7 @@ pub(super) struct Group {
     /// Length of the part of the items' paths that does not count, with its slash.
     pub(super) strip: usize,
     /// The path's own entry first, then what is below it, parents first, names sorted.
-    pub(super) items: Vec<Item>,
+    pub(super) items: Items,
     /// Index of the heredoc that this is.
     pub(super) inline: Option<usize>,
     /// Whether it is unpacked when it is an archive; `None` leaves it to the instruction.
@@ -37,6 +40,53 @@ pub(super) struct Item {
     pub(super) parent_only: bool,
     /// Files of a group with the same number are one file.
     pub(super) link: Option<(u64, u64)>,
+}
+
+/// Items in blocks, so that those that have been dealt with give their memory back before all have.
+#[derive(Debug, Default)]
+pub(super) struct Items(Vec<Vec<Item>>);
+
+impl Items {
+    fn one(item: Item) -> Self {
+        Self(vec![vec![item]])
+    }
+
+    fn push(&mut self, item: Item) {
+        match self.0.last_mut() {
+            Some(block) if block.len() < BLOCK => block.push(item),
+            _ => self.0.push(vec![item]),
+        }
+    }
+
+    /// Takes the last one away.
+    fn pop(&mut self) {
+        let Some(block) = self.0.last_mut() else {
+            return;
+        };
+        block.pop();
+        if block.is_empty() {
+            self.0.pop();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        // All blocks but the last are full.
+        let last = self.0.last().map_or(0, Vec::len);
+        self.0.len().saturating_sub(1) * BLOCK + last
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Item> {
+        self.0.iter().flatten()
+    }
+
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Item> {
+        self.0.iter_mut().flatten()
+    }
+
+    /// The items; a block's memory is free once its last one was taken.
+    pub(super) fn drain(self) -> impl Iterator<Item = Item> {
+        self.0.into_iter().flatten()
+    }
 }
 
 impl Group {
@@ -83,7 +133,7 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
     let mut files: Vec<&mut Entry> = selection
         .groups
         .iter_mut()
-        .flat_map(|group| &mut group.items)
+        .flat_map(|group| group.items.iter_mut())
         .map(|item| &mut item.entry)
         .collect();
     tree.complete(&mut files)?;
@@ -104,7 +154,7 @@ fn lstat(message: &str) -> String {
 /// BuildKit follows the links that patterns chose at the top of the source, though it copies the links themselves:
 /// one that leads nowhere is a missing source.
 fn lead_somewhere(tree: &dyn FileTree, selection: &Selection) -> Result<(), Error> {
-    let items = selection.groups.iter().flat_map(|group| &group.items);
+    let items = selection.groups.iter().flat_map(|group| group.items.iter());
     for item in items {
         let path = &item.entry.path;
         let link = matches!(item.entry.kind, Kind::Symlink { .. });
@@ -200,11 +250,11 @@ fn inline(index: usize, name: &str, data: &str) -> Group {
     Group {
         strip: name.len(),
         name,
-        items: vec![Item {
+        items: Items::one(Item {
             entry,
             parent_only: false,
             link: None,
-        }],
+        }),
         inline: Some(index),
         unpack: Some(false),
     }
@@ -231,7 +281,7 @@ impl Walker<'_> {
             root.path.len() + 1
         };
         let name = split(&root.named).1.to_vec();
-        let mut items = Vec::new();
+        let mut items = Items::default();
         let directory = root.entry.kind == Kind::Directory;
         self.push(&mut items, root.entry, false);
         if directory {
@@ -246,7 +296,7 @@ impl Walker<'_> {
         })
     }
 
-    fn push(&self, items: &mut Vec<Item>, entry: Entry, parent_only: bool) {
+    fn push(&self, items: &mut Items, entry: Entry, parent_only: bool) {
         let file = matches!(entry.kind, Kind::File { .. });
         let link = if file {
             self.tree.link_id(&entry.path)
@@ -266,7 +316,7 @@ impl Walker<'_> {
         directory: &[u8],
         strip: usize,
         above: &Above,
-        items: &mut Vec<Item>,
+        items: &mut Items,
     ) -> Result<(), Error> {
         for entry in self.entries(directory, strip)? {
             let relative = &entry.path[strip..];
