@@ -154,15 +154,16 @@ pub fn measure(
         let _ = std::fs::write(format!("/proc/{id}/clear_refs"), "5");
     }
     let used = groups.used(group);
-    let (mut wall, mut peak) = (0.0, 0);
+    let (mut wall, mut looking, mut peak) = (0.0, 0.0, 0);
     for command in commands {
-        let (seconds, kib) = finish(command)?;
-        wall += seconds;
-        peak = peak.max(kib);
+        let one = finish(command)?;
+        wall += one.seconds;
+        looking += one.looking;
+        peak = peak.max(one.peak_kib);
     }
     let after = Account::take(daemon);
     let cpu = match (used, groups.used(group)) {
-        (Some(before), Some(after)) => after - before,
+        (Some(before), Some(after)) => (after - before - looking).max(0.0),
         _ => (after.ticks - before.ticks) / TICKS,
     };
     let daemon_peak: u64 = before.processes.keys().map(|id| peak_kib(*id)).sum();
@@ -215,8 +216,17 @@ fn written(process: &str) -> u64 {
         .unwrap_or_default()
 }
 
-/// Runs a command to its end: seconds, and the largest peak of it and the processes below it in KiB, sampled.
-fn finish(mut command: Command) -> Result<(f64, u64), String> {
+/// A command that has ended.
+struct Finished {
+    seconds: f64,
+    /// The largest peak of it and the processes below it in KiB, sampled.
+    peak_kib: u64,
+    /// Processor time that the sampling took.
+    looking: f64,
+}
+
+/// Runs a command to its end.
+fn finish(mut command: Command) -> Result<Finished, String> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -237,21 +247,35 @@ fn finish(mut command: Command) -> Result<(f64, u64), String> {
                 let young = start.elapsed() < YOUNG;
                 std::thread::sleep(if young { LOOK_WHILE_YOUNG } else { LOOK });
             }
-            peak
+            (peak, own_thread())
         });
         let output = child.wait_with_output();
         let seconds = start.elapsed().as_secs_f64();
         ended.store(true, Ordering::Relaxed);
-        let peak = watch.join().unwrap_or_default();
+        let (peak_kib, looking) = watch.join().unwrap_or_default();
         let output = output.map_err(|error| error.to_string())?;
         if output.status.success() {
-            return Ok((seconds, peak));
+            return Ok(Finished {
+                seconds,
+                peak_kib,
+                looking,
+            });
         }
         Err(format!(
             "{shown}: {}",
             String::from_utf8_lossy(&output.stderr)
         ))
     })
+}
+
+/// Seconds of processor time of this thread.
+fn own_thread() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse::<f64>().ok());
+    nanos.unwrap_or_default() / 1e9
 }
 
 fn peak_kib(id: u32) -> u64 {

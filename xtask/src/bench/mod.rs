@@ -5,10 +5,12 @@ mod builders;
 mod content;
 mod limit;
 mod measure;
+mod micro;
 mod place;
 mod race;
 mod registry;
 mod run;
+mod scale;
 mod table;
 mod workloads;
 
@@ -18,7 +20,7 @@ use place::{Options, Place};
 
 /// Options that all benchmarks take.
 const OPTIONS: &str = "[--peer docker,buildkit,buildah,umoci..] [--chroot DIR] [--kiln BINARY] [--against BINARY] \
-     [--rounds N] [--work DIR] [--big MIB] [--markdown]";
+     [--rounds N] [--work DIR] [--big MIB] [--files N] [--markdown]";
 const NAMES: [&str; 9] = ["w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8", "w9"];
 
 /// Runs the benchmarks named, or all workloads.
@@ -27,14 +29,25 @@ pub fn run(args: &[String]) -> Result<(), String> {
     match args.first().map(String::as_str) {
         Some("registry") => registry::run(rest),
         Some("run") => run::run(rest),
-        Some("all") => run_workloads(rest),
+        Some("micro") => micro::run(rest),
+        Some("scale") => scale::run(rest),
+        Some("all") => {
+            run_workloads(rest)?;
+            let markdown: Vec<String> = rest
+                .iter()
+                .filter(|&word| word == "--markdown")
+                .cloned()
+                .collect();
+            println!();
+            micro::run(&markdown)
+        }
         _ => run_workloads(args),
     }
 }
 
 fn run_workloads(args: &[String]) -> Result<(), String> {
     let usage = format!(
-        "usage: cargo xtask bench [all|{}|registry|run] {OPTIONS}",
+        "usage: cargo xtask bench [all|{}|registry|run|micro|scale] {OPTIONS}",
         NAMES.join("|")
     );
     let place = Place::new(Options::read(args, &NAMES, &usage)?)?;

@@ -13,8 +13,9 @@ use std::process::Command;
 
 /// A folder in memory.
 const MEMORY: &str = "/dev/shm";
-/// Files of the big COPY, in MB, where nothing else is asked for.
+/// MiB of the big COPY, and files of the largest context, where nothing else is asked for.
 const BIG: usize = 1024;
+const FILES: usize = 1_000_000;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -33,8 +34,10 @@ pub struct Options {
     pub rounds: Option<usize>,
     /// Where the work folder is made.
     pub work: Option<PathBuf>,
-    /// MB of the big COPY.
+    /// MiB of the big COPY.
     pub big: usize,
+    /// Files of the largest context.
+    pub files: usize,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             rounds: None,
             work: None,
             big: BIG,
+            files: FILES,
         };
         let mut rest = args.iter();
         while let Some(word) = rest.next() {
@@ -61,6 +65,7 @@ impl Options {
                 "--peer" => options.peers.extend(value()?.split(',').map(str::to_owned)),
                 "--work" => options.work = Some(PathBuf::from(value()?)),
                 "--big" => options.big = value()?.parse().map_err(|_| usage)?,
+                "--files" => options.files = value()?.parse().map_err(|_| usage)?,
                 "--markdown" => table::use_markdown(),
                 name if names.contains(&name) => options.wanted.push(word.clone()),
                 _ => return Err(usage.to_owned()),

@@ -42,18 +42,24 @@ pub struct Part {
     pub goal: Option<f64>,
 }
 
+impl Part {
+    /// One with a goal or without.
+    pub fn new(title: &str, goal: Option<f64>) -> Self {
+        Self {
+            title: title.to_owned(),
+            goal,
+        }
+    }
+}
+
 /// Runs all rounds of one part and prints the rows. `registry` is the one whose bytes are counted.
 pub fn run(
     place: &Place,
-    title: &str,
+    part: Part,
     contestants: Vec<Contestant<'_>>,
     usual_rounds: usize,
     registry: Option<&Registry>,
 ) -> Result<(), String> {
-    let part = Part {
-        title: title.to_owned(),
-        goal: None,
-    };
     let alone = |contestant| Visit {
         parts: vec![(0, contestant)],
         finish: Box::new(|| Ok(())),

@@ -31,13 +31,6 @@ pub fn base(place: &Place) -> Result<String, String> {
     Ok(name)
 }
 
-fn part(title: &str, goal: Option<f64>) -> Part {
-    Part {
-        title: title.to_owned(),
-        goal,
-    }
-}
-
 /// A part that takes `work` after `prepare`.
 fn step<'a>(
     builder: &Builder<'a>,
@@ -75,7 +68,7 @@ fn cleaning<'a>(builder: &Builder<'a>, parts: Vec<Contestant<'a>>) -> Visit<'a> 
 
 /// A build of which nothing but the base is cached.
 fn uncached<'a>(builder: &Builder<'a>, context: &'static str) -> Contestant<'a> {
-    let base = |builder: &Builder<'a>| builder.build_now("base", How::default());
+    let base = |builder: &Builder<'a>| builder.build_now("plain", How::default());
     let how = How {
         no_cache: true,
         ..How::default()
@@ -120,15 +113,15 @@ pub fn small(place: &Place, base: &str) -> Result<(), String> {
     );
     write(&dir.join("Dockerfile"), text)?;
     write(
-        &place.path("base/Dockerfile"),
+        &place.path("plain/Dockerfile"),
         format!("FROM {base}\nRUN true\n"),
     )?;
     let parts = [
-        part(
+        Part::new(
             "W1 cold: 12 instructions, 2 of them RUN, 20 files",
             Some(0.08),
         ),
-        part("W1 cached: the same, nothing to do", Some(0.008)),
+        Part::new("W1 cached: the same, nothing to do", Some(0.008)),
     ];
     let mut visits: Vec<Visit<'_>> = builders(place)
         .iter()
@@ -159,9 +152,9 @@ pub fn many_files(place: &Place) -> Result<(), String> {
     }
     write(&dir.join("Dockerfile"), "FROM scratch\nCOPY . /ctx/\n")?;
     let parts = [
-        part("W2 cold: COPY of 50,000 files", Some(1.2)),
-        part("W2 cached: the same, nothing changed", Some(0.16)),
-        part("W2 touched: the same, one file changed", Some(0.9)),
+        Part::new("W2 cold: COPY of 50,000 files", Some(1.2)),
+        Part::new("W2 cached: the same, nothing changed", Some(0.16)),
+        Part::new("W2 touched: the same, one file changed", Some(0.9)),
     ];
     let changes = &Cell::new(0);
     let touched = move |builder: &Builder<'_>| {
@@ -221,8 +214,8 @@ pub fn much_data(place: &Place) -> Result<(), String> {
     let size = place.options.big;
     let scaled = |goal: f64| Some(goal * size as f64 / 1024.0);
     let parts = [
-        part(&format!("W3 cold: COPY of {size} MiB"), scaled(1.1)),
-        part("W3 push of it, gzip", scaled(5.0)),
+        Part::new(&format!("W3 cold: COPY of {size} MiB"), scaled(1.1)),
+        Part::new("W3 push of it, gzip", scaled(5.0)),
     ];
     let reference = &format!("{}/w3:1", place.target.host());
     let built = |builder: &Builder<'_>| {
@@ -278,10 +271,13 @@ pub fn many_steps(place: &Place, base: &str) -> Result<(), String> {
     }
     write(&place.path("w4/Dockerfile"), text)?;
     write(
-        &place.path("base/Dockerfile"),
+        &place.path("plain/Dockerfile"),
         format!("FROM {base}\nRUN true\n"),
     )?;
-    let parts = [part("W4: 30 small RUN steps", Some(0.006 * STEPS as f64))];
+    let parts = [Part::new(
+        "W4: 30 small RUN steps",
+        Some(0.006 * STEPS as f64),
+    )];
     let mut visits: Vec<Visit<'_>> = builders(place)
         .iter()
         .map(|builder| keeping(vec![uncached(builder, "w4")]))
@@ -306,10 +302,10 @@ pub fn files_of_commands(place: &Place, base: &str) -> Result<(), String> {
     let text = format!("FROM {base}\nRUN {}\nRUN {}\n", make("/d"), delete("/d"));
     write(&place.path("w5/Dockerfile"), text)?;
     write(
-        &place.path("base/Dockerfile"),
+        &place.path("plain/Dockerfile"),
         format!("FROM {base}\nRUN true\n"),
     )?;
-    let parts = [part(
+    let parts = [Part::new(
         "W5: RUN makes 20,000 files, RUN deletes 10,000",
         Some(1.6),
     )];
@@ -346,10 +342,10 @@ pub fn stages(place: &Place, base: &str) -> Result<(), String> {
     }
     write(&place.path("w6/Dockerfile"), text)?;
     write(
-        &place.path("base/Dockerfile"),
+        &place.path("plain/Dockerfile"),
         format!("FROM {base}\nRUN true\n"),
     )?;
-    let parts = [part(
+    let parts = [Part::new(
         "W6: six stages of sleep 2, a COPY from each",
         Some(2.15),
     )];

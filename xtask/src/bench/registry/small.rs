@@ -2,7 +2,7 @@
 
 use crate::bench::content;
 use crate::bench::place::{Place, script_of, write};
-use crate::bench::race::{self, Contestant};
+use crate::bench::race::{self, Contestant, Part};
 use crate::shell;
 use std::path::Path;
 use std::process::Command;
@@ -64,7 +64,7 @@ pub fn repush(place: &Place) -> Result<(), String> {
     list.extend(peers(place, &first, &dir)?);
     race::run(
         place,
-        "ten more tags of an image that is there",
+        Part::new("W9: ten more tags of an image that is there", Some(0.1)),
         list,
         5,
         None,
@@ -78,7 +78,13 @@ pub fn repush(place: &Place) -> Result<(), String> {
             daemon: None,
         },
     ];
-    race::run(place, "ten tags that are there", again, 5, None)
+    race::run(
+        place,
+        Part::new("ten tags that are there", None),
+        again,
+        5,
+        None,
+    )
 }
 
 /// Ten names of one build.
@@ -260,7 +266,7 @@ pub fn index(place: &Place) -> Result<(), String> {
     list.extend(index_by_buildx(place, &dir, &name));
     race::run(
         place,
-        "two-platform index, built and pushed",
+        Part::new("W8: two-platform index, built and pushed", Some(0.08)),
         list,
         5,
         Some(&place.target),
