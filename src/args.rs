@@ -8,6 +8,7 @@ mod compat;
 mod copy;
 mod debug;
 mod doctor;
+mod explain;
 mod image;
 mod isolation;
 mod limits;
@@ -28,6 +29,7 @@ pub use compat::CompatArgs;
 pub use copy::CopyArgs;
 pub use debug::{DebugArgs, OnFailureMode};
 pub use doctor::{DoctorArgs, DoctorFormat};
+pub use explain::{ContextArgs, ExplainArgs, PlanArgs};
 pub use image::{
     DiffArgs, HistoryArgs, ImageArgs, ImageCommand, ImagesArgs, InspectArgs, RmiArgs, TagArgs,
 };
@@ -74,6 +76,11 @@ pub enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b", args_override_self = true)]
     Build(Box<BuildArgs>),
+    /// Show what a build would do: which steps are cached, which would run and why, what would be pulled and pushed
+    #[command(args_override_self = true)]
+    Plan(Box<PlanArgs>),
+    /// Show why the steps of the last build were not cached
+    Explain(ExplainArgs),
     /// Look at a failed step: a shell in its sandbox, with its files
     Debug(Box<DebugArgs>),
     /// Pull images from a registry into the store
@@ -216,6 +223,9 @@ pub struct BuildArgs {
     /// How large the cache may grow.
     #[command(flatten)]
     pub space: CacheMaxArgs,
+    /// How contexts are taken.
+    #[command(flatten)]
+    pub contexts: ContextArgs,
     /// How registries are reached.
     #[command(flatten)]
     pub registry: RegistryArgs,

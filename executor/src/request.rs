@@ -30,6 +30,8 @@ pub struct BuildRequest {
     pub dockerfile_name: String,
     /// The main context.
     pub context: ContextSource,
+    /// `--context-mode`.
+    pub context_mode: ContextMode,
     /// What was typed, for explanations.
     pub place: RequestPlace,
     /// `.dockerignore` text and the path it came from.
@@ -164,6 +166,39 @@ impl ContextSource {
             self,
             Self::Archive(_) | Self::Stream | Self::Http(_) | Self::Git(_)
         )
+    }
+}
+
+/// How the modes and times of files in folders are taken, for keys and for layers. Archives say their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ContextMode {
+    /// As they are on the disk.
+    #[default]
+    Exact,
+    /// As Git keeps them, whatever the umask of a checkout: 644 or 755 for files, by the owner's execute bit, and 755
+    /// for folders. Times, of which Git keeps none, are all the same.
+    Git,
+}
+
+/// When files are from whose times do not count: 1980, the first year that zip archives can hold.
+const NO_TIME: i64 = 315_532_800;
+
+impl ContextMode {
+    /// Permission bits for a `st_mode`.
+    pub(crate) fn mode(self, mode: u32) -> u32 {
+        let mode = match self {
+            Self::Exact => mode,
+            Self::Git => planner::explain::git_mode(mode),
+        };
+        mode & 0o7777
+    }
+
+    /// A time of modification, in seconds since 1970.
+    pub(crate) fn time(self, time: i64) -> i64 {
+        match self {
+            Self::Exact => time,
+            Self::Git => NO_TIME,
+        }
     }
 }
 

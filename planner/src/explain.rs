@@ -205,6 +205,8 @@ pub enum Cause {
     Parent,
     /// An instruction below it is gone.
     Removed,
+    /// It stands elsewhere among the instructions.
+    Order,
     /// Something below it was not to be taken from the cache, and gave something else this time.
     ParentAgain,
     /// It failed the last time.
@@ -391,7 +393,8 @@ impl Comparing<'_> {
                 let phrase = format!("instruction removed: {}", words::clip(&old_memo.text));
                 return Some(plain(Cause::Removed, phrase));
             }
-            return Some(self.below(Cause::Parent, *input, at));
+            let phrase = "the instructions are in another order".to_owned();
+            return Some(plain(Cause::Order, phrase));
         }
         None
     }

@@ -7,6 +7,7 @@ mod arguments;
 mod cache;
 mod compat;
 mod context;
+mod context_mode;
 mod csv;
 pub mod epoch;
 mod isolation;
@@ -107,6 +108,7 @@ fn request(
         dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,
         context: source.context,
+        context_mode: context_mode::resolve(&args.contexts, environment)?,
         place: RequestPlace {
             context: redacted(&args.context),
             dockerfile: args

@@ -7,6 +7,7 @@ mod copy;
 mod debug;
 mod diff;
 mod doctor;
+mod explain;
 mod history;
 mod images;
 mod imagetools;
@@ -17,6 +18,7 @@ mod login;
 mod manifest;
 mod metadata;
 mod pieces;
+mod plan;
 mod prune;
 mod pull;
 mod push;
@@ -40,6 +42,8 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
     };
     match cli.command {
         Command::Build(args) => build::run(&args, &open, environment),
+        Command::Plan(args) => plan::run(&args, &open, environment),
+        Command::Explain(args) => explain::run(&args, &open),
         Command::Debug(args) => debug::run(&args, &open, environment),
         Command::Images(args) => images::run(&args, &open.space()?),
         Command::Image(args) => image(args.command, &open, environment),

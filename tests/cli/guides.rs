@@ -6,6 +6,7 @@ use std::fs;
 
 /// Guides with transcripts.
 const REPLAYED: &[&str] = &[
+    "explain",
     "failed-steps",
     "images",
     "multi-platform",
@@ -31,6 +32,11 @@ fn replay(name: &str) {
             able(false, &missing);
         }
     }
+}
+
+#[test]
+fn guide_explain() {
+    replay("explain");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 35] = [
+const VARIABLES: [&str; 36] = [
     "BUILDAH_ISOLATION",
     "BUILDKIT_PROGRESS",
     "CI",
@@ -40,6 +40,7 @@ const VARIABLES: [&str; 35] = [
     "HTTPS_PROXY",
     "HTTP_PROXY",
     "KILN_CACHE_MAX",
+    "KILN_CONTEXT_MODE",
     "KILN_ISOLATION",
     "KILN_LOG",
     "KILN_ROOT",

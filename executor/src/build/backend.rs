@@ -539,7 +539,7 @@ fn reads_paths(op: &CopyOp) -> bool {
         .any(|source| matches!(source, CopySource::Path(_)))
 }
 
-fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
+pub(crate) fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
     let base = image
         .diff_ids
         .iter()

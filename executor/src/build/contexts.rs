@@ -8,7 +8,7 @@ use crate::build::prepare::Pending;
 use crate::context::dockerfile::Place;
 use crate::context::{Context, Files, IgnoreRules, Unpacked};
 use crate::copy::CopySourceTree;
-use crate::request::{BuildRequest, ContextSource};
+use crate::request::{BuildRequest, ContextMode, ContextSource};
 use crate::snapshot::{LayerFiles, View};
 use crate::space::Space;
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
@@ -51,11 +51,11 @@ impl Opened {
     }
 
     /// What was fetched or unpacked.
-    pub(crate) fn unpacked(unpacked: &Unpacked) -> Result<Self, Error> {
+    pub(crate) fn unpacked(unpacked: &Unpacked, modes: ContextMode) -> Result<Self, Error> {
         match unpacked.files() {
             Files::Folder(dir) => {
                 let context = Context::open_uncached(dir, IgnoreRules::default(), None)?;
-                Ok(Self::Folder(Box::new(context)))
+                Ok(Self::Folder(Box::new(context.with_modes(modes))))
             }
             Files::Layer(files) => {
                 let files = vec![files.clone()];
@@ -108,10 +108,13 @@ impl<'a> Contexts<'a> {
             Some(ContextSource::Directory(dir)) => {
                 Opened::Folder(Box::new(self.folder(name, dir)?))
             }
-            Some(ContextSource::Unpacked(unpacked)) => Opened::unpacked(unpacked)?,
-            Some(source) if source.is_pending() => {
-                Opened::unpacked(&self.pending.named(name, source)?)?
+            Some(ContextSource::Unpacked(unpacked)) => {
+                Opened::unpacked(unpacked, self.request.context_mode)?
             }
+            Some(source) if source.is_pending() => Opened::unpacked(
+                &self.pending.named(name, source)?,
+                self.request.context_mode,
+            )?,
             _ => return Err(Error::Request(format!("context {name:?} has no files"))),
         };
         let context = Arc::new(context);
@@ -134,7 +137,8 @@ impl<'a> Contexts<'a> {
                 }
             }
         };
-        Context::open(dir, rules, file, self.space.store())
+        let context = Context::open(dir, rules, file, self.space.store())?;
+        Ok(context.with_modes(self.request.context_mode))
     }
 
     /// Writes the stat caches back. Nobody may hold a context any more.

@@ -537,7 +537,7 @@ impl<'a> Fetcher<'a> {
 }
 
 /// The step at the bottom of the root file system that a step makes.
-fn bottom_of(plan: &Plan, mut step: usize) -> usize {
+pub(crate) fn bottom_of(plan: &Plan, mut step: usize) -> usize {
     while let Some(below) = base_of(&plan.steps[step].op) {
         step = plan.steps[step].inputs[below].0 as usize;
     }

@@ -43,7 +43,11 @@ pub struct Subject {
 impl Subject {
     pub(crate) fn of(request: &BuildRequest, plan: &Plan) -> Self {
         let context = match &request.context {
-            ContextSource::Directory(dir) => dir.display().to_string(),
+            // From wherever it is named.
+            ContextSource::Directory(dir) => {
+                let dir = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+                dir.display().to_string()
+            }
             _ => request.place.context.clone(),
         };
         let dockerfile = if request.place.dockerfile.is_empty() {

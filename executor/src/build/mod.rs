@@ -9,6 +9,7 @@ pub(crate) mod contexts;
 mod epoch;
 pub(crate) mod exporter;
 pub(crate) mod fetch;
+pub(crate) mod forecast;
 pub(crate) mod foreign;
 mod front;
 pub(crate) mod image;
@@ -32,6 +33,7 @@ pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};
 pub(crate) use exporter::normalised;
+pub use forecast::{Amount, Forecast, ForecastStep, Foreseen, forecast};
 pub use journal::{Story, Subject, Told, last_story};
 pub use prepare::{Stream, prepare, utf8};
 pub use room::CacheMax;

@@ -81,7 +81,7 @@ pub fn prepare(
     };
     let found = match &request.context {
         ContextSource::Unpacked(unpacked) => {
-            let opened = Opened::unpacked(unpacked)?;
+            let opened = Opened::unpacked(unpacked, request.context_mode)?;
             let file = unpacked.dockerfile().or(file.as_deref());
             Place::Tree(opened.tree()).dockerfile(file)?
         }

@@ -17,6 +17,7 @@ pub(crate) use unpacked::Files;
 pub use unpacked::Unpacked;
 
 use crate::Error;
+use crate::request::ContextMode;
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use std::collections::HashMap;
 use std::io::Read;
@@ -86,6 +87,13 @@ impl Context {
             listings: RwLock::default(),
             any_hard_links: AtomicBool::new(false),
         })
+    }
+
+    /// Takes modes in this way; to be said before anything is read.
+    #[must_use]
+    pub fn with_modes(mut self, modes: ContextMode) -> Self {
+        self.root.modes = modes;
+        self
     }
 
     /// The rules.

@@ -7,6 +7,7 @@
 use super::ignore::IgnoreRules;
 use super::pattern::ParentMatch;
 use crate::Error;
+use crate::request::ContextMode;
 use crate::tree::{Entry, FileDigest, Kind};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -182,10 +183,10 @@ fn node(
     let entry = Entry {
         path,
         kind,
-        mode: stat.st_mode & 0o7777,
+        mode: root.modes.mode(stat.st_mode),
         uid: 0,
         gid: 0,
-        mtime: stat.st_mtime,
+        mtime: root.modes.time(stat.st_mtime),
         xattrs: Vec::new(),
     };
     Ok(Some(Node {
@@ -231,6 +232,8 @@ fn stat_key(stat: &Stat) -> StatKey {
 pub(super) struct Root {
     fd: OwnedFd,
     dir: PathBuf,
+    /// How modes are taken.
+    pub(super) modes: ContextMode,
 }
 
 impl Root {
@@ -243,6 +246,7 @@ impl Root {
         .map(|fd| Self {
             fd,
             dir: dir.to_path_buf(),
+            modes: ContextMode::Exact,
         })
         .map_err(|error| Error::Io {
             op: "open the context",

@@ -30,6 +30,13 @@ impl Remote {
         written?.ok_or(Error::Cancelled)
     }
 
+    /// Whether a repository has a blob.
+    pub(crate) fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, Error> {
+        self.run(reference, |client| async move {
+            client.has_blob(reference, digest).await
+        })
+    }
+
     /// Brings a blob into a repository.
     pub(crate) fn push_blob_until(
         &self,

@@ -96,7 +96,7 @@ impl Change {
 /// All files that differ.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FileChanges {
-    /// Files and folders that are read now.
+    /// Files and folders that are read now, and those that are gone.
     pub total: usize,
     /// How many differ; 0 when only hard links or extended attributes do.
     pub count: usize,
@@ -162,7 +162,8 @@ pub fn compare_files(old: &[ReadFile<'_>], new: &[ReadFile<'_>]) -> FileChanges 
             changes,
         });
     }
-    if seen < before.len() {
+    let gone = before.len().saturating_sub(seen);
+    if gone > 0 {
         as_git = false;
         let now: std::collections::HashSet<&str> = new.iter().map(|file| file.path).collect();
         let gone = old.iter().filter(|file| !now.contains(file.path));
@@ -177,7 +178,7 @@ pub fn compare_files(old: &[ReadFile<'_>], new: &[ReadFile<'_>]) -> FileChanges 
     changed.truncate(KEPT);
     FileChanges {
         count,
-        total: new.len(),
+        total: new.len() + gone,
         modes_only: as_git && !changed.is_empty(),
         changed,
     }

@@ -1,7 +1,7 @@
 //! Which step of an earlier build is which of this one: stage by stage, by text, then by order.
 
 use super::{Kind, Memo};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Above this many comparisons a stage's steps are paired by order alone.
 const LIMIT: usize = 4_000_000;
@@ -11,7 +11,15 @@ pub(super) fn pair(past: &[Memo], now: &[Memo]) -> Vec<Option<usize>> {
     let mut pairs = vec![None; now.len()];
     let old = by_place(past);
     for (place, steps) in by_place(now) {
-        let Some(old) = old.get(&place) else { continue };
+        // A stage that is built for another platform now is the same stage.
+        let (stage, _, kind) = place;
+        let elsewhere = || {
+            let mut others = old.iter();
+            others.find(|((other, _, what), _)| *other == stage && *what == kind)
+        };
+        let Some(old) = old.get(&place).or_else(|| Some(elsewhere()?.1)) else {
+            continue;
+        };
         let before: Vec<(usize, &Memo)> = old.iter().map(|at| (*at, &past[*at])).collect();
         let after: Vec<(usize, &Memo)> = steps.iter().map(|at| (*at, &now[*at])).collect();
         pair_stage(&before, &after, &mut pairs);
@@ -51,6 +59,25 @@ fn pair_stage(before: &[Placed<'_>], after: &[Placed<'_>], pairs: &mut [Option<u
         if (old, new) != end {
             pairs[after[new].0] = Some(before[old].0);
             (old_from, new_from) = (old + 1, new + 1);
+        }
+    }
+    pair_moved(before, after, pairs);
+}
+
+/// Instructions that stand elsewhere now.
+fn pair_moved(before: &[Placed<'_>], after: &[Placed<'_>], pairs: &mut [Option<usize>]) {
+    let taken: BTreeSet<usize> = after.iter().filter_map(|(at, _)| pairs[*at]).collect();
+    let mut free: Vec<&Placed<'_>> = before
+        .iter()
+        .filter(|(at, _)| !taken.contains(at))
+        .collect();
+    for (at, memo) in after {
+        if pairs[*at].is_some() {
+            continue;
+        }
+        let same = |(_, old): &&Placed<'_>| old.kind == memo.kind && old.text == memo.text;
+        if let Some(position) = free.iter().position(same) {
+            pairs[*at] = Some(free.remove(position).0);
         }
     }
 }

@@ -163,13 +163,49 @@ fn command(of: &[Field], other: &[Field]) -> String {
 
 /// `build arg N 1 -> 2, user root -> app`.
 pub(super) fn fields(differences: &[Difference]) -> String {
-    let named: Vec<String> = differences.iter().take(NAMED).map(field).collect();
-    let more = differences.len().saturating_sub(NAMED);
+    let phrases = phrases(differences);
+    let named = &phrases[..phrases.len().min(NAMED)];
+    let more = phrases.len() - named.len();
     let text = named.join(", ");
     match more {
         0 => text,
         more => format!("{text}, and {more} more"),
     }
+}
+
+/// A phrase for each; a mount that is new or gone has one for all of its fields.
+fn phrases(differences: &[Difference]) -> Vec<String> {
+    let mut whole: Vec<&str> = Vec::new();
+    let mut phrases = Vec::new();
+    for difference in differences {
+        let name = difference.name.as_str();
+        let Some((mount, part)) = name
+            .strip_prefix("mount ")
+            .and_then(|rest| rest.split_once(' '))
+        else {
+            phrases.push(field(difference));
+            continue;
+        };
+        if whole.contains(&mount) {
+            continue;
+        }
+        let target = || {
+            let name = format!("mount {mount} target");
+            let found = differences.iter().find(|other| other.name == name);
+            let found = found.and_then(|other| other.new.as_ref().or(other.old.as_ref()));
+            found.map_or_else(String::new, |target| format!(" at {}", clip(target)))
+        };
+        match (part, &difference.old, &difference.new) {
+            ("type", None, Some(kind)) => phrases.push(format!("{kind} mount{} added", target())),
+            ("type", Some(kind), None) => phrases.push(format!("{kind} mount{} removed", target())),
+            _ => {
+                phrases.push(field(difference));
+                continue;
+            }
+        }
+        whole.push(mount);
+    }
+    phrases
 }
 
 fn field(difference: &Difference) -> String {

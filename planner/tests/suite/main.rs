@@ -8,6 +8,7 @@ mod corpus;
 mod epoch;
 mod error_table;
 mod errors;
+mod explain;
 mod history;
 mod keys;
 mod language;

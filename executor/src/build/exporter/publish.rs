@@ -198,6 +198,33 @@ pub(super) fn names(request: &BuildRequest, output: &OutputRequest) -> Result<Ve
         .collect()
 }
 
+/// The repositories that a build pushes to, and the form in which layers go there.
+pub(in crate::build) fn repositories(
+    request: &BuildRequest,
+) -> Result<Vec<(Reference, crate::layer::Compression)>, Error> {
+    let mut found: Vec<(Reference, crate::layer::Compression)> = Vec::new();
+    for output in pushes(request) {
+        let compression = packing(output)?.compression;
+        for target in targets(output, &names(request, output)?)? {
+            let known = |(other, _): &(Reference, _)| other.name() == target.reference.name();
+            if !found.iter().any(known) {
+                found.push((target.reference, compression));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether anything is made of a result that needs all of its layers here.
+pub(in crate::build) fn keeps_result(request: &BuildRequest) -> bool {
+    let needs = |output: &OutputRequest| match output.kind {
+        OutputKind::CacheOnly => false,
+        OutputKind::Image => output.image.is_stored() || output.load.is_some(),
+        _ => true,
+    };
+    request.outputs.is_empty() || request.outputs.iter().any(needs)
+}
+
 fn targets(output: &OutputRequest, names: &[String]) -> Result<Vec<Target>, Error> {
     let target = |name: &String| {
         let parsed = Reference::parse(name).map_err(|source| Error::Name {

@@ -1,0 +1,397 @@
+//! What a build would do: which steps are cached, which run, and which is known only once others have run; what would
+//! be pulled and pushed. It runs no step and fetches no layer; bases are resolved as a build resolves them.
+
+use super::backend::Executor;
+use super::contexts::Contexts;
+use super::exporter::publish;
+use super::fetch::{self, Fetcher};
+use super::foreign::Emulation;
+use super::front::Front;
+use super::journal::{self, Known, Subject};
+use super::prepare::Pending;
+use super::record::{StepOutput, base_of};
+use super::resolve::Resolver;
+use super::sources::RemoteSteps;
+use super::{BuildFailure, Ui, epoch, failure, options, refuse_platforms};
+use crate::Error;
+use crate::layer;
+use crate::remote::Remote;
+use crate::request::BuildRequest;
+use crate::source::Sources;
+use crate::space::Space;
+use oci_spec::image::Digest;
+use planner::explain::{self, Memo, Reason};
+use planner::key::{self, ContentId};
+use planner::plan::{CopyFrom, CopySource, Op, Plan, Step};
+use planner::scheduler::{self, Backend, Cancel, Standing, Survey};
+use registry_client::Reference;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+use store::Store;
+
+/// What would become of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Foreseen {
+    /// Its result is in the cache, or not needed.
+    Hit,
+    /// It would run; a base image would be pulled.
+    Miss,
+    /// Whether it runs is known once its inputs have run: with the same content as before it is cached.
+    Unknown,
+}
+
+/// One step of a build to be.
+#[derive(Clone, Debug)]
+pub struct ForecastStep {
+    /// The step.
+    pub memo: Memo,
+    /// What would become of it.
+    pub foreseen: Foreseen,
+    /// Why it is not cached, where there is an earlier build to compare with.
+    pub reason: Option<Reason>,
+}
+
+/// Bytes that would be moved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Amount {
+    /// Layers of a known size.
+    pub layers: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// It may be less: something is needed only if a step runs, sizes are those before compression, or a registry
+    /// could not be asked.
+    pub at_most: bool,
+    /// Layers that nothing is known of, because their steps have to run first.
+    pub unknown: usize,
+}
+
+/// A build to be.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// What would be built.
+    pub subject: Subject,
+    /// Whether there was an earlier build to compare with.
+    pub compared: bool,
+    /// All steps, inputs first.
+    pub steps: Vec<ForecastStep>,
+    /// Layers of base images that would be pulled.
+    pub pull: Amount,
+    /// Layers that would be sent, by repository.
+    pub push: BTreeMap<String, Amount>,
+}
+
+impl Forecast {
+    /// Whether a step would run, or may.
+    #[must_use]
+    pub fn runs_anything(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| step.foreseen != Foreseen::Hit && step.memo.kind != explain::Kind::Image)
+    }
+}
+
+/// Says what a build of this request would do.
+///
+/// # Errors
+/// Everything that a build finds before it runs a step.
+#[expect(clippy::result_large_err, reason = "a build fails once")]
+pub fn forecast(
+    store: &Store,
+    request: &BuildRequest,
+    ui: &dyn Ui,
+    cancel: &Cancel,
+) -> Result<Forecast, BuildFailure> {
+    refuse_platforms(request)?;
+    let begun = Instant::now();
+    let mut front = Front::new(request, options(request), ui)?;
+    let space = Space::new(store.clone())
+        .with_isolation(&request.run)
+        .with_network(super::network::options(request));
+    let remote = Remote::new(&request.registry, cancel);
+    let pending = Pending::new(&space, request, &remote, ui, cancel);
+    let request = &epoch::resolve(&front.parsed.dockerfile, request, &front.options, &pending)?;
+    front.options.build_args.clone_from(&request.build_args);
+    front.options.source_date_epoch = Some(epoch::text_of(request.source_date_epoch));
+    let resolver = Resolver {
+        space: &space,
+        request,
+        remote: &remote,
+        pending: &pending,
+        ui,
+    };
+    let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
+    let fetcher = Fetcher::new(&space, &remote, &plan)?;
+    let contexts = Contexts::new(&space, request, &pending);
+    let emulation = Emulation::of(&plan, request, begun);
+    let forecast = {
+        let steps = RemoteSteps::new(Sources {
+            store,
+            request,
+            remote: &remote,
+            cancel,
+        });
+        steps.find_all(&plan, ui);
+        let executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
+        let survey = scheduler::survey(&plan, &executor, cancel)
+            .map_err(|error| failure(error, &plan, &executor))?;
+        Foreseeing {
+            plan: &plan,
+            executor: &executor,
+            survey,
+        }
+        .forecast(&remote)
+    };
+    contexts.save()?;
+    Ok(forecast?)
+}
+
+struct Foreseeing<'a, 'e> {
+    plan: &'a Plan,
+    executor: &'a Executor<'e>,
+    survey: Survey<StepOutput>,
+}
+
+impl Foreseeing<'_, '_> {
+    fn forecast(mut self, remote: &Remote) -> Result<Forecast, Error> {
+        let foreseen = self.foresee()?;
+        let store = self.executor.space.store();
+        let subject = Subject::of(self.executor.request, self.plan);
+        let now = journal::memos(self.plan, &self.survey.keys, &self.survey.sources);
+        let past = journal::past(store, &subject, &self.executor.request.dockerfile);
+        let missed: Vec<bool> = foreseen.iter().map(|step| *step != Foreseen::Hit).collect();
+        let known = Known {
+            executor: self.executor,
+            now: &now,
+        };
+        let reasons = explain::reasons(&past, &now, &missed, &known);
+        let pull = self.pull(&foreseen)?;
+        let push = self.push(&foreseen, remote)?;
+        let steps = now.into_iter().zip(&foreseen).zip(reasons);
+        let steps = steps
+            .map(|((memo, foreseen), reason)| ForecastStep {
+                memo,
+                foreseen: *foreseen,
+                reason: reason.filter(|_| *foreseen != Foreseen::Hit),
+            })
+            .collect();
+        Ok(Forecast {
+            subject,
+            compared: !past.is_empty(),
+            steps,
+            pull,
+            push,
+        })
+    }
+
+    /// Looks by content for what was not found by definition, as far as the inputs are known.
+    fn foresee(&mut self) -> Result<Vec<Foreseen>, Error> {
+        let mut foreseen = Vec::with_capacity(self.plan.steps.len());
+        for step in &self.plan.steps {
+            let at = step.id.0 as usize;
+            let next = match (&step.op, self.survey.standings[at]) {
+                (_, Standing::Hit | Standing::NotNeeded) => Foreseen::Hit,
+                (Op::Image(image), Standing::Miss) => {
+                    self.survey.outputs[at] = Some(super::backend::image_output(image)?);
+                    Foreseen::Miss
+                }
+                (_, Standing::Miss) => self.by_content(step)?,
+            };
+            foreseen.push(next);
+        }
+        Ok(foreseen)
+    }
+
+    fn by_content(&mut self, step: &Step) -> Result<Foreseen, Error> {
+        if step.no_cache {
+            return Ok(Foreseen::Miss);
+        }
+        let at = step.id.0 as usize;
+        let outputs = &self.survey.outputs;
+        let inputs: Option<Vec<StepOutput>> = step
+            .inputs
+            .iter()
+            .map(|input| outputs[input.0 as usize].clone())
+            .collect();
+        let Some(inputs) = inputs else {
+            return Ok(Foreseen::Unknown);
+        };
+        let mut identities: Vec<ContentId> = Vec::with_capacity(inputs.len());
+        for (index, input) in inputs.iter().enumerate() {
+            if reads_files(step, index) && !self.is_here(input)? {
+                return Ok(Foreseen::Unknown);
+            }
+            identities.push(self.executor.input_identity(step, index, input)?);
+        }
+        let content = key::content_key(step, &identities, self.survey.sources[at].as_ref());
+        let found = self.executor.lookup(step, &content, Some(&inputs))?;
+        let is_found = found.is_some();
+        self.survey.outputs[at] = found;
+        Ok(if is_found {
+            Foreseen::Hit
+        } else {
+            Foreseen::Miss
+        })
+    }
+
+    fn is_here(&self, output: &StepOutput) -> Result<bool, Error> {
+        for layer in &output.snapshot().layers {
+            if !fetch::available(self.executor.space, layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Layers of base images that are not here and that a step, or what is made of the result, needs.
+    fn pull(&self, foreseen: &[Foreseen]) -> Result<Amount, Error> {
+        let mut wanted: BTreeMap<String, (Digest, bool)> = BTreeMap::new();
+        let mut want = |image: usize, surely: bool| -> Result<(), Error> {
+            let Op::Image(image) = &self.plan.steps[image].op else {
+                return Ok(());
+            };
+            for layer in super::backend::image_output(image)?.base {
+                let entry = wanted.entry(layer.to_string()).or_insert((layer, surely));
+                entry.1 |= surely;
+            }
+            Ok(())
+        };
+        for (step, foreseen) in self.plan.steps.iter().zip(foreseen) {
+            if *foreseen == Foreseen::Hit || matches!(step.op, Op::Image(_)) {
+                continue;
+            }
+            for (index, input) in step.inputs.iter().enumerate() {
+                if needs_layers(&step.op, index) {
+                    let bottom = fetch::bottom_of(self.plan, input.0 as usize);
+                    want(bottom, *foreseen == Foreseen::Miss)?;
+                }
+            }
+        }
+        if publish::keeps_result(self.executor.request) {
+            for target in &self.plan.targets {
+                if let Some(rootfs) = target.rootfs {
+                    want(fetch::bottom_of(self.plan, rootfs.0 as usize), true)?;
+                }
+            }
+        }
+        let mut amount = Amount::default();
+        for (layer, surely) in wanted.into_values() {
+            if fetch::available(self.executor.space, &layer)? {
+                continue;
+            }
+            amount.at_most |= !surely;
+            match self.executor.fetcher.descriptor(&layer) {
+                Some(desc) => {
+                    amount.layers += 1;
+                    amount.bytes += desc.size;
+                }
+                None => amount.unknown += 1,
+            }
+        }
+        Ok(amount)
+    }
+
+    /// Layers of the results that the repositories they are pushed to do not have.
+    fn push(
+        &self,
+        foreseen: &[Foreseen],
+        remote: &Remote,
+    ) -> Result<BTreeMap<String, Amount>, Error> {
+        let mut amounts = BTreeMap::new();
+        for (repository, compression) in publish::repositories(self.executor.request)? {
+            let mut amount = Amount::default();
+            let mut seen = BTreeSet::new();
+            for target in &self.plan.targets {
+                let mut at = target.rootfs.map(|rootfs| rootfs.0 as usize);
+                while let Some(step) = at {
+                    at = None;
+                    if foreseen[step] != Foreseen::Hit
+                        && !matches!(self.plan.steps[step].op, Op::Image(_))
+                    {
+                        amount.unknown += usize::from(seen.insert(format!("step {step}")));
+                        let op = &self.plan.steps[step].op;
+                        at = base_of(op).map(|base| self.plan.steps[step].inputs[base].0 as usize);
+                        continue;
+                    }
+                    let layers = self.layers_of(step)?;
+                    for layer in layers {
+                        if seen.insert(layer.to_string()) {
+                            self.add(&layer, compression, (&repository, remote), &mut amount)?;
+                        }
+                    }
+                }
+            }
+            amounts.insert(repository.name(), amount);
+        }
+        Ok(amounts)
+    }
+
+    fn layers_of(&self, step: usize) -> Result<Vec<Digest>, Error> {
+        if let Some(output) = &self.survey.outputs[step] {
+            return Ok(output.snapshot().layers);
+        }
+        match &self.plan.steps[step].op {
+            Op::Image(image) => Ok(super::backend::image_output(image)?.base),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn add(
+        &self,
+        layer: &Digest,
+        compression: layer::Compression,
+        (repository, remote): (&Reference, &Remote),
+        amount: &mut Amount,
+    ) -> Result<(), Error> {
+        let space = self.executor.space;
+        let of_base = self.executor.fetcher.descriptor(layer);
+        let made = layer::packed::known(space, layer, compression, false)?;
+        let known = match (of_base, made) {
+            (Some(desc), _) => Some((desc.digest()?, desc.size)),
+            (None, Some(packed)) => {
+                let descriptor = packed.descriptor;
+                Some((descriptor.digest().clone(), descriptor.size()))
+            }
+            (None, None) => None,
+        };
+        let Some((digest, size)) = known else {
+            let plain = space.store().layer(layer)?.and_then(|meta| meta.size);
+            amount.at_most = true;
+            match plain {
+                Some(size) => {
+                    amount.layers += 1;
+                    amount.bytes += size;
+                }
+                None => amount.unknown += 1,
+            }
+            return Ok(());
+        };
+        match remote.has_blob(repository, &digest) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(_) => amount.at_most = true,
+        }
+        amount.layers += 1;
+        amount.bytes += size;
+        Ok(())
+    }
+}
+
+/// Whether the content key of a step depends on files in this input, so that its layers have to be read.
+fn reads_files(step: &Step, index: usize) -> bool {
+    let Op::Copy(op) = &step.op else { return false };
+    if op.base == Some(index) {
+        return false;
+    }
+    let is_own =
+        |source: &CopySource| matches!(source, CopySource::Input { input, .. } if *input == index);
+    op.from == CopyFrom::Input(index) || op.sources.iter().any(is_own)
+}
+
+/// Whether a step that runs needs the layers of this input.
+fn needs_layers(op: &Op, index: usize) -> bool {
+    match op {
+        Op::Copy(copy) => !(copy.link && copy.chown.is_none() && copy.base == Some(index)),
+        _ => true,
+    }
+}
