@@ -332,3 +332,20 @@ fn values_of_secrets_are_in_no_explanation() {
         "{story}"
     );
 }
+
+/// Builds of one place at once: each is right, and what they leave can be compared with.
+#[test]
+fn builds_at_once_leave_a_sound_memory() {
+    let project = Project::new("FROM scratch\nARG N\nCOPY <<EOF /n\n$N\nEOF\n");
+    let arguments: Vec<String> = (0..6).map(|number| format!("N={number}")).collect();
+    let running: Vec<_> = arguments
+        .iter()
+        .map(|argument| project.start(project.build_command(&["--build-arg", argument])))
+        .collect();
+    for run in running {
+        run.finish().ok();
+    }
+    assert_eq!(explained(&project, &[])["steps"].as_array().unwrap().len(), 1);
+    let run = project.build(&["--build-arg", "N=last"]).ok();
+    assert_eq!(phrases(&run).into_values().collect::<Vec<_>>(), ["heredoc changed"]);
+}

@@ -229,7 +229,7 @@ impl Journal {
             return;
         }
         let subject = Subject::of(executor.request, plan);
-        if let Err(error) = write(executor, plan, subject, state, failed) {
+        if let Err(error) = write(executor, plan, &subject, state, failed) {
             tracing::debug!(%error, "what was built is not remembered");
         }
     }
@@ -238,7 +238,7 @@ impl Journal {
 fn write(
     executor: &Executor<'_>,
     plan: &Plan,
-    subject: Subject,
+    subject: &Subject,
     mut state: State,
     failed: Option<StepId>,
 ) -> Result<(), Error> {
@@ -267,7 +267,7 @@ fn write(
         put(story_key(), &json(&story))?;
     }
     if state.past.is_empty() {
-        state.past = past(store, &subject, "");
+        state.past = past(store, subject, "");
     }
     explain::keep_recorded(&state.past, &mut steps);
     let memory = Memory {
