@@ -111,11 +111,10 @@ pub fn run(
     let answer = answer(args, question, &call, &progress);
     signals.close();
     match answer {
-        Answer::Failed(BuildFailure {
-            error: executor::Error::Checks { message },
-            ..
-        }) => Err(Failure::Other(message)),
-        Answer::Failed(failure) => Err(failed(request, failure, &cancel)),
+        Answer::Failed(failure) => Err(match failure.error {
+            executor::Error::Checks { message } => Failure::Other(message),
+            _ => failed(request, *failure, &cancel),
+        }),
         Answer::Found if question.ignore_status => Ok(()),
         Answer::Found => Err(Failure::Told),
         Answer::Done => Ok(()),
@@ -126,7 +125,7 @@ enum Answer {
     Done,
     /// The checks found something, which was told.
     Found,
-    Failed(BuildFailure),
+    Failed(Box<BuildFailure>),
 }
 
 fn answer(args: &BuildArgs, question: Question, call: &Call<'_>, progress: &Progress) -> Answer {
@@ -158,7 +157,7 @@ fn answer(args: &BuildArgs, question: Question, call: &Call<'_>, progress: &Prog
             print(&text);
             Answer::Done
         }
-        Err(failure) => Answer::Failed(failure),
+        Err(failure) => Answer::Failed(Box::new(failure)),
     }
 }
 
@@ -190,7 +189,7 @@ fn checked(
         print(&finding::check_report(file, &found));
     }
     match result {
-        Err(failure) => Answer::Failed(failure),
+        Err(failure) => Answer::Failed(Box::new(failure)),
         Ok(()) if found.is_empty() => Answer::Done,
         Ok(()) => Answer::Found,
     }

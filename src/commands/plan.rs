@@ -90,8 +90,10 @@ fn forecast(
     let signals = watch_signals(&cancel)?;
     let prepared = executor::build::prepare(&store, &mut request, stream, &progress, &cancel);
     progress.set_dockerfile(&request.dockerfile_name, &request.dockerfile);
-    let found =
-        prepared.and_then(|()| executor::build::forecast(&store, &request, &progress, &cancel));
+    let found = match prepared {
+        Ok(()) => executor::build::forecast(&store, &request, &progress, &cancel),
+        Err(failure) => Err(failure),
+    };
     progress.finish();
     signals.close();
     found.map_err(|failure| failed(request, failure, &cancel))

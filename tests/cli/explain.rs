@@ -345,7 +345,13 @@ fn builds_at_once_leave_a_sound_memory() {
     for run in running {
         run.finish().ok();
     }
-    assert_eq!(explained(&project, &[])["steps"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        explained(&project, &[])["steps"].as_array().unwrap().len(),
+        1
+    );
     let run = project.build(&["--build-arg", "N=last"]).ok();
-    assert_eq!(phrases(&run).into_values().collect::<Vec<_>>(), ["heredoc changed"]);
+    assert_eq!(
+        phrases(&run).into_values().collect::<Vec<_>>(),
+        ["heredoc changed"]
+    );
 }

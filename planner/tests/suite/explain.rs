@@ -112,8 +112,11 @@ fn told(now: &[Memo], reasons: &[Option<Reason>]) -> String {
 const BASE: &str =
     "FROM busybox AS one\nARG N=1\nENV E=x\nCOPY src /src\nRUN make\nFROM one\nRUN test\n";
 
+/// What is replaced by what.
+type Edits = &'static [(&'static str, &'static str)];
+
 /// A title, what is changed in [`BASE`], and the files of the second build.
-const DOCKERFILES: &[(&str, &[(&str, &str)], &[File])] = &[
+const DOCKERFILES: &[(&str, Edits, &[File])] = &[
     ("nothing", &[], FILES),
     ("an argument", &[("N=1", "N=2")], FILES),
     ("an argument is new", &[("ENV E", "ARG M=3\nENV E")], FILES),
