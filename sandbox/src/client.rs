@@ -6,7 +6,8 @@ use crate::network;
 use crate::probe::{Fact, Place};
 use crate::wire::{self, Entered, Hello, Kind, RunReply};
 use crate::{
-    Error, Exit, IdMapping, Mode, Network, Options, Pressure, RootKind, RunSpec, Security,
+    Error, Exit, IdMapping, Isolation, Mode, Network, Options, Pressure, RootKind, RunSpec,
+    Security,
 };
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,9 +67,7 @@ impl Helper {
                     mut notes,
                 } => {
                     let lost = lost.map(Error::from);
-                    if mode != Mode::Full {
-                        notes.insert(0, mode_line(mode, lost.as_ref()));
-                    }
+                    notes.splice(0..0, mode_line(mode, options.isolation, lost.as_ref()));
                     return Ok(Self {
                         control,
                         process: Mutex::new(process),
@@ -401,14 +400,20 @@ pub(crate) fn facts(place: &Place) -> Result<Vec<Fact>, Error> {
     ended.map(|()| facts)
 }
 
-/// The mode in one line, with what kept it from being a better one.
-fn mode_line(mode: Mode, lost: Option<&Error>) -> String {
-    let Some(lost) = lost else {
-        return format!("isolation: {mode}");
+/// The mode in one line, with what kept it from being a better one; nothing when it is the best and nothing else was asked
+/// for.
+fn mode_line(mode: Mode, asked: Isolation, lost: Option<&Error>) -> Option<String> {
+    let why = match (mode, asked, lost) {
+        (Mode::Full, Isolation::Nested, _) => "possible here, more than was asked for".to_owned(),
+        (Mode::Full, ..) => return None,
+        (_, _, Some(lost)) => {
+            let cause = std::error::Error::source(lost);
+            let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+            format!("{lost}{cause}")
+        }
+        (_, _, None) => "asked for".to_owned(),
     };
-    let cause =
-        std::error::Error::source(lost).map_or_else(String::new, |cause| format!(": {cause}"));
-    format!("isolation: {mode}: {lost}{cause}")
+    Some(format!("isolation: {mode}: {why}"))
 }
 
 fn greet(control: &OwnedFd, hello: &Hello) -> Result<Entered, Errno> {

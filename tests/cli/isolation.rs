@@ -54,6 +54,50 @@ fn the_surrounding_proc_is_taken_where_no_new_one_is_to_be_had() {
     assert_eq!(run.stderr.matches("isolation: ").count(), 1, "told once");
 }
 
+/// One line tells the mode and why, where it is not plainly the best.
+#[test]
+fn what_was_asked_for_is_told() {
+    let full = Project::new("FROM busybox\nRUN true\n");
+    let has_full = full.build(&["--isolation=full"]).status == 0;
+    if !able(has_full, "full isolation") {
+        return;
+    }
+    for (asked, told) in [
+        ("auto", None),
+        ("full", None),
+        (
+            "nested",
+            Some("isolation: full: possible here, more than was asked for\n"),
+        ),
+        (
+            "chroot",
+            is_root().then_some("isolation: chroot: asked for\n"),
+        ),
+    ] {
+        if asked == "chroot" && told.is_none() {
+            continue;
+        }
+        let args = ["--no-cache", "--isolation", asked];
+        let run = full.build(&args).ok();
+        let lines = run.stderr.matches("isolation: ").count();
+        assert_eq!(lines, usize::from(told.is_some()), "{}", run.stderr);
+        assert!(
+            told.is_none_or(|told| run.stderr.contains(told)),
+            "{}",
+            run.stderr
+        );
+    }
+    if can_unshare() {
+        let command = full.build_command(&["--no-cache", "--isolation=full"]);
+        let says = [
+            "could not mount a new /proc",
+            "Operation not permitted",
+            "systempaths=unconfined",
+        ];
+        full.run(below_a_masked_proc(&command)).fails(1, &says);
+    }
+}
+
 /// In the surrounding `/proc` steps that run at the same time see each other, and nothing more than that.
 #[test]
 fn steps_in_one_proc_do_not_look_into_each_other() {
