@@ -47,8 +47,12 @@ pub use options::{IdMapping, Isolation, Mode, Options, RootKind, Volume};
 pub use probe::Fact;
 pub use root::whiteout;
 pub use spec::{
-    Device, Exit, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec, Seccomp, Security,
+    Device, Exit, Keep, KeptCopy, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec,
+    Seccomp, Security,
 };
+
+/// As many layers as the kernel is given one by one; of more, the lowest are joined in one folder.
+pub const MOST_LAYERS: usize = rootfs::MOST_LAYERS;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;

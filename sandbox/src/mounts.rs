@@ -97,6 +97,7 @@ pub(crate) fn build_root(
         keeper: start.keeper,
         scratch: &scratch,
         work: spec.root.upper.as_ref().map(|(_, work)| work.as_path()),
+        keep: &spec.keep,
     };
     let mut prepared = Vec::new();
     for mount in &spec.mounts {

@@ -11,7 +11,7 @@ use crate::overlay::{self, Layer, Layers, Spare};
 use crate::resolve;
 use crate::root::{self, Changes, fuse};
 use crate::sys;
-use crate::{Overlay, RootKind};
+use crate::{Keep, Overlay, RootKind};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
@@ -115,6 +115,8 @@ pub(crate) struct Way<'a> {
     pub(crate) scratch: &'a Scratch,
     /// The work folder of the command's root, for what has none of its own.
     pub(crate) work: Option<&'a Path>,
+    /// What stays for other commands.
+    pub(crate) keep: &'a Keep,
 }
 
 impl Way<'_> {
@@ -176,9 +178,12 @@ pub(crate) fn mount_root(
         let changes = served.map(Changes::Served);
         return Ok(Root { mount, changes });
     }
-    let merged = root::merge_in(overlay, way.folder(overlay)?, way.kind)?;
+    let kept = way.keep.copy.as_ref();
+    let mut merged = root::copy(overlay, way.folder(overlay)?, kept, way.kind)?;
     for point in points {
-        make_point(merged.root(), point)?;
+        if let Some(made) = make_point(merged.root(), point)? {
+            merged.note_stub(made)?;
+        }
     }
     let mount = mount_copy(merged.root())?;
     if overlay.upper.is_none() {
@@ -187,7 +192,7 @@ pub(crate) fn mount_root(
         let changes = None;
         return Ok(Root { mount, changes });
     }
-    let changes = Some(Changes::Copied(merged.snapshot()?));
+    let changes = Some(Changes::Copied(Box::new(merged.snapshot()?)));
     Ok(Root { mount, changes })
 }
 
@@ -209,11 +214,11 @@ fn mount_copy(folder: &OwnedFd) -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-/// Makes a mount point in a copy where there is none. What it is made in keeps its time.
-fn make_point(root: &OwnedFd, point: &Point) -> Result<(), Failure> {
+/// Makes a mount point in a copy where there is none, and tells what is new. What it is made in keeps its time.
+fn make_point(root: &OwnedFd, point: &Point) -> Result<Option<PathBuf>, Failure> {
     let stage = || format!("make the mount point /{}", point.path.display());
     match resolve::place(root, &point.path) {
-        Ok(place) => return check_type(&place, point),
+        Ok(place) => return check_type(&place, point).map(|()| None),
         Err(Errno::NOENT | Errno::NOTDIR) => {}
         Err(errno) => return Err(Failure::new(stage(), errno)),
     }
@@ -223,7 +228,9 @@ fn make_point(root: &OwnedFd, point: &Point) -> Result<(), Failure> {
     let stat = rustix::fs::fstat(&parent).stage_with(stage)?;
     let missing: PathBuf = walk.missing.iter().collect();
     make_stub(&parent, &missing, point.folder).stage_with(stage)?;
-    rustix::fs::futimens(&parent, &times(&stat)).stage_with(stage)
+    rustix::fs::futimens(&parent, &times(&stat)).stage_with(stage)?;
+    let above = walk.folders.iter().map(|(name, _)| name);
+    Ok(Some(above.chain(walk.missing.first()).collect()))
 }
 
 /// [`mount_root`] by an overlay.
@@ -268,9 +275,9 @@ struct Work {
 }
 
 /// As many layers as are given to the kernel, which takes 500, one by one; some are for mount points.
-const MOST_LAYERS: usize = 490;
-/// Of more, so many stay as they are.
-const FEWER_LAYERS: usize = 400;
+pub(crate) const MOST_LAYERS: usize = 490;
+/// Of more, the lowest are joined: a multiple of so many, so that roots of a few layers more have the same ones joined.
+const JOINED_LAYERS: usize = 90;
 
 impl Work {
     fn open(overlay: &Overlay, way: &Way<'_>) -> Result<Self, Failure> {
@@ -324,9 +331,9 @@ impl Work {
     }
 
     /// The lowest layers in one folder.
-    fn joined(&self, layers: &[&Path]) -> Result<BorrowedFd<'_>, Failure> {
+    fn joined(&self, layers: &[&Path], shared: Option<&Path>) -> Result<BorrowedFd<'_>, Failure> {
         if self.joined.get().is_none() {
-            let joined = root::join(layers, &self.folder)?;
+            let joined = root::joined(layers, &self.folder, shared)?;
             let _ = self.joined.set(joined);
         }
         Ok(self.joined.get().map_or(self.empty.as_fd(), AsFd::as_fd))
@@ -354,14 +361,13 @@ impl Work {
             .iter()
             .filter(|path| known.insert(path.as_path()));
         let lowest: Vec<&Path> = lowest.map(PathBuf::as_path).collect();
-        let kept = if lowest.len() > MOST_LAYERS {
-            FEWER_LAYERS
-        } else {
-            lowest.len()
-        };
+        let too_many = lowest.len().saturating_sub(MOST_LAYERS);
+        let kept = lowest.len() - too_many.next_multiple_of(JOINED_LAYERS);
         lowers.extend(lowest[..kept].iter().map(|path| Layer::Path(path)));
         if kept < lowest.len() {
-            lowers.push(Layer::Open(self.joined(&lowest[kept..])?));
+            lowers.push(Layer::Open(
+                self.joined(&lowest[kept..], way.keep.joins.as_deref())?,
+            ));
         }
         lowers.extend(below.map(|fd| Layer::Open(fd.as_fd())));
         let work = match &self.upper {

@@ -13,6 +13,25 @@ pub struct Overlay {
     pub upper: Option<(PathBuf, PathBuf)>,
 }
 
+/// What commands of one build leave for those that come after. The caller removes it, inside the namespace.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Keep {
+    /// A folder for lowers that an overlay cannot take one by one, joined; any number of commands use it at the same time.
+    pub joins: Option<PathBuf>,
+    /// Where a copy of the root is made that stays, for roots that are copies; for one command at a time.
+    pub copy: Option<KeptCopy>,
+}
+
+/// A copy of a root that one command leaves for another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KeptCopy {
+    /// Its folder, on the file system of the root's upper: empty at first. When a command ended and was not killed, there is
+    /// a copy of its lowers in it that lacks what is in its upper; after anything else the folder is not to be used again.
+    pub folder: PathBuf,
+    /// The lowers that are not in the copy yet, topmost first: those that were in the upper of the command before included.
+    pub above: Vec<PathBuf>,
+}
+
 /// Something mounted into the root.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Mount {
@@ -86,6 +105,8 @@ pub enum Network {
 pub struct RunSpec {
     /// Root.
     pub root: Overlay,
+    /// What this command shares with others of its build.
+    pub keep: Keep,
     /// Mounts, in order.
     pub mounts: Vec<Mount>,
     /// argv; looked up in the environment's PATH inside the root as runc does.

@@ -18,6 +18,7 @@ mod checks;
 mod confined;
 mod context_mode;
 mod contexts;
+mod copied_roots;
 mod copy;
 mod copying;
 mod corruption;

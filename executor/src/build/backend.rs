@@ -55,6 +55,8 @@ pub(crate) struct Executor<'a> {
     pub devices: Devices,
     /// What runs commands of other platforms.
     pub emulation: &'a Emulation,
+    /// What commands leave for those that come after.
+    pub copies: run::copies::Copies<'a>,
     /// All steps, for what is kept of a failed one.
     pub plan: Option<&'a Plan>,
     /// What the steps of remote sources bring.
@@ -94,6 +96,7 @@ impl<'a> Executor<'a> {
             authorities: None,
             agents: Agents::default(),
             devices: Devices::default(),
+            copies: run::copies::Copies::new(space),
             plan: None,
             journal: Journal::default(),
             exports: None,

@@ -1,5 +1,6 @@
 //! RUN: one command in the sandbox over the layers below, its output streamed and logged, its changes captured.
 
+pub(crate) mod copies;
 mod log;
 mod spec;
 mod stop;
@@ -60,6 +61,7 @@ pub(crate) fn run(
     let upper_work = held.folder("work")?;
     let mut spec = spec(executor, step, op, work, &mut held)?;
     spec.root.upper = Some((upper.clone(), upper_work.clone()));
+    let copy = copies::keep(executor, &base.layers, &mut spec.keep)?;
     let foreign = executor.emulation.of_step(step, || {
         foreign::made_for(&spec, || backend::view(executor.space, &base))
     });
@@ -113,7 +115,9 @@ pub(crate) fn run(
     log.discard_when_empty();
     cut_authorities(executor, &upper, &held)?;
     let written = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
-    executor.known(written)
+    let made = executor.known(written)?;
+    copies::give_back(copy, executor.plan, step.id, (&base.layers, &made));
+    Ok(made)
 }
 
 /// Keeps the sandbox of a failed command where that is asked for. That it could not be kept must not hide why the command

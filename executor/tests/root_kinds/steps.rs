@@ -10,15 +10,15 @@ pub(crate) fn all() -> Vec<(String, String)> {
         .map(|(name, script)| ((*name).to_owned(), (*script).to_owned()))
         .collect();
     for seed in 0..RANDOM {
-        // Each second one over the layer of another.
-        let script = match seed % 2 {
-            0 => format!("probe random {seed} /t"),
-            _ => format!(
-                "probe random {} /t\n--\nprobe random {seed} /t",
-                seed + 1000
-            ),
-        };
-        all.push((format!("random-{seed}"), script));
+        // Each second one over the layers of others, up to five of one stage.
+        let before = if seed % 2 == 0 { 0 } else { 1 + seed / 2 % 4 };
+        let steps = (0..=before).rev().map(|step| match (step, seed % 3) {
+            // Few changes of what an earlier one made.
+            (0, 0) => format!("probe random {seed} /t; echo more >> /t/top; touch -d @5 /etc"),
+            _ => format!("probe random {} /t", seed + 1000 * step),
+        });
+        let script: Vec<String> = steps.collect();
+        all.push((format!("random-{seed}"), script.join("\n--\n")));
     }
     all
 }
@@ -208,6 +208,26 @@ const STEPS: &[(&str, &str)] = &[
     (
         "many",
         "mkdir /many; i=0; while [ $i -lt 300 ]; do echo $i > /many/$i; i=$((i+1)); done\n--\nrm /many/1*; chmod 600 /many/2*",
+    ),
+    (
+        "in-place-after-in-place",
+        "echo one > /etc/issue; echo n > /new; ln /new /new2\n--\nprobe poke /etc/issue; echo m >> /new\n--\nprobe poke /etc/issue; chmod 600 /new2; probe set-xattr /new user.x 01\n--\ncat /new /new2 /etc/issue > /all",
+    ),
+    (
+        "come-and-gone",
+        "echo x > /opt/app/tmp; rm /opt/app/tmp; mkdir /etc/t; rmdir /etc/t\n--\necho y > /opt/app/deep/y",
+    ),
+    (
+        "renamed-again",
+        "mkdir /n; echo 1 > /n/1; mv /etc/issue /n/i\n--\nmv /n /o\n--\nmv /o/i /etc/issue; rm -r /o\n--\nmkdir /o /n; echo x >> /etc/issue",
+    ),
+    (
+        "opaque-again",
+        "rm -r /opt; mkdir /opt; echo 1 > /opt/a\n--\nrm -r /opt; mkdir -p /opt/app; echo 2 > /opt/app/a\n--\nrm -r /opt/app; echo 3 > /opt/app\n--\nrm /opt/app; mkdir /opt/app",
+    ),
+    (
+        "attributes-back-and-forth",
+        "chmod 700 /opt /etc; probe set-xattr /opt user.a 01\n--\nprobe remove-xattr /opt user.a; chmod 755 /opt\n--\nchown 5:6 /opt; touch /opt/x\n--\nrm /opt/x; chown 0:0 /opt",
     ),
     (
         "left-running",

@@ -6,7 +6,7 @@ use executor::request::RunSettings;
 use executor::snapshot::Snapshot;
 use executor::space::Space;
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use sandbox::{Exit, Mount, Network, Overlay, RunSpec};
+use sandbox::{Exit, Isolation, Keep, KeptCopy, Mode, Mount, Network, Overlay, RunSpec};
 use std::fs;
 use std::io::{Read as _, Seek as _};
 use std::os::fd::AsFd as _;
@@ -26,6 +26,7 @@ pub(crate) struct World {
     space: Space,
     place: PathBuf,
     layers: Vec<Digest>,
+    network: Network,
     next: AtomicU32,
 }
 
@@ -34,21 +35,35 @@ impl World {
         let busybox = fs::read("/bin/busybox")
             .map_err(|error| format!("/bin/busybox (package busybox-static): {error}"))?;
         fs::create_dir(place).unwrap();
-        let settings = RunSettings {
-            root: Some(kind.parse()?),
-            ..RunSettings::default()
+        let settings = match kind {
+            "chroot" => RunSettings {
+                isolation: Isolation::Chroot,
+                ..RunSettings::default()
+            },
+            kind => RunSettings {
+                root: Some(kind.parse()?),
+                ..RunSettings::default()
+            },
         };
         let store = Store::open(&place.join("store")).unwrap();
         let space = Space::new(store).with_isolation(&settings);
         let found = space
             .sandbox()
             .map_err(|error| executor::error::chain(&error))?;
-        assert_eq!(found.root_kind().to_string(), kind);
+        match kind {
+            "chroot" => assert_eq!(found.mode(), Mode::Chroot),
+            kind => assert_eq!(found.root_kind().to_string(), kind),
+        }
         tools(&place.join("store/tools"));
         let mut world = Self {
             space,
             place: place.join("store"),
             layers: Vec::new(),
+            // Without namespaces there is the machine's only.
+            network: match kind {
+                "chroot" => Network::Host,
+                _ => Network::None,
+            },
             next: AtomicU32::new(0),
         };
         for tar in [lower(&busybox), upper()] {
@@ -62,23 +77,45 @@ impl World {
         Ok(world)
     }
 
-    /// The digest of the layer that a script makes, or why there is none. Parts after a line `--` are steps of their own,
-    /// over the layers of those before; the last one's layer counts.
+    /// The digests of the layers that a script makes, or why there are none. Parts after a line `--` are steps of their own,
+    /// over the layers of those before; where roots are copies, all have one, which stays.
     pub(crate) fn step(&self, script: &str) -> String {
         let mut layers = self.layers.clone();
+        let copies = self.place.join("copies");
+        fs::create_dir(&copies).unwrap();
+        let mut held = 0;
         for part in script.split("\n--\n") {
-            match self.part(part, &layers) {
+            let copy = KeptCopy {
+                folder: copies.clone(),
+                above: self.trees(&layers[held..]),
+            };
+            held = layers.len();
+            match self.part(part, &layers, copy) {
                 Ok(digest) => layers.push(digest),
-                Err(reason) => return reason.replace('\n', "; "),
+                Err(reason) => {
+                    self.space.remove_tree(&copies).unwrap();
+                    return reason.replace('\n', "; ");
+                }
             }
         }
-        let last = layers.last().unwrap();
-        layer::clamp_times(&self.space, last, EPOCH)
-            .unwrap()
-            .to_string()
+        self.space.remove_tree(&copies).unwrap();
+        let made = layers[self.layers.len()..].iter().map(|layer| {
+            layer::clamp_times(&self.space, layer, EPOCH)
+                .unwrap()
+                .to_string()
+        });
+        made.collect::<Vec<_>>().join(" ")
     }
 
-    fn part(&self, script: &str, layers: &[Digest]) -> Result<Digest, String> {
+    /// Folders of layers, topmost first.
+    fn trees(&self, layers: &[Digest]) -> Vec<PathBuf> {
+        let topmost_first = layers.iter().rev();
+        topmost_first
+            .map(|layer| layer::tree(&self.space, layer).unwrap())
+            .collect()
+    }
+
+    fn part(&self, script: &str, layers: &[Digest], copy: KeptCopy) -> Result<Digest, String> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let folder = self.place.join(format!("run{number}"));
         let (upper, work) = (folder.join("upper"), folder.join("work"));
@@ -86,11 +123,7 @@ impl World {
             fs::create_dir(folder).unwrap();
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let lowers = layers
-            .iter()
-            .rev()
-            .map(|layer| layer::tree(&self.space, layer).unwrap())
-            .collect();
+        let lowers = self.trees(layers);
         let bind = Mount::Bind {
             source: self.place.join("tools"),
             subpath: String::new(),
@@ -106,6 +139,10 @@ impl World {
                 lowers,
                 upper: Some((upper.clone(), work)),
             },
+            keep: Keep {
+                copy: Some(copy),
+                joins: None,
+            },
             mounts: vec![bind],
             args: [
                 "/bin/sh".to_owned(),
@@ -115,7 +152,7 @@ impl World {
             .into(),
             env: vec![("PATH".to_owned(), "/bin".to_owned())],
             cwd: "/".to_owned(),
-            network: Network::None,
+            network: self.network,
             hostname: "test".to_owned(),
             ..RunSpec::default()
         };

@@ -6,10 +6,12 @@
 
 use crate::fail::{Failure, Stage};
 use crate::resolve;
+use crate::root;
 use crate::rootfs::{self, Point};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{
-    self as rfs, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
+    self as rfs, AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Statx, Timespec, Timestamps,
+    Uid,
 };
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -71,6 +73,7 @@ pub(crate) struct Covers {
     work: OwnedFd,
     next: u32,
     changes: Vec<Change>,
+    returned: Vec<Statx>,
 }
 
 impl Covers {
@@ -82,6 +85,7 @@ impl Covers {
             work: work.try_clone_to_owned().stage(stage)?,
             next: 0,
             changes: Vec::new(),
+            returned: Vec::new(),
         })
     }
 
@@ -269,6 +273,20 @@ impl Covers {
         Ok((parent, name, there))
     }
 
+    /// What was out of the copy, untouched, and is back in it, as it was then.
+    pub(crate) fn returned(&self) -> &[Statx] {
+        &self.returned
+    }
+
+    fn note(&mut self, parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        let stat = root::stat(parent, name)?;
+        // What has other names may have been changed by one of them.
+        if stat.stx_nlink == 1 {
+            self.returned.push(stat);
+        }
+        Ok(())
+    }
+
     /// Takes everything back, last first. Nothing may run in the copy any longer. What goes wrong with one does not keep the
     /// others; the first failure is told.
     pub(crate) fn take_back(&mut self) -> Result<(), Failure> {
@@ -295,8 +313,9 @@ impl Covers {
             Kind::Hidden { aside } => {
                 let flags = RenameFlags::NOREPLACE;
                 match rfs::renameat_with(&self.work, aside, parent, name, flags) {
+                    Ok(()) => self.note(parent, name)?,
                     // The command put something else there, or its folder is gone.
-                    Ok(()) | Err(Errno::EXIST | Errno::NOENT) => {}
+                    Err(Errno::EXIST | Errno::NOENT) => {}
                     Err(errno) => return Err(errno),
                 }
             }
@@ -313,7 +332,8 @@ impl Covers {
                 }
                 if let Some(aside) = aside {
                     match rfs::renameat(&self.work, aside, parent, name) {
-                        Ok(()) | Err(Errno::NOENT) => {}
+                        Ok(()) => self.note(parent, name)?,
+                        Err(Errno::NOENT) => {}
                         Err(errno) => return Err(errno),
                     }
                 }

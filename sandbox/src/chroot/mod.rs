@@ -107,20 +107,20 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     refuse(&spec, start.new_network)?;
     let profile = start.filters.of(&spec).stage("find the seccomp filter")?;
     let capabilities = command::capabilities(&spec.security)?;
-    let (upper, work) =
+    let (_, work) =
         spec.root.upper.as_ref().ok_or_else(|| {
             Failure::new("run a command in a root that is read-only", Errno::ROFS)
         })?;
-    let _ = upper;
-    let merged = root::merge(&spec.root, start.root)?;
-    let devices = merged.devices().to_vec();
-    let prepared = merged.snapshot()?;
     let work = rustix::fs::open(
         work,
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )
     .stage_with(|| format!("open the folder {}", work.display()))?;
+    let own = work.try_clone().stage("open the work folder")?;
+    let merged = root::copy(&spec.root, own, spec.keep.copy.as_ref(), start.root)?;
+    let devices = merged.devices().to_vec();
+    let mut prepared = merged.snapshot()?;
     let mut covers = Covers::new(prepared.root().as_fd(), work.as_fd())?;
     // From here on a signal waits until all is in order again.
     let signals = calls::signals(&[Signal::CHILD, Signal::TERM, END]).stage("block signals")?;
@@ -142,6 +142,7 @@ fn run(start: &Start<'_>, mut request: Request, reply: &OwnedFd) -> Result<Exit,
     let ended_early = supervisor.ended_early;
     drop(supervisor);
     covers.take_back()?;
+    prepared.take_note(covers.returned());
     let exit = ran?;
     if !ended_early {
         for copy in written {

@@ -17,7 +17,7 @@ pub(super) const OPAQUE: &str = "user.overlay.opaque";
 pub(super) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// What is looked at of every entry.
-pub(super) fn stat(folder: impl AsFd, name: &OsStr) -> Result<Statx, Errno> {
+pub(crate) fn stat(folder: impl AsFd, name: &OsStr) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     rfs::statx(folder, name, flags, wanted)
@@ -117,6 +117,18 @@ pub(super) fn times(stat: &Statx) -> Timestamps {
     }
 }
 
+/// The times that something has, with another time of its last change.
+pub(super) fn modified(stat: &Statx, (seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    let last_modification = Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds.into(),
+    };
+    Timestamps {
+        last_modification,
+        ..times(stat)
+    }
+}
+
 /// Gives an open file or folder the attributes of another. The owner comes first, since changing it takes capabilities and
 /// set-uid bits away; the times last.
 pub(super) fn apply(fd: BorrowedFd<'_>, stat: &Statx, xattrs: &Xattrs) -> Result<(), Errno> {
@@ -160,4 +172,15 @@ pub(super) fn apply_at(folder: impl AsFd, name: &OsStr, stat: &Statx) -> Result<
         )?;
     }
     rfs::utimensat(folder, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Removes the attributes of a folder that are not among those to keep; labels of security modules stay.
+pub(super) fn drop_others(folder: BorrowedFd<'_>, kept: &Xattrs) -> Result<(), Errno> {
+    for name in names(folder)? {
+        let known = kept.iter().any(|(known, _)| *known == name);
+        if !known && !is_overlays_own(&name) && !name.starts_with(b"security.") {
+            rfs::fremovexattr(folder, OsStr::from_bytes(&name))?;
+        }
+    }
+    Ok(())
 }

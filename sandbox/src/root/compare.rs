@@ -1,19 +1,22 @@
 //! Finds what changed in a copy, and moves it into the upper folder in overlay form.
 //!
-//! An entry is as it was when inode, birth, ctime, size and mode are: no program can set a ctime. What an overlay would have
-//! copied up is moved by rename, so that its content is not touched again; what is gone becomes a whiteout; a folder that
-//! took the place of another is opaque, as an overlay has it. Folders on the way get the attributes that they have in the copy.
+//! What an overlay would have copied up is moved by rename, so that its content is not touched again; what is gone becomes a
+//! whiteout; a folder that took the place of another is opaque, as an overlay has it. Folders on the way get the attributes
+//! that they have in the copy.
 
-use super::attributes::{self, OPAQUE, Xattrs, stat_of};
+use super::attributes::{self, OPAQUE, stat_of};
 use super::copy::{Merged, open_folder};
+use super::kept;
+use super::state::{Folder, Node, Seen, Time, is_folder, names, time};
 use super::whiteout;
 use crate::fail::{Failure, Stage};
 use crate::resolve;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, Statx, StatxTimestamp, XattrFlags};
+use rustix::fs::{self as rfs, AtFlags, Mode, Statx, XattrFlags};
 use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -24,108 +27,25 @@ use std::time::Duration;
 pub(crate) struct Prepared {
     merged: Merged,
     before: Folder,
-}
-
-/// What tells whether an entry is what it was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Seen {
-    inode: u64,
-    born: (i64, u32),
-    changed: (i64, u32),
-    size: u64,
-    mode: u16,
-}
-
-impl Seen {
-    fn of(stat: &Statx) -> Self {
-        let time = |time: StatxTimestamp| (time.tv_sec, time.tv_nsec);
-        Self {
-            inode: stat.stx_ino,
-            born: time(stat.stx_btime),
-            changed: time(stat.stx_ctime),
-            size: stat.stx_size,
-            mode: stat.stx_mode,
-        }
-    }
-
-    /// Whether it is the same file or folder, whatever has become of it.
-    fn is_same(&self, other: &Self) -> bool {
-        let kind = |seen: &Self| FileType::from_raw_mode(seen.mode.into());
-        (self.inode, self.born, kind(self)) == (other.inode, other.born, kind(other))
-    }
-}
-
-#[derive(Debug)]
-struct Folder {
-    seen: Seen,
-    owner: (u32, u32),
-    xattrs: Xattrs,
-    /// Sorted by name.
-    entries: Vec<(Box<[u8]>, Node)>,
-}
-
-#[derive(Debug)]
-enum Node {
-    Folder(Box<Folder>),
-    Other(Seen),
-}
-
-impl Folder {
-    fn read(folder: &OwnedFd, path: &Path) -> Result<Self, Failure> {
-        let stage = || format!("look at the folder /{}", path.display());
-        let stat = stat_of(folder).stage_with(stage)?;
-        let mut this = Self {
-            seen: Seen::of(&stat),
-            owner: (stat.stx_uid, stat.stx_gid),
-            xattrs: attributes::xattrs(folder.as_fd()).stage_with(stage)?,
-            entries: Vec::new(),
-        };
-        for name in names(folder).stage_with(stage)? {
-            let os_name = OsStr::from_bytes(&name);
-            let stat = attributes::stat(folder, os_name).stage_with(stage)?;
-            let node = if is_folder(&stat) {
-                let path = path.join(os_name);
-                let folder = open_folder(folder, os_name)
-                    .stage_with(|| format!("open the folder /{}", path.display()))?;
-                Node::Folder(Box::new(Self::read(&folder, &path)?))
-            } else {
-                Node::Other(Seen::of(&stat))
-            };
-            this.entries.push((name, node));
-        }
-        Ok(this)
-    }
-
-    /// Whether its attributes are what they were. What was made or removed in it is another question.
-    fn has_attributes(&self, stat: &Statx, xattrs: &Xattrs) -> bool {
-        (self.seen.mode, self.owner) == (stat.stx_mode, (stat.stx_uid, stat.stx_gid))
-            && self.xattrs == *xattrs
-    }
-}
-
-pub(super) fn is_folder(stat: &Statx) -> bool {
-    FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory
-}
-
-/// Names in a folder, sorted.
-pub(super) fn names(folder: &OwnedFd) -> Result<Vec<Box<[u8]>>, Errno> {
-    let mut names = Vec::new();
-    for item in Dir::read_from(folder)? {
-        let item = item?;
-        let name = item.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(Box::from(name));
-        }
-    }
-    names.sort();
-    Ok(names)
+    /// The file system's clock: what is changed from now on has no earlier time.
+    clock: Time,
+    /// Entries that were out of the copy for the time of the command, untouched, and are back.
+    returned: HashMap<u64, Seen>,
 }
 
 impl Prepared {
-    pub(super) fn of(merged: Merged) -> Result<Self, Failure> {
-        let before = Folder::read(&merged.root, Path::new(""))?;
-        wait_for_clock(&merged.work).stage("wait for the file system's clock")?;
-        Ok(Self { merged, before })
+    pub(super) fn of(mut merged: Merged) -> Result<Self, Failure> {
+        let before = match merged.known.take() {
+            Some(known) => known,
+            None => Folder::read(&merged.root, Path::new(""))?,
+        };
+        let clock = wait_for_clock(&merged.work).stage("wait for the file system's clock")?;
+        Ok(Self {
+            merged,
+            before,
+            clock,
+            returned: HashMap::new(),
+        })
     }
 
     /// The root of the copy, open for reading.
@@ -133,10 +53,16 @@ impl Prepared {
         self.merged.root()
     }
 
-    /// Moves what changed into the upper folder. Nothing may run in the copy any longer, and nothing may run in what is left
-    /// of it afterwards. The upper folder is returned.
-    pub(crate) fn collect(self) -> Result<Option<OwnedFd>, Failure> {
-        let Some(upper) = self.merged.upper else {
+    /// Entries, as they are now, that only the surroundings moved: out of the copy and back.
+    pub(crate) fn take_note(&mut self, returned: &[Statx]) {
+        let seen = returned.iter().map(Seen::of);
+        self.returned.extend(seen.map(|seen| (seen.inode, seen)));
+    }
+
+    /// Moves what changed into the upper folder. Nothing may run in the copy any longer. The upper folder is returned. What
+    /// is left of a copy that stays is what its layers make of it but for what is in the upper now.
+    pub(crate) fn collect(mut self) -> Result<Option<OwnedFd>, Failure> {
+        let Some(upper) = self.merged.upper.take() else {
             return Ok(None);
         };
         let place = Place {
@@ -144,33 +70,40 @@ impl Prepared {
             name: OsStr::new(""),
             open: OnceCell::from(upper),
         };
-        folder(&self.before, &self.merged.root, &place, &PathBuf::new())?;
+        let comparison = Comparison {
+            clock: self.clock,
+            returned: &self.returned,
+        };
+        comparison.folder(&mut self.before, &self.merged.root, &place, &PathBuf::new())?;
+        kept::leave(&self.merged, &mut self.before)?;
         Ok(place.open.into_inner())
     }
 }
 
 /// Waits until what is changed from now on has a later time than all that is there: the clock of file systems has steps of
 /// some milliseconds.
-fn wait_for_clock(work: &OwnedFd) -> Result<(), Errno> {
+fn wait_for_clock(work: &OwnedFd) -> Result<Time, Errno> {
     let name = OsStr::new("clock");
     match resolve::make_file(work, name) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    let now = || -> Result<(i64, u32), Errno> {
+    let now = || -> Result<Time, Errno> {
         rfs::chmodat(work, name, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
-        let stat = attributes::stat(work, name)?;
-        Ok((stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec))
+        Ok(time(attributes::stat(work, name)?.stx_ctime))
     };
     let first = now()?;
+    let mut last = first;
     // A clock that stands still for two seconds is that of a file system without fractions of one, at worst.
     for _ in 0..4000 {
-        if now()? > first {
+        last = now()?;
+        if last > first {
             break;
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    rfs::unlinkat(work, name, AtFlags::empty())
+    rfs::unlinkat(work, name, AtFlags::empty())?;
+    Ok(last)
 }
 
 /// A folder of the upper, made when something has to lie in it.
@@ -249,67 +182,135 @@ pub(super) fn remove(folder: BorrowedFd<'_>, name: &OsStr) -> Result<(), Errno> 
     rfs::unlinkat(folder, name, AtFlags::REMOVEDIR)
 }
 
-/// Compares one folder that is still the same one.
-fn folder(before: &Folder, now: &OwnedFd, place: &Place<'_>, path: &Path) -> Result<(), Failure> {
-    let stage = || format!("compare the folder /{}", path.display());
-    // What is moved away changes the folder's time.
-    let stat = stat_of(now).stage_with(stage)?;
-    let xattrs = if Seen::of(&stat) == before.seen {
-        before.xattrs.clone()
-    } else {
-        attributes::xattrs(now.as_fd()).stage_with(stage)?
-    };
-    let mut old = before.entries.iter().peekable();
-    let names = names(now).stage_with(stage)?;
-    let mut new = names.iter().peekable();
-    loop {
-        let order = match (old.peek(), new.peek()) {
-            (Some((one, _)), Some(other)) => one.cmp(other),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => break,
-        };
-        let known = if order == Ordering::Greater {
-            None
+/// What a comparison goes by.
+#[derive(Clone, Copy)]
+struct Comparison<'c> {
+    clock: Time,
+    returned: &'c HashMap<u64, Seen>,
+}
+
+/// A name in a folder of the copy.
+struct Name<'n> {
+    name: &'n OsStr,
+    path: &'n Path,
+    now: &'n OwnedFd,
+    place: &'n Place<'n>,
+}
+
+impl Comparison<'_> {
+    /// Compares one folder that is still the same one. What was known of it becomes what is left of it.
+    fn folder(
+        self,
+        before: &mut Folder,
+        now: &OwnedFd,
+        place: &Place<'_>,
+        path: &Path,
+    ) -> Result<(), Failure> {
+        let stage = || format!("compare the folder /{}", path.display());
+        // What is moved away changes the folder's time.
+        let stat = stat_of(now).stage_with(stage)?;
+        let seen = Seen::of(&stat);
+        // Looked at before the clock moved on, it cannot have changed and kept its time.
+        let is_untouched = seen == before.seen && seen.changed < self.clock;
+        let old = std::mem::take(&mut before.entries);
+        let (xattrs, names) = if is_untouched {
+            let names = old.iter().map(|(name, _)| name.clone()).collect();
+            (before.xattrs.clone(), names)
         } else {
-            old.next()
+            let xattrs = attributes::xattrs(now.as_fd()).stage_with(stage)?;
+            (xattrs, names(now).stage_with(stage)?)
         };
-        let there = if order == Ordering::Less {
-            None
-        } else {
-            new.next()
-        };
-        let Some(name) = known.map(|(name, _)| name).or(there) else {
-            break;
-        };
-        let name = OsStr::from_bytes(name);
-        let path = path.join(name);
-        let stage = || format!("compare /{}", path.display());
-        let stat = match there {
-            Some(_) => Some(attributes::stat(now, name).stage_with(stage)?),
-            None => None,
-        };
-        // A whiteout of the command's own making means nothing.
-        let stat = stat.filter(|stat| !whiteout::is_device(stat));
-        match (known.map(|(_, node)| node), stat) {
-            (None, None) => {}
-            (Some(_), None) => place.hide(name).stage_with(stage)?,
-            (Some(Node::Folder(before)), Some(stat)) if before.seen.is_same(&Seen::of(&stat)) => {
-                inside(before, now, name, place, &path)?;
+        before.entries.reserve(old.len());
+        let (mut old, mut new) = (old.into_iter().peekable(), names.into_iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some((one, _)), Some(other)) => one.cmp(other),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => break,
+            };
+            let known = old.next_if(|_| order != Ordering::Greater);
+            let there = new.next_if(|_| order != Ordering::Less);
+            let is_there = there.is_some();
+            let (name, known) = match (known, there) {
+                (Some((name, node)), _) => (name, Some(node)),
+                (None, Some(name)) => (name, None),
+                (None, None) => break,
+            };
+            let name_here = OsStr::from_bytes(&name);
+            let here = Name {
+                name: name_here,
+                path: &path.join(name_here),
+                now,
+                place,
+            };
+            let left = self.entry(known, is_there, &here)?;
+            before.entries.extend(left.map(|node| (name, node)));
+        }
+        let is_same = before.has_attributes(&stat, &xattrs);
+        if is_same && (path.as_os_str().is_empty() || !place.is_made()) {
+            if before.modified != time(stat.stx_mtime) {
+                // Something came and went, which no layer tells.
+                let times = attributes::modified(&stat, before.modified);
+                rfs::futimens(now, &times).stage_with(stage)?;
             }
-            (Some(Node::Other(before)), Some(stat)) if *before == Seen::of(&stat) => {}
+        } else {
+            let made = place.get().stage_with(stage)?;
+            attributes::drop_others(made.as_fd(), &xattrs).stage_with(stage)?;
+            attributes::apply(made.as_fd(), &stat, &xattrs).stage_with(stage)?;
+        }
+        if is_untouched && !place.is_made() {
+            return Ok(());
+        }
+        before.look(now).stage_with(stage)
+    }
+
+    /// Compares what has one name. What is left of it in the copy is returned.
+    fn entry(
+        self,
+        known: Option<Node>,
+        is_there: bool,
+        here: &Name<'_>,
+    ) -> Result<Option<Node>, Failure> {
+        let &Name {
+            name, now, place, ..
+        } = here;
+        let stage = || format!("compare /{}", here.path.display());
+        let mut stat = None;
+        if is_there {
+            let found = attributes::stat(now, name).stage_with(stage)?;
+            if whiteout::is_device(&found) {
+                // One of the command's own making means nothing.
+                rfs::unlinkat(now, name, AtFlags::empty()).stage_with(stage)?;
+            } else {
+                stat = Some(found);
+            }
+        }
+        match (known, stat) {
+            (None, None) => return Ok(None),
+            (Some(_), None) => {
+                place.hide(name).stage_with(stage)?;
+                return Ok(None);
+            }
+            (Some(Node::Folder(mut before)), Some(stat))
+                if before.seen.is_same(&Seen::of(&stat)) =>
+            {
+                self.inside(&mut before, here)?;
+                return Ok(Some(Node::Folder(before)));
+            }
+            (Some(Node::Other(before)), Some(stat)) if self.is_unchanged(&before, &stat) => {
+                return Ok(Some(Node::Other(Seen::of(&stat))));
+            }
             (known, Some(stat)) => {
                 cleanse(now, name, &stat).stage_with(stage)?;
-                if is_folder(&stat)
-                    && (matches!(known, Some(Node::Folder(_)))
-                        || place.has(name).stage_with(stage)?)
-                {
+                let was_folder = matches!(known, Some(Node::Folder(_)));
+                if is_folder(&stat) && (was_folder || place.has(name).stage_with(stage)?) {
                     match (make_opaque(now, name), known) {
                         (Ok(()), _) => {}
                         // Everything in it is new: each old name is hidden on its own.
-                        (Err(Errno::OPNOTSUPP), Some(Node::Folder(before))) => {
-                            inside(before, now, name, place, &path)?;
-                            continue;
+                        (Err(Errno::OPNOTSUPP), Some(Node::Folder(mut before))) => {
+                            self.inside(&mut before, here)?;
+                            return Ok(Some(Node::Folder(before)));
                         }
                         (failed, _) => failed.stage_with(stage)?,
                     }
@@ -317,42 +318,24 @@ fn folder(before: &Folder, now: &OwnedFd, place: &Place<'_>, path: &Path) -> Res
                 place.take(now, name).stage_with(stage)?;
             }
         }
+        Ok(None)
     }
-    let same = before.has_attributes(&stat, &xattrs);
-    if same && (path.as_os_str().is_empty() || !place.is_made()) {
-        return Ok(());
-    }
-    let made = place.get().stage_with(stage)?;
-    drop_others(made.as_fd(), &xattrs).stage_with(stage)?;
-    attributes::apply(made.as_fd(), &stat, &xattrs).stage_with(stage)
-}
 
-fn inside(
-    before: &Folder,
-    now: &OwnedFd,
-    name: &OsStr,
-    above: &Place<'_>,
-    path: &Path,
-) -> Result<(), Failure> {
-    let inner =
-        open_folder(now, name).stage_with(|| format!("open the folder /{}", path.display()))?;
-    let place = Place {
-        above: Some(above),
-        name,
-        open: OnceCell::new(),
-    };
-    folder(before, &inner, &place, path)
-}
-
-/// Removes the attributes that a folder of the upper has from an earlier command and has no longer.
-fn drop_others(folder: BorrowedFd<'_>, kept: &Xattrs) -> Result<(), Errno> {
-    for name in attributes::names(folder)? {
-        let known = kept.iter().any(|(known, _)| *known == name);
-        if !known && !attributes::is_overlays_own(&name) && !name.starts_with(b"security.") {
-            rfs::fremovexattr(folder, OsStr::from_bytes(&name))?;
-        }
+    fn is_unchanged(self, before: &Seen, stat: &Statx) -> bool {
+        let now = Seen::of(stat);
+        *before == now || (before.is_same(&now) && self.returned.get(&now.inode) == Some(&now))
     }
-    Ok(())
+
+    fn inside(self, before: &mut Folder, here: &Name<'_>) -> Result<(), Failure> {
+        let inner = open_folder(here.now, here.name)
+            .stage_with(|| format!("open the folder /{}", here.path.display()))?;
+        let place = Place {
+            above: Some(here.place),
+            name: here.name,
+            open: OnceCell::new(),
+        };
+        self.folder(before, &inner, &place, here.path)
+    }
 }
 
 /// Says of a folder that took the place of something that it hides what is below, as an overlay does.

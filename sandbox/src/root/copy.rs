@@ -5,28 +5,26 @@
 //! name that it was changed by, and the other names keep what they had. Device nodes are made where the process may.
 
 use super::attributes::{self, stat_of};
-use super::compare::Prepared;
+use super::compare::{Prepared, remove};
+use super::content;
+use super::state::{Folder, Node, Seen, is_folder};
 use super::whiteout;
 use crate::fail::{Failure, Stage};
 use crate::resolve;
 use crate::{Overlay, RootKind};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{
-    self as rfs, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, SeekFrom, Statx,
-};
+use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// Name of the copy in the work folder.
 const MERGED: &str = "merged";
 /// Longest path that is opened at once, in bytes: the kernel takes 4095.
 const LONGEST: usize = 4000;
-/// Files up to this size are copied through memory, which is one call less than asking the kernel.
-const SMALL: u64 = 64 << 10;
 
 /// A merged copy.
 #[derive(Debug)]
@@ -34,9 +32,15 @@ pub(crate) struct Merged {
     pub(super) root: OwnedFd,
     /// The folder that the changes go to, when they are wanted.
     pub(super) upper: Option<OwnedFd>,
-    /// The folder that the copy lies in.
+    /// A folder of ours on the same file system.
     pub(super) work: OwnedFd,
-    devices: Vec<PathBuf>,
+    pub(super) devices: Vec<PathBuf>,
+    /// What the copy holds, where that is known.
+    pub(super) known: Option<Folder>,
+    /// What was made in the copy for the time of the command.
+    pub(super) stubs: Vec<PathBuf>,
+    /// The folder in which the copy stays for the commands that come after.
+    pub(super) stays: Option<OwnedFd>,
 }
 
 impl Merged {
@@ -50,6 +54,21 @@ impl Merged {
         &self.devices
     }
 
+    /// Takes note of something that was made at a path, which no link is on, for the time of the command: a mount point.
+    pub(crate) fn note_stub(&mut self, path: PathBuf) -> Result<(), Failure> {
+        if let Some(known) = &mut self.known {
+            let stage = || format!("look at the mount point /{}", path.display());
+            let above = path.parent().unwrap_or(Path::new(""));
+            let folder = open_below(self.root.as_fd(), above).stage_with(stage)?;
+            let node = Node::read(&folder, path.file_name().unwrap_or_default(), &path)?;
+            known
+                .put(&path, Some(node))
+                .ok_or_else(|| Failure::new(stage(), Errno::NOENT))?;
+        }
+        self.stubs.push(path);
+        Ok(())
+    }
+
     /// Remembers everything as it is now. What was changed since the merge belongs to the surroundings (mount points, files
     /// of the runtime): it is in no layer unless the command changes it further.
     pub(crate) fn snapshot(self) -> Result<Prepared, Failure> {
@@ -59,56 +78,85 @@ impl Merged {
 
 /// Merges an overlay's layers, and what its upper holds already, in the overlay's work folder. The upper's own folder gives
 /// the root its attributes.
+#[cfg(test)]
 pub(crate) fn merge(overlay: &Overlay, kind: RootKind) -> Result<Merged, Failure> {
+    merge_in(overlay, open_work(overlay)?, kind)
+}
+
+/// The work folder of an overlay with an upper.
+#[cfg(test)]
+pub(super) fn open_work(overlay: &Overlay) -> Result<OwnedFd, Failure> {
     let (_, work) = overlay.upper.as_ref().ok_or_else(|| {
         Failure::new("copy layers without a folder to copy them to", Errno::INVAL)
     })?;
-    merge_in(overlay, open_layer(work)?, kind)
+    open_layer(work)
 }
 
-/// [`merge`] in an open work folder, of an overlay with or without an upper.
+/// Merges layers in an open work folder, of an overlay with or without an upper.
 pub(crate) fn merge_in(
     overlay: &Overlay,
     work: OwnedFd,
     kind: RootKind,
 ) -> Result<Merged, Failure> {
-    let _limit = ManyDescriptors::allow();
-    let mut layers = Vec::new();
-    if let Some((upper, _)) = &overlay.upper {
-        layers.push(open_layer(upper)?);
-    }
-    for lower in &overlay.lowers {
-        layers.push(open_layer(lower)?);
-    }
     let root = new_folder(&work)?;
+    let has_upper = overlay.upper.is_some();
+    let known = has_upper.then(Folder::default);
+    let upper = overlay.upper.as_ref().map(|(upper, _)| upper.as_path());
+    let lowers = overlay.lowers.iter().map(PathBuf::as_path);
+    let merged = Merged {
+        root,
+        upper: None,
+        work,
+        devices: Vec::new(),
+        known,
+        stubs: Vec::new(),
+        stays: None,
+    };
+    merge_onto(merged, upper, lowers, kind)
+}
+
+/// Brings a copy to what layers that lie upon it, topmost first, and an upper make of it.
+pub(super) fn merge_onto<'p>(
+    mut merged: Merged,
+    upper: Option<&Path>,
+    layers: impl Iterator<Item = &'p Path>,
+    kind: RootKind,
+) -> Result<Merged, Failure> {
+    let _limit = ManyDescriptors::allow();
+    let mut opened = Vec::new();
+    if let Some(upper) = upper {
+        opened.push(open_layer(upper)?);
+    }
+    for layer in layers {
+        opened.push(open_layer(layer)?);
+    }
     let mut merger = Merger {
         reflink: kind != RootKind::Copy,
         hard_links: false,
-        has_upper: overlay.upper.is_some(),
-        layers,
+        has_upper: upper.is_some(),
+        notes: merged.known.is_some(),
+        layers: opened,
         links: HashMap::new(),
-        devices: Vec::new(),
-        root: root.as_fd(),
+        devices: std::mem::take(&mut merged.devices),
+        root: merged.root.as_fd(),
     };
-    let all: Vec<usize> = (0..merger.layers.len()).collect();
+    let mut known = merged.known.take().unwrap_or_default();
     merger
-        .folder(&all, &PathBuf::new(), &root)
+        .all(&mut known)
         .map_err(|failure| match failure.errno() {
             Errno::NOSPC | Errno::DQUOT => failure
                 .detail("without an overlay every command needs room for a copy of its whole root"),
             _ => failure,
         })?;
-    let devices = std::mem::take(&mut merger.devices);
-    let upper = overlay
-        .upper
-        .is_some()
-        .then(|| merger.layers.swap_remove(0));
-    Ok(Merged {
-        root,
-        upper,
-        work,
-        devices,
-    })
+    merged.devices = std::mem::take(&mut merger.devices);
+    // The first name of a file that got more was looked at before it had them.
+    if merger.notes && merger.links.is_empty() {
+        merged.known = Some(known);
+    }
+    if merger.has_upper {
+        merged.upper = Some(merger.layers.swap_remove(0));
+    }
+    Ok(merged)
 }
 
 /// Joins the lowest layers of an overlay into one folder, to be read only: files are the layers' own by further names where
@@ -123,13 +171,13 @@ pub(crate) fn join(layers: &[&Path], work: &OwnedFd) -> Result<OwnedFd, Failure>
         reflink: true,
         hard_links: true,
         has_upper: false,
+        notes: false,
         layers: opened?,
         links: HashMap::new(),
         devices: Vec::new(),
         root: root.as_fd(),
     };
-    let all: Vec<usize> = (0..layers.len()).collect();
-    merger.folder(&all, &PathBuf::new(), &root)?;
+    merger.all(&mut Folder::default())?;
     Ok(root)
 }
 
@@ -182,7 +230,7 @@ pub(super) fn open_folder(parent: impl AsFd, name: &OsStr) -> Result<OwnedFd, Er
 }
 
 /// Opens a folder below a root, following no link, however long its path is.
-fn open_below(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn open_below(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let open = |from: BorrowedFd<'_>, path: &OsStr| loop {
@@ -211,6 +259,15 @@ struct Found {
     folders: Vec<usize>,
     /// Lower layers add nothing.
     closed: bool,
+    /// What was made of it, when it is not a folder.
+    made: Option<Seen>,
+}
+
+/// A folder of the copy that is being brought to what the layers make of it.
+#[derive(Clone, Copy)]
+struct Here<'h> {
+    path: &'h Path,
+    to: &'h OwnedFd,
 }
 
 struct Merger<'a> {
@@ -219,6 +276,8 @@ struct Merger<'a> {
     hard_links: bool,
     /// The first layer is the upper.
     has_upper: bool,
+    /// What is made is taken note of.
+    notes: bool,
     /// Topmost first.
     layers: Vec<OwnedFd>,
     /// Files of the upper with several names, by their first name in the copy.
@@ -228,8 +287,27 @@ struct Merger<'a> {
 }
 
 impl Merger<'_> {
-    /// Fills a folder of the copy from the layers that have it.
-    fn folder(&mut self, from: &[usize], path: &Path, to: &OwnedFd) -> Result<(), Failure> {
+    /// Fills the copy, in which there is what is known.
+    fn all(&mut self, known: &mut Folder) -> Result<(), Failure> {
+        let all: Vec<usize> = (0..self.layers.len()).collect();
+        let root = open_folder(self.root, OsStr::new(".")).stage("open the copy of the layers")?;
+        let here = Here {
+            path: Path::new(""),
+            to: &root,
+        };
+        self.folder(&all, here, known, false)
+    }
+
+    /// Brings a folder of the copy to what the layers that have it make of it. What is known is in it already, under all of
+    /// them, and hidden or not.
+    fn folder(
+        &mut self,
+        from: &[usize],
+        here: Here<'_>,
+        known: &mut Folder,
+        mut hidden: bool,
+    ) -> Result<(), Failure> {
+        let Here { path, to } = here;
         let stage = || format!("copy the folder /{}", path.display());
         let mut found = BTreeMap::new();
         let mut topmost = None;
@@ -239,27 +317,91 @@ impl Merger<'_> {
                 let stat = stat_of(&folder).stage_with(stage)?;
                 topmost = Some((stat, attributes::xattrs(folder.as_fd()).stage_with(stage)?));
             }
-            self.entries(layer, &folder, path, to, &mut found)?;
+            self.entries(layer, &folder, here, known, &mut found)?;
             if attributes::is_opaque(folder.as_fd()).stage_with(stage)? {
+                hidden = true;
                 break;
             }
         }
-        for (name, Found { folders, .. }) in found {
-            if folders.is_empty() {
-                continue;
+        let mut entries = Vec::with_capacity(known.entries.len() + found.len());
+        let mut old = std::mem::take(&mut known.entries).into_iter().peekable();
+        let mut stay = |name: Box<[u8]>, node| {
+            if hidden {
+                return remove(to.as_fd(), OsStr::from_bytes(&name)).stage_with(stage);
             }
-            let name = OsString::from_vec(name);
-            let path = path.join(&name);
-            rfs::mkdirat(to, &name, Mode::RWXU)
-                .and_then(|()| open_folder(to, &name))
-                .stage_with(|| format!("create the folder /{}", path.display()))
-                .and_then(|folder| self.folder(&folders, &path, &folder))?;
+            entries.push((name, node));
+            Ok(())
+        };
+        let mut new = Vec::new();
+        for (name, found) in found {
+            while let Some((name, node)) = old.next_if(|(other, _)| **other < *name) {
+                stay(name, node)?;
+            }
+            let before = old
+                .next_if(|(other, _)| **other == *name)
+                .map(|(_, node)| node);
+            let node = if found.folders.is_empty() {
+                found.made.map(Node::Other)
+            } else {
+                let hidden = hidden || found.closed;
+                let inner = self.inner(
+                    &found.folders,
+                    OsStr::from_bytes(&name),
+                    here,
+                    before,
+                    hidden,
+                )?;
+                self.notes.then_some(Node::Folder(inner))
+            };
+            new.extend(node.map(|node| (name.into_boxed_slice(), node)));
         }
-        match topmost {
-            Some((stat, xattrs)) => attributes::apply(to.as_fd(), &stat, &xattrs)
-                .stage_with(|| format!("set the attributes of the folder /{}", path.display())),
-            None => Ok(()),
+        for (name, node) in old {
+            stay(name, node)?;
         }
+        entries.extend(new);
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        known.entries = entries;
+        if let Some((stat, xattrs)) = topmost {
+            if !known.xattrs.is_empty() {
+                attributes::drop_others(to.as_fd(), &xattrs).stage_with(stage)?;
+            }
+            attributes::apply(to.as_fd(), &stat, &xattrs)
+                .stage_with(|| format!("set the attributes of the folder /{}", path.display()))?;
+        }
+        if self.notes {
+            known.look(to).stage_with(stage)?;
+        }
+        Ok(())
+    }
+
+    /// A folder in a folder of the copy, where there may be something before.
+    fn inner(
+        &mut self,
+        from: &[usize],
+        name: &OsStr,
+        here: Here<'_>,
+        before: Option<Node>,
+        hidden: bool,
+    ) -> Result<Box<Folder>, Failure> {
+        let path = here.path.join(name);
+        let stage = || format!("create the folder /{}", path.display());
+        let mut known = match before {
+            Some(Node::Folder(folder)) => folder,
+            other => {
+                if other.is_some() {
+                    remove(here.to.as_fd(), name).stage_with(stage)?;
+                }
+                rfs::mkdirat(here.to, name, Mode::RWXU).stage_with(stage)?;
+                Box::default()
+            }
+        };
+        let folder = open_folder(here.to, name).stage_with(stage)?;
+        let here = Here {
+            path: &path,
+            to: &folder,
+        };
+        self.folder(from, here, &mut known, hidden)?;
+        Ok(known)
     }
 
     /// Looks at what one layer has in a folder: copies what no higher one has, and notes folders.
@@ -267,11 +409,11 @@ impl Merger<'_> {
         &mut self,
         layer: usize,
         folder: &OwnedFd,
-        path: &Path,
-        to: &OwnedFd,
+        here: Here<'_>,
+        before: &Folder,
         found: &mut BTreeMap<Vec<u8>, Found>,
     ) -> Result<(), Failure> {
-        let stage = || format!("list the folder /{}", path.display());
+        let stage = || format!("list the folder /{}", here.path.display());
         for item in Dir::read_from(folder).stage_with(stage)? {
             let item = item.stage_with(stage)?;
             let name = item.file_name().to_bytes();
@@ -283,71 +425,71 @@ impl Merger<'_> {
                 continue;
             }
             let os_name = OsStr::from_bytes(name);
-            let stage = || format!("copy /{}", path.join(os_name).display());
+            let stage = || format!("copy /{}", here.path.join(os_name).display());
             let stat = attributes::stat(folder, os_name).stage_with(stage)?;
-            let is_folder = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory;
+            let is_folder = is_folder(&stat);
             match known {
                 Some(known) if is_folder => known.folders.push(layer),
                 // A file or a whiteout under a folder ends it.
                 Some(known) => known.closed = true,
                 None => {
-                    let folders = if is_folder { vec![layer] } else { Vec::new() };
-                    let new = Found {
-                        folders,
+                    let mut new = Found {
+                        folders: if is_folder { vec![layer] } else { Vec::new() },
                         closed: !is_folder,
+                        made: None,
                     };
-                    found.insert(name.to_vec(), new);
                     if !is_folder {
-                        self.entry(
-                            self.has_upper && layer == 0,
-                            folder,
-                            os_name,
-                            &stat,
-                            path,
-                            to,
-                        )
-                        .stage_with(stage)?;
+                        if before.has(name) {
+                            remove(here.to.as_fd(), os_name).stage_with(stage)?;
+                        }
+                        let made = self
+                            .entry(layer, folder, os_name, &stat, here)
+                            .stage_with(stage)?;
+                        if made && self.notes {
+                            let stat = attributes::stat(here.to, os_name).stage_with(stage)?;
+                            new.made = Some(Seen::of(&stat));
+                        }
                     }
+                    found.insert(name.to_vec(), new);
                 }
             }
         }
         Ok(())
     }
 
-    /// Copies what is not a folder.
-    #[allow(clippy::too_many_arguments)]
+    /// Copies what is not a folder; false when there is nothing of it in the copy.
     fn entry(
         &mut self,
-        of_upper: bool,
+        layer: usize,
         from: &OwnedFd,
         name: &OsStr,
         stat: &Statx,
-        folder: &Path,
-        to: &OwnedFd,
-    ) -> Result<(), Errno> {
+        here: Here<'_>,
+    ) -> Result<bool, Errno> {
+        let Here { path: folder, to } = here;
         if whiteout::is(from, name, stat)? {
-            return Ok(());
+            return Ok(false);
         }
         if self.hard_links {
             match rfs::linkat(from, name, to, name, AtFlags::empty()) {
                 // Another file system, or too many links: this one is copied.
                 Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => {}
-                result => return result,
+                result => return result.map(|()| true),
             }
         }
-        if of_upper && stat.stx_nlink > 1 {
+        if self.has_upper && layer == 0 && stat.stx_nlink > 1 {
             let key = (stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino);
             if let Some(first) = self.links.get(&key) {
                 let parent = first.parent().unwrap_or(Path::new(""));
                 let parent = open_below(self.root, parent)?;
                 let first = first.file_name().ok_or(Errno::INVAL)?;
-                return rfs::linkat(&parent, first, to, name, AtFlags::empty());
+                return rfs::linkat(&parent, first, to, name, AtFlags::empty()).map(|()| true);
             }
             self.links.insert(key, folder.join(name));
         }
         let mode = Mode::from_raw_mode(u32::from(stat.stx_mode) & 0o7777);
         match FileType::from_raw_mode(stat.stx_mode.into()) {
-            FileType::RegularFile => return self.file(from, name, stat, to),
+            FileType::RegularFile => return self.file(from, name, stat, to).map(|()| true),
             FileType::Symlink => {
                 let target = rfs::readlinkat(from, name, Vec::new())?;
                 rfs::symlinkat(target, to, name)?;
@@ -357,14 +499,15 @@ impl Merger<'_> {
                 let device = rfs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor);
                 match rfs::mknodat(to, name, kind, mode, device) {
                     // Nobody may in a user namespace, and it could not be opened in a command's root anyway.
-                    Err(Errno::PERM) => return Ok(()),
+                    Err(Errno::PERM) => return Ok(false),
                     result => result?,
                 }
                 self.devices.push(folder.join(name));
             }
             FileType::Directory | FileType::Unknown => return Err(Errno::INVAL),
         }
-        attributes::apply_at(to, name, stat)
+        attributes::apply_at(to, name, stat)?;
+        Ok(true)
     }
 
     fn file(
@@ -379,88 +522,9 @@ impl Merger<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let copy = rfs::openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
         if stat.stx_size > 0 {
-            self.content(&source, &copy, stat)?;
+            content::copy(&source, &copy, stat, &mut self.reflink)?;
         }
         let xattrs = attributes::xattrs(source.as_fd())?;
         attributes::apply(copy.as_fd(), stat, &xattrs)
     }
-
-    fn content(&mut self, from: &OwnedFd, to: &OwnedFd, stat: &Statx) -> Result<(), Errno> {
-        if self.reflink {
-            match rfs::ioctl_ficlone(to, from) {
-                Ok(()) => return Ok(()),
-                Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS) => self.reflink = false,
-                // Another file system, or one that is set up otherwise.
-                Err(Errno::XDEV | Errno::INVAL | Errno::PERM) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        let size = stat.stx_size;
-        if stat.stx_blocks * 512 >= size {
-            return copy_range(from, to, 0, size);
-        }
-        rfs::ftruncate(to, size)?;
-        let mut at = 0;
-        while at < size {
-            let start = match rfs::seek(from, SeekFrom::Data(at)) {
-                Ok(start) => start,
-                Err(Errno::NXIO) => break,
-                // Without the means everything is data.
-                Err(Errno::INVAL) => at,
-                Err(errno) => return Err(errno),
-            };
-            let end = rfs::seek(from, SeekFrom::Hole(start)).unwrap_or(size);
-            copy_range(from, to, start, end)?;
-            at = end.max(start + 1);
-        }
-        Ok(())
-    }
-}
-
-/// Copies a file's content, without its holes.
-pub(super) fn content_of(from: &OwnedFd, to: &OwnedFd, stat: &Statx) -> Result<(), Errno> {
-    match rfs::ioctl_ficlone(to, from) {
-        Ok(()) => Ok(()),
-        Err(_) => copy_range(from, to, 0, stat.stx_size),
-    }
-}
-
-/// Copies a stretch of a file to the same place of another.
-fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
-    let (mut at, mut out) = (start, start);
-    while end - start > SMALL && at < end {
-        let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(1 << 30);
-        match rfs::copy_file_range(from, Some(&mut at), to, Some(&mut out), len) {
-            // It became shorter, which files of a store do not, or the file system says so for what it cannot do.
-            Ok(0) => break,
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP | Errno::PERM) => {
-                break;
-            }
-            Err(errno) => return Err(errno),
-        }
-    }
-    let mut buffer = vec![
-        0;
-        usize::try_from(end - at)
-            .unwrap_or(usize::MAX)
-            .min(256 << 10)
-    ];
-    while at < end {
-        let len = buffer
-            .len()
-            .min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        let read = rustix::io::retry_on_intr(|| rustix::io::pread(from, &mut buffer[..len], at))?;
-        if read == 0 {
-            break;
-        }
-        let mut done = 0;
-        while done < read {
-            let place = at + done as u64;
-            done +=
-                rustix::io::retry_on_intr(|| rustix::io::pwrite(to, &buffer[done..read], place))?;
-        }
-        at += read as u64;
-    }
-    Ok(())
 }

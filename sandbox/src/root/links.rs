@@ -1,7 +1,8 @@
 //! Parts files that have names both in a folder and outside of it: a layer must not change with what lies elsewhere.
 
 use super::attributes::{self, stat_of};
-use super::copy::{content_of, open_folder};
+use super::content;
+use super::copy::open_folder;
 use crate::fail::{Failure, Stage};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self as rfs, AtFlags, Dir, FileType, Mode, OFlags};
@@ -71,7 +72,7 @@ fn replace(folder: &OwnedFd, work: BorrowedFd<'_>, names: &[PathBuf]) -> Result<
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let copy = rfs::openat(work, COPY, flags, Mode::RUSR | Mode::WUSR)?;
     let stat = stat_of(&source)?;
-    content_of(&source, &copy, &stat)?;
+    content::whole(&source, &copy, &stat)?;
     attributes::apply(copy.as_fd(), &stat, &attributes::xattrs(source.as_fd())?)?;
     for path in names {
         let (parent, name) = above(folder, path)?;

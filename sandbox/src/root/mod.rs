@@ -7,19 +7,28 @@
 mod attributes;
 mod choose;
 mod compare;
+mod content;
 mod copy;
 pub(crate) mod fuse;
+mod joins;
+mod kept;
 mod links;
+mod state;
 pub mod whiteout;
 
 #[cfg(test)]
+mod kept_tests;
+#[cfg(test)]
 mod tests;
 
+pub(crate) use attributes::stat;
 pub(crate) use choose::choose;
 pub(crate) use compare::Prepared;
+pub(crate) use copy::merge_in;
 #[cfg(test)]
-pub(crate) use copy::Merged;
-pub(crate) use copy::{join, merge, merge_in};
+pub(crate) use copy::{Merged, merge};
+pub(crate) use joins::joined;
+pub(crate) use kept::copy;
 pub(crate) use links::part as part_links;
 
 use crate::fail::Failure;
@@ -28,7 +37,7 @@ use crate::fail::Failure;
 #[derive(Debug)]
 pub(crate) enum Changes {
     /// In a copy.
-    Copied(Prepared),
+    Copied(Box<Prepared>),
     /// In the upper folder, as fuse-overlayfs has it.
     Served(fuse::Upper),
 }

@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-struct Layers {
-    folder: tempfile::TempDir,
-    overlay: Overlay,
+pub(super) struct Layers {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) overlay: Overlay,
 }
 
 /// Makes layers, topmost first, of lines `PATH`, `PATH/`, `PATH!` (whiteout), `PATH/!` (opaque folder), `PATH=content`.
-fn layers(layers: &[&[&str]]) -> Layers {
+pub(super) fn layers(layers: &[&[&str]]) -> Layers {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: String| {
         let path = folder.path().join(name);
@@ -36,7 +36,7 @@ fn layers(layers: &[&[&str]]) -> Layers {
     }
 }
 
-fn make(layer: &Path, line: &str) {
+pub(super) fn make(layer: &Path, line: &str) {
     let (path, content) = line.split_once('=').unwrap_or((line, "content"));
     let name = path.trim_end_matches(['/', '!']);
     let at = layer.join(name);
@@ -54,7 +54,7 @@ fn make(layer: &Path, line: &str) {
 }
 
 /// What a tree holds: `PATH/`, `PATH/!`, `PATH!`, `PATH=content`, `PATH -> target`; sorted.
-fn listed(root: &Path) -> Vec<String> {
+pub(super) fn listed(root: &Path) -> Vec<String> {
     fn list(root: &Path, folder: &Path, lines: &mut Vec<String>) {
         for item in fs::read_dir(folder).unwrap() {
             let path = item.unwrap().path();

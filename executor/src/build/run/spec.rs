@@ -62,6 +62,7 @@ pub(crate) fn spec(
             lowers,
             upper: None,
         },
+        keep: sandbox::Keep::default(),
         mounts: all_mounts,
         args: op.args.clone(),
         env,

@@ -9,8 +9,8 @@
 use crate::Overlay;
 use crate::fail::{Failure, Stage};
 use crate::root::attributes::{self, OPAQUE};
-use crate::root::compare::{is_folder, names};
 use crate::root::copy::{ManyDescriptors, open_folder, open_layer};
+use crate::root::state::{is_folder, names};
 use crate::root::whiteout;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Statx, Timespec, XattrFlags};
