@@ -198,14 +198,20 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    /// The descriptor that a base image gives for a layer, or a cache.
+    /// The descriptor that a base image gives for a layer, or a cache that has been read.
     pub(crate) fn descriptor(&self, diff_id: &Digest) -> Option<Desc> {
-        self.place(diff_id).map(|known| known.desc)
+        match self.known.get(diff_id) {
+            Some(known) => Some(known.desc.clone()),
+            None => Some(self.imports?.place_loaded(diff_id)?.desc),
+        }
     }
 
-    /// Where a base image has a layer, or a cache.
+    /// Where a base image has a layer, or a cache that has been read.
     pub(crate) fn origin(&self, diff_id: &Digest) -> Option<Origin> {
-        self.place(diff_id).map(|known| known.origin)
+        match self.known.get(diff_id) {
+            Some(known) => Some(known.origin.clone()),
+            None => Some(self.imports?.place_loaded(diff_id)?.origin),
+        }
     }
 
     /// Makes sure that the very blob that an image has for a layer is in the store.

@@ -300,6 +300,7 @@ impl<'a> Exports<'a> {
         is_first: bool,
     ) -> Result<Option<Records>, Error> {
         let today = day(self.site.request.now);
+        let is_doubtful = self.site.imports.was_refused();
         let mut merged = before.clone();
         let mut is_changed = false;
         for record in outgoing {
@@ -326,7 +327,7 @@ impl<'a> Exports<'a> {
             let mut found = record.found.clone();
             for link in &mut found.output.chain {
                 let layer = match before.layer(&link.layer) {
-                    Some(there) if !place.export.force_compression => there.clone(),
+                    Some(there) if !place.export.force_compression && !is_doubtful => there.clone(),
                     _ => self.bring(place, &link.layer)?,
                 };
                 link.layer = layer.diff_id.clone();
@@ -355,6 +356,9 @@ impl<'a> Exports<'a> {
         let (Some(old), Some(new)) = (known.output.chain.last(), found.output.chain.last()) else {
             return true;
         };
+        if self.site.imports.was_refused() {
+            return true;
+        }
         if old.layer == new.layer {
             return false;
         }

@@ -90,7 +90,7 @@ impl FolderPlace {
                     diff_id: layer.clone(),
                     descriptor,
                 };
-                if !self.has(&packed) {
+                if !self.has(&packed) || site.imports.was_refused() {
                     let blob = Desc::of(&packed.descriptor);
                     site.fetcher.ensure_blob(layer, &blob, stop)?;
                 }
@@ -102,7 +102,7 @@ impl FolderPlace {
                 packed::packed(site.space, layer, packing.compression, packing.force)?
             }
         };
-        if self.has(&packed) {
+        if self.has(&packed) && !site.imports.was_refused() {
             return Ok(packed);
         }
         let digest = packed.descriptor.digest();

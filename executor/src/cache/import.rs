@@ -32,6 +32,8 @@ pub(crate) struct Imports<'a> {
     loaded: OnceLock<Vec<Loaded>>,
     /// Whether something was refused since somebody asked.
     is_refused: AtomicBool,
+    /// Whether anything was.
+    was_refused: AtomicBool,
 }
 
 impl std::fmt::Debug for Imports<'_> {
@@ -73,6 +75,7 @@ impl<'a> Imports<'a> {
             ui,
             loaded: OnceLock::new(),
             is_refused: AtomicBool::new(false),
+            was_refused: AtomicBool::new(false),
         }
     }
 
@@ -111,6 +114,12 @@ impl<'a> Imports<'a> {
         found
             .filter_map(|(_, cache)| cache.records.by_link(key))
             .collect()
+    }
+
+    /// Where a layer can be had, if the caches have been read.
+    pub(crate) fn place_loaded(&self, diff_id: &Digest) -> Option<Place> {
+        self.loaded.get()?;
+        self.place(diff_id)
     }
 
     /// Where a layer can be had.
@@ -158,6 +167,7 @@ impl<'a> Imports<'a> {
             return;
         }
         self.is_refused.store(true, Ordering::SeqCst);
+        self.was_refused.store(true, Ordering::SeqCst);
         let name = &cache.name;
         let error = crate::error::chain(error);
         let what = if is_gone {
@@ -176,6 +186,7 @@ impl<'a> Imports<'a> {
             if claims.is_some_and(|layer| layer.identity.is_some())
                 && !cache.is_refused.swap(true, Ordering::SeqCst)
             {
+                self.was_refused.store(true, Ordering::SeqCst);
                 let name = &cache.name;
                 self.ui.warning(&format!(
                     "cache {name}: it is not used any more: layer {diff_id} does not hold what it says"
@@ -187,6 +198,11 @@ impl<'a> Imports<'a> {
     /// Whether something was refused since the last call: what was found may be of no use then.
     pub(crate) fn take_refusal(&self) -> bool {
         self.is_refused.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether a cache turned out to be damaged: what it goes to again is to be made anew.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.was_refused.load(Ordering::SeqCst)
     }
 
     fn load(&self) -> Vec<Loaded> {

@@ -20,7 +20,7 @@ use crate::push::Packing;
 use crate::push::source::{LayerSource, Order};
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
-use registry_client::{BlobSource, MemoryBlob, Reference};
+use registry_client::{BlobSource, ErrorCode, MemoryBlob, Reference};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::hash::{BuildHasher as _, RandomState};
@@ -36,6 +36,8 @@ const ATTEMPTS: u32 = 40;
 const FACTOR: u32 = 8;
 /// Shortest and longest time to wait for others.
 const WAIT: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(10)];
+/// How often a manifest may be refused because of blobs.
+const MOST_REFUSALS: u32 = 3;
 /// How often a wait looks whether it is to end.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -174,60 +176,39 @@ impl RegistryPlace {
         task: u64,
     ) -> Result<(), Error> {
         let site = exports.site();
-        let mut is_first = true;
+        let (mut is_first, mut refused) = (true, 0);
         for _ in 0..ATTEMPTS {
             let mut current = self.current(site)?;
-            if is_first && place.export.reset {
+            // What the registry has lost is lost.
+            if is_first && place.export.reset || refused == MOST_REFUSALS {
                 current.records = Records::default();
             }
             let Some(merged) = exports.merged(place, &current.records, records, is_first)? else {
                 return Ok(());
             };
-            for layer in merged.layers() {
-                if current.records.layer(&layer.diff_id).is_none() {
-                    let text = format!("writing layer {}", layer.blob.digest);
-                    let size = layer.blob.size;
-                    site.ui.task_progress(task, &text, size, size);
+            let begun = match self.write(exports, place, (&current, &merged), task) {
+                Ok(Some(begun)) => begun,
+                Ok(None) => {
+                    pause(exports.stop(), jitter(WAIT[0]))?;
+                    continue;
                 }
-            }
-            let documents = Exports::documents(place, &merged);
-            let say = |what: &str, desc: &Desc| {
-                let text = format!("writing {what} {}", desc.digest);
-                site.ui.task_progress(task, &text, desc.size, desc.size);
+                Err(error) if misses_blobs(&error) && refused < MOST_REFUSALS => {
+                    refused += 1;
+                    pause(exports.stop(), jitter(WAIT[0]))?;
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
-            say("config", &documents.records.0);
-            self.put_blob(exports, documents.records.1)?;
-            self.put_blob(exports, documents.config.1)?;
-            let begun = Instant::now();
-            if self.now(site)? != current.manifest {
-                pause(exports.stop(), jitter(WAIT[0]))?;
-                continue;
-            }
-            let (desc, bytes) = documents.manifest;
-            let kind = if place.export.image_manifest {
-                "cache image manifest"
-            } else {
-                "cache manifest"
-            };
-            say(kind, &desc);
-            site.remote.put_manifest_until(
-                &self.reference,
-                &desc.media_type,
-                &bytes,
-                exports.stop(),
-            )?;
             let window = begun.elapsed();
-            let store = site.space.store();
-            remember(store, &self.reference, desc.digest.clone(), &merged)?;
             is_first = false;
+            let put = Exports::documents(place, &merged).manifest.0.digest;
+            remember(site.space.store(), &self.reference, put.clone(), &merged)?;
             if self.reference.tag.is_none() {
                 return Ok(());
             }
-            pause(
-                exports.stop(),
-                (window * FACTOR).clamp(WAIT[0], WAIT[1]) + jitter(TICK),
-            )?;
-            if self.now(site)? == Some(desc.digest()?) {
+            let wait = (window * FACTOR).clamp(WAIT[0], WAIT[1]);
+            pause(exports.stop(), wait + jitter(TICK))?;
+            if self.now(site)? == Some(manifest::digest(&put)?) {
                 return Ok(());
             }
         }
@@ -235,6 +216,47 @@ impl RegistryPlace {
             subject: self.reference.to_string(),
             reason: "others write to it all the time".to_owned(),
         })
+    }
+
+    /// Puts the documents, unless another's are there meanwhile; gives the time of the last look.
+    fn write(
+        &self,
+        exports: &Exports<'_>,
+        place: &Place<'_>,
+        (current, merged): (&Current, &Records),
+        task: u64,
+    ) -> Result<Option<Instant>, Error> {
+        let site = exports.site();
+        for layer in merged.layers() {
+            if current.records.layer(&layer.diff_id).is_none() {
+                let text = format!("writing layer {}", layer.blob.digest);
+                let size = layer.blob.size;
+                site.ui.task_progress(task, &text, size, size);
+            }
+        }
+        let documents = Exports::documents(place, merged);
+        let say = |what: &str, desc: &Desc| {
+            let text = format!("writing {what} {}", desc.digest);
+            site.ui.task_progress(task, &text, desc.size, desc.size);
+        };
+        say("config", &documents.records.0);
+        self.put_blob(exports, documents.records.1)?;
+        self.put_blob(exports, documents.config.1)?;
+        let begun = Instant::now();
+        if self.now(site)? != current.manifest {
+            return Ok(None);
+        }
+        let (desc, bytes) = documents.manifest;
+        let kind = if place.export.image_manifest {
+            "cache image manifest"
+        } else {
+            "cache manifest"
+        };
+        say(kind, &desc);
+        let (name, stop) = (&self.reference, exports.stop());
+        site.remote
+            .put_manifest_until(name, &desc.media_type, &bytes, stop)?;
+        Ok(Some(begun))
     }
 
     fn now(&self, site: Site<'_>) -> Result<Option<Digest>, Error> {
@@ -301,6 +323,22 @@ impl RegistryPlace {
         remote.push_blob_until(&self.reference, &blob, &[], exports.stop())?;
         Ok(())
     }
+}
+
+/// Whether a registry did not take a manifest as it has not all blobs that it names: some do not see at once what others
+/// have just sent, and some have lost what they had.
+fn misses_blobs(error: &Error) -> bool {
+    let Error::Push { source, .. } = error else {
+        return false;
+    };
+    source.messages().iter().any(|message| {
+        matches!(
+            message.code,
+            Some(
+                ErrorCode::ManifestBlobUnknown | ErrorCode::BlobUnknown | ErrorCode::DigestInvalid
+            )
+        )
+    })
 }
 
 /// A layer as another cache has it.
