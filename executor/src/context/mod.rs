@@ -42,6 +42,8 @@ pub struct Context {
     listings: RwLock<HashMap<Vec<u8>, Arc<Listing>>>,
     /// Set once a file with several names was listed.
     any_hard_links: AtomicBool,
+    /// Set once a file was hashed.
+    any_hashed: AtomicBool,
 }
 
 impl Context {
@@ -86,6 +88,7 @@ impl Context {
             stats,
             listings: RwLock::default(),
             any_hard_links: AtomicBool::new(false),
+            any_hashed: AtomicBool::new(false),
         })
     }
 
@@ -122,6 +125,9 @@ impl Context {
         let Some(mut stats) = self.stats else {
             return Ok(());
         };
+        if !self.any_hashed.into_inner() {
+            return Ok(());
+        }
         let listings = self
             .listings
             .into_inner()
@@ -314,6 +320,9 @@ impl Context {
         let marked = with_xattrs_mark(node.key);
         let known = self.stats.as_ref().and_then(|stats| stats.get(&marked));
         let details = self.root.read_details(node, known, buffer)?;
+        if details.fresh {
+            self.any_hashed.store(true, Ordering::Relaxed);
+        }
         Ok(node.details.get_or_init(|| details))
     }
 }
