@@ -29,6 +29,7 @@ mod errors;
 mod examples;
 mod explain;
 mod guides;
+mod histories;
 mod hostile;
 mod hostile_registry;
 mod image_diff;

@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|interop|bench|stress|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|histories|interop|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -16,6 +16,7 @@ mod demo;
 mod depgraph;
 mod differential;
 mod features;
+mod histories;
 mod interop;
 mod peers;
 mod shell;
@@ -33,6 +34,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
+  histories [--count N] [--seed N]  random histories of edits, each state against a clean build
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
   bench [WORKLOAD..]   measure the release binary
   stress [--rounds N] [--builds N] [--kill]  many builds at once on one store, killed at random
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
         Some("differential") => differential::run(rest),
+        Some("histories") => histories::run(rest),
         Some("interop") => interop::run(rest),
         Some("bench") => bench::run(rest),
         Some("stress") => stress::run(rest),
