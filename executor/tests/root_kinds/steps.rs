@@ -37,9 +37,10 @@ const LINKED: ByFuse = ByFuse::Refused("which is a file with several names in th
 
 /// A file that has several names in a layer is one file to fuse-overlayfs, names are at most 251 bytes long, a folder's set
 /// time is lost when something in it is copied up later, and a whiteout made where something was removed undoes that.
-const BY_FUSE: [(&str, ByFuse); 8] = [
+const BY_FUSE: [(&str, ByFuse); 9] = [
     ("chown-all", LINKED),
     ("hard-link-to-linked", LINKED),
+    ("in-place-after-in-place", ByFuse::Other),
     ("linked-changed", LINKED),
     ("linked-chmod", LINKED),
     ("linked-moved", LINKED),

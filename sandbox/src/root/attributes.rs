@@ -117,18 +117,6 @@ pub(super) fn times(stat: &Statx) -> Timestamps {
     }
 }
 
-/// The times that something has, with another time of its last change.
-pub(super) fn modified(stat: &Statx, (seconds, nanoseconds): (i64, u32)) -> Timestamps {
-    let last_modification = Timespec {
-        tv_sec: seconds,
-        tv_nsec: nanoseconds.into(),
-    };
-    Timestamps {
-        last_modification,
-        ..times(stat)
-    }
-}
-
 /// Gives an open file or folder the attributes of another. The owner comes first, since changing it takes capabilities and
 /// set-uid bits away; the times last.
 pub(super) fn apply(fd: BorrowedFd<'_>, stat: &Statx, xattrs: &Xattrs) -> Result<(), Errno> {

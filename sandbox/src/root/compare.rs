@@ -247,14 +247,11 @@ impl Comparison<'_> {
             let left = self.entry(known, is_there, &here)?;
             before.entries.extend(left.map(|node| (name, node)));
         }
-        let is_same = before.has_attributes(&stat, &xattrs);
-        if is_same && (path.as_os_str().is_empty() || !place.is_made()) {
-            if before.modified != time(stat.stx_mtime) {
-                // Something came and went, which no layer tells.
-                let times = attributes::modified(&stat, before.modified);
-                rfs::futimens(now, &times).stage_with(stage)?;
-            }
-        } else {
+        // The upper's own folder is there already, and its time is its own.
+        let is_root = path.as_os_str().is_empty();
+        let is_same = before.has_attributes(&stat, &xattrs)
+            && (is_root || before.modified == time(stat.stx_mtime));
+        if !is_same || (place.is_made() && !is_root) {
             let made = place.get().stage_with(stage)?;
             attributes::drop_others(made.as_fd(), &xattrs).stage_with(stage)?;
             attributes::apply(made.as_fd(), &stat, &xattrs).stage_with(stage)?;

@@ -248,16 +248,21 @@ fn layers_of_other_steps_are_applied() {
     }
 }
 
+/// As with an overlay, which copies a folder up that something is made in.
 #[test]
-fn what_came_and_went_leaves_no_time() {
-    let mut stage = Stage::new(&[&["dir/sub/a=1"]], true);
-    let old = filetime(&stage.lowers()[0].join("dir"));
-    stage.step(|root| {
-        fs::write(root.join("dir/temporary"), "x").unwrap();
-        fs::remove_file(root.join("dir/temporary")).unwrap();
-    });
-    let upper = stage.step(|root| fs::write(root.join("dir/sub/b"), "x").unwrap());
-    assert_eq!(filetime(&upper.join("dir")), old);
+fn what_came_and_went_leaves_its_folders_time() {
+    for keeps in [true, false] {
+        let mut stage = Stage::new(&[&["dir/sub/a=1"]], keeps);
+        let old = filetime(&stage.lowers()[0].join("dir"));
+        let first = stage.step(|root| {
+            fs::write(root.join("dir/temporary"), "x").unwrap();
+            fs::remove_file(root.join("dir/temporary")).unwrap();
+        });
+        assert_eq!(listed(&first), ["dir/"]);
+        let second = stage.step(|root| fs::write(root.join("dir/sub/b"), "x").unwrap());
+        assert_eq!(filetime(&second.join("dir")), filetime(&first.join("dir")));
+        assert_ne!(filetime(&second.join("dir")), old);
+    }
 }
 
 fn filetime(path: &Path) -> (i64, i64) {
