@@ -8,6 +8,7 @@ use crate::notify::{self, mknod::Nodes};
 use crate::resolve;
 use crate::seccomp::Filter;
 use crate::sys;
+use crate::terminal;
 use crate::wire::{self, RunReply};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
@@ -94,15 +95,15 @@ fn prepare(
     [stdout, stderr]: [BorrowedFd<'_>; 2],
 ) -> Result<(), Failure> {
     rustix::process::setsid().stage("start a session")?;
-    let stdin = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .stage("open /dev/null")?;
-    let stdin = if spec.terminal { stdout } else { stdin.as_fd() };
-    for (fd, standard) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
-        sys::dup_onto(fd, standard).stage("set the standard streams")?;
-    }
     if spec.terminal {
+        let terminal = terminal::take(stdout, Some((spec.uid, spec.gid)))?;
+        set_streams([terminal.as_fd(); 3])?;
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
             .stage("take the terminal as the controlling one")?;
+    } else {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .stage("open /dev/null")?;
+        set_streams([null.as_fd(), stdout, stderr])?;
     }
     sys::close_range(3, u32::MAX, true).stage("mark inherited descriptors")?;
     sys::join_new_session_keyring();
@@ -132,6 +133,14 @@ fn prepare(
     limits::set(&spec.limits)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::reset_signals();
+    Ok(())
+}
+
+/// Standard input, output and error.
+pub(crate) fn set_streams(streams: [BorrowedFd<'_>; 3]) -> Result<(), Failure> {
+    for (fd, standard) in streams.into_iter().zip(0..) {
+        sys::dup_onto(fd, standard).stage("set the standard streams")?;
+    }
     Ok(())
 }
 

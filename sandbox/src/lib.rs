@@ -35,6 +35,7 @@ mod spec;
 mod subid;
 mod sys;
 mod task;
+mod terminal;
 mod volumes;
 mod watch;
 mod wire;
@@ -50,6 +51,7 @@ pub use spec::{
     Device, Exit, Keep, KeptCopy, Limit, Mount, Network, Overlay, Pressure, Resources, RunSpec,
     Seccomp, Security,
 };
+pub use terminal::TerminalOffer;
 
 /// As many layers as the kernel is given one by one; of more, the lowest are joined in one folder.
 pub const MOST_LAYERS: usize = rootfs::MOST_LAYERS;

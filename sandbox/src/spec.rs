@@ -137,7 +137,7 @@ pub struct RunSpec {
     pub security: Security,
     /// Limits of the whole command, by a control group.
     pub resources: Resources,
-    /// Standard output is a terminal, which becomes the command's input and its controlling terminal.
+    /// Standard output is the socket of a [`crate::TerminalOffer`]: the command's streams are a terminal, its controlling one.
     pub terminal: bool,
 }
 

@@ -179,7 +179,8 @@ impl Drop for Ended {
     }
 }
 
-/// A command on a terminal, by script(1); answers are typed when what they wait for has appeared.
+/// A command on a terminal, by script(1); answers are typed when what they wait for has appeared. One that begins with `!`
+/// is a command that is run beside it.
 fn on_terminal(project: &Project, command: &str, answers: &[(&str, &str)]) -> Run {
     let mut script = crate::support::program(Path::new("script"));
     script
@@ -208,7 +209,13 @@ fn on_terminal(project: &Project, command: &str, answers: &[(&str, &str)]) -> Ru
         });
         assert!(appeared, "no {wanted:?} in:\n{}", text());
         from += text()[from..].find(wanted).unwrap() + wanted.len();
-        stdin.write_all(answer.as_bytes()).unwrap();
+        let Some(command) = answer.strip_prefix('!') else {
+            stdin.write_all(answer.as_bytes()).unwrap();
+            continue;
+        };
+        let mut beside = crate::support::program(Path::new("sh"));
+        beside.args(["-c", command]).current_dir(project.path("."));
+        assert!(beside.status().unwrap().success(), "{command}");
     }
     let status = child.0.wait().unwrap();
     drop(stdin);
@@ -285,4 +292,63 @@ fn a_shell_is_offered_on_a_terminal() {
     for setting in ["isig icanon", " echo "] {
         assert!(run.stderr.contains(setting), "{}", run.stderr);
     }
+}
+
+/// The terminal is one of the sandbox's own, which the shell controls jobs with, and follows the real one's size.
+#[test]
+fn a_shell_has_a_terminal_of_its_own() {
+    if !able(
+        Path::new("/usr/bin/script").exists(),
+        "script (package bsdutils)",
+    ) {
+        return;
+    }
+    let project = failing();
+    project.build(&["--on-failure=keep"]).fails(1, &[]);
+    let kiln = format!(
+        "{} --root {}",
+        env!("CARGO_BIN_EXE_kiln"),
+        project.store().display()
+    );
+    let command = format!("tty > tty; stty rows 21 cols 55; {kiln} debug; stty -a");
+    let keys = [
+        ("$ ", "tty; ls -ln $(tty); stty size\n"),
+        ("/dev/pts/0", ""),
+        ("12 ", ""),
+        ("21 55", "sh -c 'echo sta''rted; exec sleep 1000'\n"),
+        ("started", "\u{1a}"),
+        ("Stopped", "kill -9 %1 && echo ki''lled\n"),
+        ("killed", "!stty -F \"$(cat tty)\" rows 33 cols 77"),
+        (
+            "$ ",
+            "until stty size | grep 33; do sleep 0.1; done; echo >/dev/tty si''zed\n",
+        ),
+        ("33 77", ""),
+        ("sized", "exit\n"),
+    ];
+    let is_restored = |run: &Run| {
+        for setting in ["isig icanon", " echo "] {
+            assert!(run.stderr.contains(setting), "{}", run.stderr);
+        }
+    };
+    let run = on_terminal(&project, &command, &keys);
+    is_restored(&run);
+    assert!(run.stderr.contains("rows 33"), "{}", run.stderr);
+
+    // Whoever is told to end gives the terminal back.
+    let command = format!("sh -c 'echo $$ > pid; exec {kiln} debug'; stty -a");
+    let run = on_terminal(&project, &command, &[("$ ", "!kill $(cat pid)")]);
+    is_restored(&run);
+
+    // Where no devpts can be mounted it is one of this machine's.
+    project
+        .build(&["--on-failure=keep", "--isolation=chroot"])
+        .fails(1, &[]);
+    let keys = [
+        ("$ ", "[ -t 0 ] && [ -t 2 ] && echo ter''minal; tty\n"),
+        ("terminal", ""),
+        ("not a tty", "exit\n"),
+    ];
+    let run = on_terminal(&project, &format!("{kiln} debug; stty -a"), &keys);
+    is_restored(&run);
 }

@@ -47,7 +47,7 @@ pub struct DebugRequest {
 /// Where the command's output goes.
 #[derive(Debug)]
 pub enum Streams {
-    /// A terminal, which is its input too.
+    /// A terminal, which is its input too: what [`sandbox::TerminalOffer`] has to be passed on.
     Terminal(OwnedFd),
     /// Standard output and standard error; its input is empty.
     Files(OwnedFd, OwnedFd),

@@ -6,6 +6,7 @@ use crate::command;
 use crate::fail::{Failure, Stage};
 use crate::seccomp::Filter;
 use crate::sys::{self, SingleThreaded};
+use crate::terminal;
 use crate::wire::{self, RunReply};
 use crate::{RunSpec, Security, limits, resolve};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -116,21 +117,16 @@ fn prepare(inside: &Inside<'_>, collar: processes::Collar) -> Result<(), Failure
 /// The copy's own `/dev/null` is the input: by a descriptor of the container's its owner and mode could be changed.
 fn standard_streams(inside: &Inside<'_>) -> Result<(), Failure> {
     let [stdout, stderr] = inside.output;
+    if inside.spec.terminal {
+        // There is no devpts of its own.
+        let terminal = terminal::take(stdout, None)?;
+        command::set_streams([terminal.as_fd(); 3])?;
+        return rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
+            .stage("take the terminal as the controlling one");
+    }
     let null = resolve::open_in(inside.root, Path::new("dev/null"), OFlags::RDONLY)
         .stage("open /dev/null")?;
-    let stdin = if inside.spec.terminal {
-        stdout
-    } else {
-        null.as_fd()
-    };
-    for (fd, standard) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
-        sys::dup_onto(fd, standard).stage("set the standard streams")?;
-    }
-    if inside.spec.terminal {
-        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())
-            .stage("take the terminal as the controlling one")?;
-    }
-    Ok(())
+    command::set_streams([null.as_fd(), stdout, stderr])
 }
 
 fn drop_bounding_set(kept: CapabilitySet) -> Result<(), Failure> {

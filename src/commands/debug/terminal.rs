@@ -1,4 +1,5 @@
-//! A terminal for a command in a sandbox: a pty of its own, between which and the real terminal bytes go both ways.
+//! A terminal for a command in a sandbox: a pty made there, or one of this side where none can be, between which and the
+//! real terminal bytes go both ways.
 
 use crate::error::Failure;
 use planner::scheduler::Cancel;
@@ -7,6 +8,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use sandbox::TerminalOffer;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread::JoinHandle;
 
@@ -20,53 +22,54 @@ const RESIZE: Timespec = Timespec {
 #[derive(Debug)]
 pub struct Relay {
     before: Termios,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     stop: Option<OwnedFd>,
 }
 
 impl Relay {
-    /// Makes a pty as large as the real terminal, which passes on every key from now on; gives the side for the command.
+    /// Gives what is to be passed to the command. As soon as that has its terminal, the real one passes on every key.
     pub fn start() -> Result<(Self, OwnedFd), Failure> {
-        let failed = |errno: Errno| {
-            let reason = std::io::Error::from(errno);
-            Failure::Other(format!("could not make a terminal: {reason}"))
-        };
+        let failed =
+            |error: std::io::Error| Failure::Other(format!("could not make a terminal: {error}"));
+        let errno = |errno: Errno| failed(errno.into());
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let near = openpt(flags).map_err(failed)?;
-        grantpt(&near).map_err(failed)?;
-        unlockpt(&near).map_err(failed)?;
-        let name = ptsname(&near, Vec::new()).map_err(failed)?;
+        let near = openpt(flags).map_err(errno)?;
+        grantpt(&near).map_err(errno)?;
+        unlockpt(&near).map_err(errno)?;
+        let name = ptsname(&near, Vec::new()).map_err(errno)?;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let far = rustix::fs::open(name, flags, Mode::empty()).map_err(failed)?;
-        let stdin = rustix::stdio::stdin();
+        let far = rustix::fs::open(name, flags, Mode::empty()).map_err(errno)?;
         follow_size(near.as_fd());
+        let (offer, passed) = TerminalOffer::new(&far).map_err(failed)?;
         let (stopped, stop) =
-            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(failed)?;
-        let output = near
-            .try_clone()
-            .map_err(|error| Failure::Other(format!("could not make a terminal: {error}")))?;
-        let before = tcgetattr(stdin).map_err(failed)?;
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(errno)?;
+        let before = tcgetattr(rustix::stdio::stdin()).map_err(errno)?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(stdin, OptionalActions::Now, &raw).map_err(failed)?;
-        let threads = vec![
-            std::thread::spawn(move || copy_out(&output)),
-            std::thread::spawn(move || copy_in(&near, &stopped)),
-        ];
+        let thread = std::thread::spawn(move || {
+            // A command that did not start has no use for one.
+            let Ok(own) = offer.taken() else { return };
+            let near = own.unwrap_or(near);
+            let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &raw);
+            std::thread::scope(|scope| {
+                scope.spawn(|| copy_in(&near, &stopped));
+                copy_out(&near);
+            });
+        });
         let relay = Self {
             before,
-            threads,
+            thread: Some(thread),
             stop: Some(stop),
         };
-        Ok((relay, far))
+        Ok((relay, passed))
     }
 }
 
 impl Drop for Relay {
-    /// The command's side must be closed by now: what it has written is shown to the end.
+    /// What was to be passed on must be closed by now: what the command has written is shown to the end.
     fn drop(&mut self) {
         drop(self.stop.take());
-        for thread in self.threads.drain(..) {
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
         let _ = tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &self.before);
