@@ -57,7 +57,9 @@ impl Group {
         for hierarchy in &hierarchies {
             let settings = settings::of(&wanted, hierarchy);
             let controllers = controllers(&settings, hierarchy, resources);
-            if controllers.is_empty() {
+            // In version 2 there are groups without controllers, which a parent alone asks for.
+            let is_named = hierarchy.unified && resources.cgroup_parent.is_some();
+            if controllers.is_empty() && !is_named {
                 continue;
             }
             let parent = place::parent(hierarchy, resources, &controllers, &settings)?;

@@ -51,6 +51,9 @@ pub(crate) fn stage(resources: &Resources, settings: &[Setting]) -> String {
 
 /// `controllers cpu, memory`.
 pub(crate) fn controllers_in_words(names: &[&'static str]) -> String {
+    if names.is_empty() {
+        return "no controller".to_owned();
+    }
     let plural = if names.len() == 1 { "" } else { "s" };
     format!("controller{plural} {}", names.join(", "))
 }

@@ -227,6 +227,10 @@ pub(crate) fn victim(args: &[String]) -> ExitCode {
         env: vec![("PATH".to_owned(), "/bin".to_owned())],
         resources: Resources {
             pids: limited.then_some(60),
+            cgroup_parent: more
+                .iter()
+                .find_map(|arg| arg.strip_prefix("--parent="))
+                .map(str::to_owned),
             ..Resources::default()
         },
         ..RunSpec::default()

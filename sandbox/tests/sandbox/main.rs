@@ -32,6 +32,7 @@ mod probes;
 mod stopping;
 mod tasks;
 mod unfenced;
+mod unified;
 mod users;
 mod world;
 
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Some("--in-machine") => return network::main(&args[1..]),
         Some("--serve") => return network::serve(),
         Some("--serve-names") => return network::serve_names(),
+        Some("--in-unified") => return unified::main(),
         Some("--network-victim") => return network::victim(&args[1..]),
         Some("--list") => {
             println!(
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         let more = users::run_as_in_a_container(&filters)
             .unwrap_or_else(|reason| skip("all tests without namespaces", &reason));
         counts = add(counts, more);
+        counts = add(counts, unified::run_all(&filters));
         counts = add(counts, network::run_all(&filters));
         counts = add(counts, places::run_all(&filters));
     }
