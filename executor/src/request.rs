@@ -6,7 +6,7 @@ mod load;
 mod run;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
-pub use cache::{CacheExport, CacheImport, CacheMode, CacheTarget};
+pub use cache::{CacheExport, CacheImport, CacheMode, CacheMounts, CacheTarget};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
 pub use run::{NetworkSettings, OnFailure, OutputLimits, RunSettings};
 
@@ -86,6 +86,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheImport>,
     /// `--cache-to`.
     pub cache_to: Vec<CacheExport>,
+    /// `--cache-mounts`.
+    pub cache_mounts: CacheMounts,
     /// SOURCE_DATE_EPOCH, seconds.
     pub source_date_epoch: Option<i64>,
     /// Time of the build for `created`, seconds since the epoch (the clock enters here).

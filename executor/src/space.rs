@@ -6,6 +6,7 @@
 //! process all the same. What a task does is its module's; this one only brings it there.
 
 use crate::build::{ca, volumes};
+use crate::cache::mounts;
 use crate::request::RunSettings;
 use crate::{Error, copy, layer};
 use sandbox::{IdMapping, Isolation, NetworkOptions, RootKind, Sandbox};
@@ -39,6 +40,15 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     }),
     (layer::tasks::SERIALISE, |request, _| {
         run_json(request, layer::tasks::serialise)
+    }),
+    (mounts::SCAN, |request, _| {
+        run_json(request, mounts::scan_task)
+    }),
+    (mounts::PACK, |request, _| {
+        run_json(request, mounts::pack_task)
+    }),
+    (mounts::LAY_OUT, |request, _| {
+        run_json(request, mounts::lay_out_task)
     }),
 ];
 

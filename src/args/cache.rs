@@ -11,4 +11,7 @@ pub struct CacheArgs {
     /// Cache to write: `type=registry,ref=REF`, `type=local,dest=DIR` or `type=inline`, with `mode=min|max`, `compression=`, `ignore-error=`...; may be given several times
     #[arg(long = "cache-to", value_name = "SPEC")]
     pub cache_to: Vec<String>,
+    /// Cache mounts of RUN (`--mount=type=cache`) that travel with --cache-to and --cache-from: `all`, `none`, or ids
+    #[arg(long = "cache-mounts", value_name = "all|none|ID[,ID...]")]
+    pub cache_mounts: Vec<String>,
 }

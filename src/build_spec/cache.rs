@@ -3,7 +3,7 @@
 use super::{csv, usage};
 use crate::error::Failure;
 use executor::push::Packing;
-use executor::request::{CacheExport, CacheImport, CacheMode, CacheTarget};
+use executor::request::{CacheExport, CacheImport, CacheMode, CacheMounts, CacheTarget};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -41,6 +41,33 @@ pub fn exports(raw: &[String], inline: bool) -> Result<(Vec<CacheExport>, Vec<St
         exports.push(CacheExport::new(CacheTarget::Inline));
     }
     Ok((exports, insecure))
+}
+
+/// Which cache mounts travel. `all` and `none` stand alone.
+pub fn mounts(raw: &[String]) -> Result<CacheMounts, Failure> {
+    let (mut ids, mut words) = (Vec::new(), Vec::new());
+    for text in raw {
+        let fields = csv::fields(text).map_err(|reason| {
+            usage(format!(
+                "invalid value {text:?} for '--cache-mounts': {reason}"
+            ))
+        })?;
+        for field in fields.into_iter().filter(|field| !field.is_empty()) {
+            match field.as_str() {
+                "all" => words.push(CacheMounts::All),
+                "none" => words.push(CacheMounts::None),
+                _ => ids.push(field),
+            }
+        }
+    }
+    match words.pop() {
+        None if ids.is_empty() => Ok(CacheMounts::None),
+        None => Ok(CacheMounts::Ids(ids)),
+        Some(word) if ids.is_empty() && words.iter().all(|other| *other == word) => Ok(word),
+        Some(_) => Err(usage(
+            "invalid value for '--cache-mounts': all and none stand alone".to_owned(),
+        )),
+    }
 }
 
 fn entries(flag: &str, raw: &[String]) -> Result<Vec<Entry>, Failure> {

@@ -104,6 +104,7 @@ fn request(
     let request = BuildRequest {
         cache_from,
         cache_to,
+        cache_mounts: cache::mounts(&args.cache.cache_mounts)?,
         dockerfile: source.dockerfile,
         dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,

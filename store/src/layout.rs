@@ -16,7 +16,7 @@
 //! records/XX/REST                  cache records: see `record`
 //! refs/SHA256(NAME)                references as JSON (the folder flock'd while one is edited); `refs/untagged-ALGORITHM-ENCODED` for images without a name
 //! stat/SHA256(CONTEXT)             stat caches: see `stat_cache`
-//! mounts/SHA256(ID)/id, N/data     cache mounts; N flock'd while in use; N/ready once filled
+//! mounts/SHA256(ID)/id, N/data     cache mounts; N flock'd while in use; N/ready once filled, N/notes of its reader
 //! scratch/RANDOM/                  flock'd by its owner; swept when nobody holds the lock
 //! scratch/RANDOM.stuck/            dead, and not removable by us (files of other ids)
 //! leases/SECONDS-RANDOM            flock'd: see `lease`

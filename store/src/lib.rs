@@ -34,7 +34,7 @@ pub use growth::Disk;
 pub use inventory::Piece;
 pub use kept::{HeldKept, Kept};
 pub use layer::{LayerBlob, LayerMeta, StagedLayer};
-pub use mounts::{CacheMount, MountSharing};
+pub use mounts::{CacheMount, MountReader, MountSharing};
 pub use prune::{Counts, PruneOptions, PruneReport, PrunedKind, Usage};
 pub use refs::{ImageRef, ReferenceEdit};
 pub use scratch::Scratch;

@@ -62,6 +62,47 @@ impl CacheMount {
     }
 }
 
+impl CacheMount {
+    /// Lets others have it as one that nobody has filled.
+    pub fn leave_new(mut self) {
+        // Its drop says that it is filled unless it was.
+        self.new = false;
+    }
+}
+
+/// A cache mount that is read while others may use it.
+#[derive(Debug)]
+pub struct MountReader {
+    slot: PathBuf,
+    lock: Option<File>,
+    _store: Store,
+}
+
+impl MountReader {
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.slot.join("data")
+    }
+
+    /// A file beside the folder for what its reader remembers of it.
+    #[must_use]
+    pub fn notes(&self) -> PathBuf {
+        self.slot.join("notes")
+    }
+
+    /// Whether those that want it alone wait for this reader.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Lets others have it alone.
+    pub fn release(&mut self) {
+        self.lock = None;
+    }
+}
+
 impl Drop for CacheMount {
     fn drop(&mut self) {
         if let Err(error) = self.mark_ready() {
@@ -107,16 +148,56 @@ impl Store {
                 break taken;
             }
         };
+        self.held(slot, lock).map(Some)
+    }
+
+    /// The first folder of a cache mount, alone, if nobody has filled it and nobody uses it now. It does not wait.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn cache_mount_to_fill(&self, id: &str) -> Result<Option<CacheMount>, Error> {
+        if self.inner.layout.mount(id).join("0/ready").exists() {
+            return Ok(None);
+        }
+        let mount = self.cache_mount_unless(id, MountSharing::Locked, &|| true)?;
+        Ok(mount.filter(CacheMount::is_new))
+    }
+
+    /// The first folder of a cache mount for reading, if somebody has filled it. Who has it alone is waited for until
+    /// `stop` says so; then it is read all the same, unlocked.
+    ///
+    /// # Errors
+    /// The folder cannot be locked.
+    pub fn cache_mount_to_read(
+        &self,
+        id: &str,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<MountReader>, Error> {
+        let folder = self.inner.layout.mount(id);
+        let slot = folder.join("0");
+        if !slot.join("ready").exists() {
+            return Ok(None);
+        }
+        self.uses(&folder);
+        let lock = wait_for(slot.clone(), FlockOperation::NonBlockingLockShared, stop)?;
+        Ok(Some(MountReader {
+            slot,
+            lock: lock.map(|(_, lock)| lock),
+            _store: self.clone(),
+        }))
+    }
+
+    fn held(&self, slot: PathBuf, lock: File) -> Result<CacheMount, Error> {
         let data = slot.join("data");
         make_dir(&data)?;
         let new = !slot.join("ready").exists();
-        Ok(Some(CacheMount {
+        Ok(CacheMount {
             slot,
             data,
             new,
             _lock: lock,
             _store: self.clone(),
-        }))
+        })
     }
 }
 

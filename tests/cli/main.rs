@@ -13,6 +13,7 @@ mod add_remote;
 mod arguments;
 mod bad_input;
 mod cache;
+mod cache_mounts;
 mod caches;
 mod checks;
 mod confined;

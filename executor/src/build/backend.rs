@@ -14,6 +14,7 @@ use crate::build::record::{self, Link, OtherKeys, StepOutput, base_of};
 use crate::build::room::Room;
 use crate::build::run;
 use crate::build::sources::RemoteSteps;
+use crate::cache::mounts::Travel;
 use crate::cache::{Claims, Exports};
 use crate::copy::{self, CopySourceTree, ReadEntry};
 use crate::device::Devices;
@@ -65,6 +66,8 @@ pub(crate) struct Executor<'a> {
     pub journal: Journal,
     /// Caches that what is made here goes to.
     pub exports: Option<&'a Exports<'a>>,
+    /// Cache mounts that travel.
+    pub travel: Option<&'a Travel<'a>>,
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
     links: Mutex<HashMap<StepId, CacheKey>>,
@@ -100,6 +103,7 @@ impl<'a> Executor<'a> {
             plan: None,
             journal: Journal::default(),
             exports: None,
+            travel: None,
             claims: Claims::default(),
             links: Mutex::default(),
             reads: Mutex::default(),

@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::build::backend::{Executor, Work};
 use crate::build::mounts::{self, Held};
+use crate::cache::mounts as travel;
 use crate::snapshot::Snapshot;
 use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::Cancel;
@@ -10,9 +11,6 @@ use sandbox::{Mode, Mount, Overlay};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use store::{CacheMount, MountSharing};
-
-/// Mode of a cache mount's folder that does not say one.
-const DEFAULT_MODE: u32 = 0o755;
 
 /// The cache mounts that a command holds, by identity.
 pub(crate) type Taken = BTreeMap<String, CacheMount>;
@@ -41,6 +39,9 @@ pub(crate) fn take(
     }
     let store = executor.space.store();
     for (id, sharing) in wanted {
+        if let Some(travel) = executor.travel {
+            travel.before_use(&id)?;
+        }
         let stop = || Cancel::is_cancelled(work.cancel);
         let cache = store.cache_mount_unless(&id, sharing, &stop)?;
         held.caches.insert(id, cache.ok_or(Error::Cancelled)?);
@@ -86,11 +87,7 @@ fn identity(mount: &RunMount, work: &Work<'_>) -> Option<(String, MountSharing)>
         };
         return Some((id, sharing));
     }
-    let id = match (*mode, *uid, *gid) {
-        (DEFAULT_MODE, 0, 0) => id.clone(),
-        (mode, uid, gid) => format!("{id}:{mode:o}:{uid}:{gid}"),
-    };
-    Some((id, sharing))
+    Some((travel::identity(id, *mode, *uid, *gid), sharing))
 }
 
 /// The mount of a cache that was taken.

@@ -39,6 +39,7 @@ pub use prepare::{Stream, prepare, utf8};
 pub use room::CacheMax;
 
 use crate::Error;
+use crate::cache::mounts::Travel;
 use crate::cache::{Exports, Imports, Site};
 use crate::context::ignore::ignored_files;
 use crate::device::Devices;
@@ -194,6 +195,7 @@ pub fn build(
         plan: &plan,
     };
     let exports = Exports::new(site, cancel)?;
+    let travel = Travel::new(&space, request, &remote, (&plan, ui, cancel));
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
     let emulation = Emulation::of(&plan, request, begun);
@@ -211,6 +213,7 @@ pub fn build(
         executor.devices = devices;
         executor.plan = Some(&plan);
         executor.exports = Some(&exports);
+        executor.travel = Some(&travel);
         loop {
             match carry_out(site, &executor, cancel, stdout.as_ref()) {
                 // Something that was found in a cache is not there, and has to be made.
@@ -225,6 +228,7 @@ pub fn build(
     let (result, keys) = carried?;
     saved?;
     exports.finish(&keys)?;
+    travel.export()?;
     Ok(result)
 }
 

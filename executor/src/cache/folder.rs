@@ -45,14 +45,14 @@ pub(super) fn read(
     Ok((source, document))
 }
 
-fn lock(dir: &Path, operation: FlockOperation) -> Result<File, Error> {
+pub(super) fn lock(dir: &Path, operation: FlockOperation) -> Result<File, Error> {
     let folder = File::open(dir).map_err(|source| failed("open", dir, source))?;
     rustix::fs::flock(&folder, operation)
         .map_err(|errno| failed("lock", dir, io::Error::from(errno)))?;
     Ok(folder)
 }
 
-fn failed(op: &'static str, path: &Path, source: io::Error) -> Error {
+pub(super) fn failed(op: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io {
         op,
         path: path.to_owned(),
@@ -68,7 +68,7 @@ impl FolderPlace {
         }
     }
 
-    fn blob_path(&self, digest: &str) -> PathBuf {
+    pub(super) fn blob_path(&self, digest: &str) -> PathBuf {
         Layout::known(&self.dir).path_of(digest)
     }
 
@@ -117,13 +117,13 @@ impl FolderPlace {
     }
 
     /// Writes a file that is visible when it is whole.
-    fn place(&self, path: &Path, from: &mut dyn Read) -> Result<(), Error> {
+    pub(super) fn place(&self, path: &Path, from: &mut dyn Read) -> Result<(), Error> {
         let mut to = Destination::file(path)?;
         io::copy(from, &mut to).map_err(|source| failed("write", path, source))?;
         to.commit()
     }
 
-    fn put(&self, desc: &Desc, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn put(&self, desc: &Desc, bytes: &[u8]) -> Result<(), Error> {
         let path = self.blob_path(&desc.digest);
         if fs::metadata(&path).is_ok_and(|found| found.len() == desc.size) {
             return Ok(());
@@ -188,14 +188,19 @@ impl FolderPlace {
             .manifests
             .retain(|entry| !layout::has_tag(entry, &self.tag));
         index.manifests.push(entry);
-        let bytes = manifest::bytes_of(&index);
-        self.place(&self.dir.join("oci-layout"), &mut &*MARKER)?;
-        self.place(&self.dir.join("index.json"), &mut bytes.as_slice())?;
+        self.write_index(&index)?;
         self.remove_unused(&index, parts);
         Ok(())
     }
 
-    fn index(&self) -> Result<Index, Error> {
+    /// Makes it a layout with this index.
+    pub(super) fn write_index(&self, index: &Index) -> Result<(), Error> {
+        let bytes = manifest::bytes_of(index);
+        self.place(&self.dir.join("oci-layout"), &mut &*MARKER)?;
+        self.place(&self.dir.join("index.json"), &mut bytes.as_slice())
+    }
+
+    pub(super) fn index(&self) -> Result<Index, Error> {
         let path = self.dir.join("index.json");
         if !path.exists() {
             return Ok(Index::of(Vec::new()));
@@ -240,7 +245,7 @@ impl FolderPlace {
     }
 
     /// Removes what only the replaced cache needed.
-    fn remove_unused(&self, index: &Index, mut parts: Vec<String>) {
+    pub(super) fn remove_unused(&self, index: &Index, mut parts: Vec<String>) {
         let mut used = HashSet::new();
         for entry in &index.manifests {
             used.insert(entry.digest.clone());
@@ -260,7 +265,7 @@ impl FolderPlace {
     }
 }
 
-fn blobs_of(document: &Document) -> Vec<String> {
+pub(super) fn blobs_of(document: &Document) -> Vec<String> {
     let (config, parts) = match document {
         Document::Manifest(found) => (Some(&found.config), &found.layers),
         Document::Index(found) => (None, &found.manifests),

@@ -13,6 +13,7 @@ mod export;
 mod folder;
 mod import;
 mod inline;
+pub(crate) mod mounts;
 mod read;
 mod records;
 mod registry;

@@ -96,11 +96,15 @@ struct Current {
 
 impl RegistryPlace {
     pub(super) fn new(name: &str) -> Result<Self, Error> {
-        let reference = Reference::parse(name).map_err(|source| Error::Name {
+        let reference = Self::parse(name)?;
+        Ok(Self { reference })
+    }
+
+    pub(super) fn parse(name: &str) -> Result<Reference, Error> {
+        Reference::parse(name).map_err(|source| Error::Name {
             name: name.to_owned(),
             source,
-        })?;
-        Ok(Self { reference })
+        })
     }
 
     /// Brings a layer into the repository: it is there, is mounted, or is sent while it is compressed.

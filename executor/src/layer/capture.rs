@@ -435,7 +435,7 @@ fn same_attributes(one: &Entry, other: &Entry) -> bool {
         && is_dir(one) == is_dir(other)
 }
 
-fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
+pub(crate) fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
     let mut buffer = [0u8; 1024];
     let mut large;
     let list: &[u8] = match rfs::flistxattr(fd, &mut buffer) {
@@ -457,7 +457,7 @@ fn list_xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<Vec<u8>>> {
         .collect())
 }
 
-fn read_xattr(fd: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Vec<u8>> {
+pub(crate) fn read_xattr(fd: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<Vec<u8>> {
     let mut buffer = [0u8; 256];
     match rfs::fgetxattr(fd, name, &mut buffer) {
         Ok(length) => Ok(buffer[..length].to_vec()),

@@ -206,7 +206,7 @@ fn from_sources(
 }
 
 /// Where the owners of what a command made are told.
-fn owners_of(space: &Space, work: Option<&Path>) -> Result<OwnersFrom, Error> {
+pub(crate) fn owners_of(space: &Space, work: Option<&Path>) -> Result<OwnersFrom, Error> {
     if !space.has_single_id()? {
         return Ok(OwnersFrom::Disk);
     }

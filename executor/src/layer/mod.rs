@@ -1,29 +1,29 @@
 //! Layers: canonical tar writing, indexes, capture of a RUN's upper directory, extraction, compression.
 
-mod capture;
-mod collect;
+pub(crate) mod capture;
+pub(crate) mod collect;
 mod compress;
 mod decode;
 mod deflate;
 mod estargz;
-mod extract;
+pub(crate) mod extract;
 mod growing;
 mod hash;
 mod header;
 mod holes;
-mod incoming;
+pub(crate) mod incoming;
 pub(crate) mod index;
-mod materialise;
+pub(crate) mod materialise;
 pub(crate) mod order;
 pub(crate) mod outgoing;
-mod owners;
+pub(crate) mod owners;
 pub(crate) mod packed;
 mod rewrite;
 pub(crate) mod tar_reader;
 pub(crate) mod tasks;
 mod unpack;
 mod writer;
-mod xattr;
+pub(crate) mod xattr;
 
 pub use collect::Limits;
 pub use compress::BlockCompressor;

@@ -35,7 +35,7 @@ pub(crate) enum OwnersFrom {
 
 /// [`OwnersFrom`], read.
 #[derive(Debug)]
-pub(super) enum Owners {
+pub(crate) enum Owners {
     Disk,
     Records {
         table: Vec<OwnerRecord>,
@@ -49,8 +49,8 @@ pub(super) enum Owners {
 
 /// A file of the upper directory.
 #[derive(Debug)]
-pub(super) struct Found<'a> {
-    pub(super) stat: &'a Stat,
+pub(crate) struct Found<'a> {
+    pub(crate) stat: &'a Stat,
     recorded: Option<(u32, u32)>,
     dir: BorrowedFd<'a>,
     /// Empty when `dir` is the file itself.
@@ -59,7 +59,7 @@ pub(super) struct Found<'a> {
 
 impl<'a> Found<'a> {
     /// An open file or directory with the owner that it carries.
-    pub(super) fn open(file: BorrowedFd<'a>, stat: &'a Stat, recorded: Option<(u32, u32)>) -> Self {
+    pub(crate) fn open(file: BorrowedFd<'a>, stat: &'a Stat, recorded: Option<(u32, u32)>) -> Self {
         Self {
             stat,
             recorded,
@@ -69,7 +69,7 @@ impl<'a> Found<'a> {
     }
 
     /// What cannot be opened, by its name in a directory.
-    pub(super) fn named(dir: BorrowedFd<'a>, name: &'a OsStr, stat: &'a Stat) -> Self {
+    pub(crate) fn named(dir: BorrowedFd<'a>, name: &'a OsStr, stat: &'a Stat) -> Self {
         Self {
             stat,
             recorded: None,
@@ -91,7 +91,7 @@ impl<'a> Found<'a> {
 }
 
 impl Owners {
-    pub(super) fn open(from: OwnersFrom, upper: BorrowedFd<'_>) -> Result<Self, Error> {
+    pub(crate) fn open(from: OwnersFrom, upper: BorrowedFd<'_>) -> Result<Self, Error> {
         let work = match from {
             OwnersFrom::Disk => return Ok(Self::Disk),
             OwnersFrom::Nothing => return Ok(Self::Nothing),
@@ -109,7 +109,7 @@ impl Owners {
     }
 
     /// Owner and group of a file; whether the layers below are shown at its place.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         found: &Found<'_>,
         path: &[u8],

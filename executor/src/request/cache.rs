@@ -89,3 +89,15 @@ pub enum CacheMode {
     /// All.
     Max,
 }
+
+/// `--cache-mounts`: which cache mounts of RUN steps (`--mount=type=cache`) travel with the caches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum CacheMounts {
+    /// None.
+    #[default]
+    None,
+    /// All.
+    All,
+    /// Those with these ids, as the Dockerfile has them, with or without the namespace of `BUILDKIT_CACHE_MOUNT_NS`.
+    Ids(Vec<String>),
+}
