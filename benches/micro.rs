@@ -182,20 +182,11 @@ fn files() -> Vec<Row> {
         .or_else(|_| tempfile::tempdir())
         .unwrap();
     let dir = work.path().join("files");
-    for number in 0..FILES {
-        let folder = dir.join(format!("d{:03}", number / 100));
-        std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(
-            folder.join(format!("f{:02}", number % 100)),
-            vec![(number % 251) as u8; FILE_SIZE],
-        )
-        .unwrap();
-    }
+    make_files(&dir);
     let open = |name: &str| {
         let store = Store::open(&work.path().join(name)).unwrap();
         Context::open(&dir, IgnoreRules::default(), None, &store).unwrap()
     };
-    let count = FILES as f64;
     let walking = median(5, || assert!(walk(&open("store")).len() > FILES));
     let stats = median(5, || assert!(stat_all(&dir) > FILES));
     let mut entries = Vec::new();
@@ -209,7 +200,7 @@ fn files() -> Vec<Row> {
     let reading = median(3, || {
         read_all(&dir, |bytes| {
             let _ = std::hint::black_box(blake3::hash(bytes));
-        })
+        });
     });
     let data = vec![7; FILE_SIZE];
     for entry in &mut entries {
@@ -220,7 +211,7 @@ fn files() -> Vec<Row> {
     executor::layer::sort(&mut entries);
     let (tar, index) = (work.path().join("tar"), work.path().join("index"));
     let writing = median(5, || {
-        drop(write_layer(&entries, &data, std::io::sink(), &index))
+        drop(write_layer(&entries, &data, std::io::sink(), &index));
     });
     let written = write_layer(
         &entries,
@@ -234,10 +225,17 @@ fn files() -> Vec<Row> {
         diff_id: written.diff_id,
     };
     let indexing = median(5, || {
-        drop(index_blob(&source, &Limits::default(), None, &index).unwrap())
+        drop(index_blob(&source, &Limits::default(), None, &index).unwrap());
     });
     let bytes = std::fs::read(&tar).unwrap();
     let whole = median(5, || sha256(&bytes));
+    rows_of_files([walking, stats, hashing, reading, writing, indexing, whole])
+}
+
+/// What was measured, in seconds, and what limits it.
+fn rows_of_files(seconds: [f64; 7]) -> Vec<Row> {
+    let [walking, stats, hashing, reading, writing, indexing, whole] = seconds;
+    let count = FILES as f64;
     let (hash, unit) = ("SHA-256 of the tar, one processor", "files");
     vec![
         Row {
@@ -273,6 +271,18 @@ fn files() -> Vec<Row> {
             unit,
         },
     ]
+}
+
+fn make_files(dir: &Path) {
+    for number in 0..FILES {
+        let folder = dir.join(format!("d{:03}", number / 100));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(
+            folder.join(format!("f{:02}", number % 100)),
+            vec![(number % 251) as u8; FILE_SIZE],
+        )
+        .unwrap();
+    }
 }
 
 fn walk(context: &Context) -> Vec<Entry> {
@@ -354,7 +364,7 @@ fn streams() -> Vec<Row> {
     for (name, compression) in kinds {
         let seconds = median(3, || compress(&data, compression, None));
         let alone = median(1, || {
-            compress(&data, compression, std::num::NonZero::new(1))
+            compress(&data, compression, std::num::NonZero::new(1));
         });
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let limit_seconds = alone / processors as f64;

@@ -82,16 +82,7 @@ fn request(
         .map(|text| secret::parse(text, environment))
         .collect::<Result<BTreeMap<_, _>, Failure>>()?;
     let outputs = outputs(args, environment)?;
-    for name in args
-        .tags
-        .iter()
-        .chain(outputs.iter().flat_map(|output| &output.names))
-    {
-        executor::request::image_name(name).map_err(|error| usage(crate::render::chain(&error)))?;
-    }
-    for path in args.iidfile.iter().chain(&args.metadata_file) {
-        output::check_file(path)?;
-    }
+    check_names(args, &outputs)?;
     let build_args = arguments::build_args(&args.build_args, &args.build_arg_files, environment)?;
     let inline = build_args
         .get("BUILDKIT_INLINE_CACHE")
@@ -147,11 +138,7 @@ fn request(
         outputs,
         // The build args say it, or the Dockerfile.
         source_date_epoch: None,
-        now: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |elapsed| {
-                i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
-            }),
+        now: now(),
         jobs: usize::from(args.jobs),
         registry,
         cache_max: room::cache_max(&args.space, environment)?,
@@ -159,6 +146,27 @@ fn request(
         proxies: environment.proxies(),
     };
     Ok((request, source.stream))
+}
+
+/// Names of images and of the files that a build writes, before it begins.
+fn check_names(args: &BuildArgs, outputs: &[OutputRequest]) -> Result<(), Failure> {
+    let of_outputs = outputs.iter().flat_map(|output| &output.names);
+    for name in args.tags.iter().chain(of_outputs) {
+        executor::request::image_name(name).map_err(|error| usage(crate::render::chain(&error)))?;
+    }
+    for path in args.iidfile.iter().chain(&args.metadata_file) {
+        output::check_file(path)?;
+    }
+    Ok(())
+}
+
+/// Seconds since the epoch.
+fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| {
+            i64::try_from(elapsed.as_secs()).unwrap_or(i64::MAX)
+        })
 }
 
 /// What commands may do and use, for the whole build.

@@ -471,7 +471,7 @@ fn damaged_caches_are_told_and_never_used() {
             replace(&cache, &records, b"{\"version\": 1, \"layers\": [");
         }),
         ("version", &|| {
-            rewrite(&cache, |records| records["version"] = 9.into())
+            rewrite(&cache, |records| records["version"] = 9.into());
         }),
         ("huge", &|| {
             let (_, records) = parts(&cache);

@@ -182,3 +182,19 @@ fn what_is_wrong_is_told_as_a_build_tells_it() {
     let project = Project::new("FROM scratch\nNONSENSE\n");
     plan(&project, &[]).fails(1, &["NONSENSE"]);
 }
+
+#[test]
+fn what_an_imported_cache_has_is_a_hit_and_would_be_pulled() {
+    let (here, there) = (project(), project());
+    let cache = here.path("cache");
+    let to = format!("--cache-to=type=local,dest={},mode=max", cache.display());
+    here.build(&[&to]).ok();
+    let from = format!("--cache-from=type=local,src={}", cache.display());
+    let found = as_json(&there, &[&from, "-o", "type=oci,dest=image.tar"]);
+    assert_eq!(results(&found), ["HIT"; 4]);
+    // The image's own layers: of COPY, COPY and RUN.
+    assert!(found["pull"]["layers"].as_u64().unwrap() >= 3, "{found}");
+    there.write("a", "b");
+    let found = as_json(&there, &[&from]);
+    assert_eq!(results(&found), ["HIT", "MISS", "UNKNOWN", "UNKNOWN"]);
+}

@@ -14,6 +14,7 @@ use super::resolve::Resolver;
 use super::sources::RemoteSteps;
 use super::{BuildFailure, Ui, epoch, failure, options, refuse_platforms};
 use crate::Error;
+use crate::cache::Imports;
 use crate::layer;
 use crate::remote::Remote;
 use crate::request::BuildRequest;
@@ -74,7 +75,7 @@ pub struct Forecast {
     pub compared: bool,
     /// All steps, inputs first.
     pub steps: Vec<ForecastStep>,
-    /// Layers of base images that would be pulled.
+    /// Layers of base images and of imported caches that would be pulled.
     pub pull: Amount,
     /// Layers that would be sent, by repository.
     pub push: BTreeMap<String, Amount>,
@@ -120,7 +121,8 @@ pub fn forecast(
         ui,
     };
     let plan = front.plan(&mut |requests| resolver.resolve(requests))?;
-    let fetcher = Fetcher::new(&space, &remote, &plan)?;
+    let imports = Imports::new(&space, request, &remote, ui);
+    let fetcher = Fetcher::new(&space, &remote, &plan)?.with_imports(&imports);
     let contexts = Contexts::new(&space, request, &pending);
     let emulation = Emulation::of(&plan, request, begun);
     let forecast = {
@@ -242,14 +244,16 @@ impl Foreseeing<'_, '_> {
         Ok(true)
     }
 
-    /// Layers of base images that are not here and that a step, or what is made of the result, needs.
+    /// Layers that are not here and that a step, or what is made of the result, needs.
     fn pull(&self, foreseen: &[Foreseen]) -> Result<Amount, Error> {
         let mut wanted: BTreeMap<String, (Digest, bool)> = BTreeMap::new();
-        let mut want = |image: usize, surely: bool| -> Result<(), Error> {
-            let Op::Image(image) = &self.plan.steps[image].op else {
-                return Ok(());
+        // What a cached step made may be in an imported cache only.
+        let mut want = |step: usize, surely: bool| -> Result<(), Error> {
+            let layers = match self.layers_of(step)? {
+                layers if layers.is_empty() => self.layers_of(fetch::bottom_of(self.plan, step))?,
+                layers => layers,
             };
-            for layer in super::backend::image_output(image)?.base {
+            for layer in layers {
                 let entry = wanted.entry(layer.to_string()).or_insert((layer, surely));
                 entry.1 |= surely;
             }
@@ -261,15 +265,14 @@ impl Foreseeing<'_, '_> {
             }
             for (index, input) in step.inputs.iter().enumerate() {
                 if needs_layers(&step.op, index) {
-                    let bottom = fetch::bottom_of(self.plan, input.0 as usize);
-                    want(bottom, *foreseen == Foreseen::Miss)?;
+                    want(input.0 as usize, *foreseen == Foreseen::Miss)?;
                 }
             }
         }
         if publish::keeps_result(self.executor.request) {
             for target in &self.plan.targets {
                 if let Some(rootfs) = target.rootfs {
-                    want(fetch::bottom_of(self.plan, rootfs.0 as usize), true)?;
+                    want(rootfs.0 as usize, true)?;
                 }
             }
         }
