@@ -27,11 +27,13 @@ const CAPABILITIES: &str = "-all,+chown,+dac_override,+fsetid,+fowner,+mknod,+ne
     +net_bind_service,+sys_chroot,+kill,+audit_write";
 
 /// Containers, and the isolation that each is to give: no less, and no more is asked for.
-const PLACES: [(&str, &str); 4] = [
+const PLACES: [(&str, &str); 6] = [
     ("docker", "chroot"),
     ("docker-unconfined", "nested"),
     ("docker-unconfined-user", "nested"),
     ("docker-unconfined-tmpfs", "nested"),
+    ("podman", "nested"),
+    ("podman-unconfined", "nested"),
 ];
 
 /// Steps that are refused there: fuse-overlayfs copies a lower file with several names up as one file.
