@@ -4,7 +4,7 @@
 use crate::world::{PATH, World, chain, run_in};
 use crate::{Counts, add, skip, users};
 use sandbox::{
-    Exit, Network, NetworkKind, NetworkOptions, NetworkProgram, Options, RunSpec, Sandbox,
+    Exit, Mode, Network, NetworkKind, NetworkOptions, NetworkProgram, Options, RunSpec, Sandbox,
 };
 use std::io::Write;
 use std::net::{IpAddr, TcpListener, UdpSocket};
@@ -27,6 +27,8 @@ case $case in
     closed-device) mknod -m 600 /dev/net/tun c 10 200 ;;
     *) mknod -m 666 /dev/net/tun c 10 200 ;;
 esac
+# A namespace in which something of /proc is covered is given no new one.
+[ "$case" != neighbours ] || mount --bind /dev/null /proc/interrupts
 echo "nameserver 127.0.0.1" > /dev/net/resolv.conf
 mount --bind /dev/net/resolv.conf /etc/resolv.conf
 "$self" --serve-names & names=$!
@@ -56,6 +58,7 @@ const CASES: &[Case] = &[
     ("offline", offline),
     ("no-device", no_device),
     ("closed-device", closed_device),
+    ("neighbours", neighbours),
 ];
 
 /// Runs all cases as root and as each user. They are not part of the other tests, whose machine has no network to rely on.
@@ -575,6 +578,34 @@ fn closed_device(world: &World) {
 }
 
 /// What a program's process is called.
+/// Where `/proc` is the surrounding one's, the processes that keep the build's network are in sight, and out of reach.
+fn neighbours(world: &World) {
+    assert_eq!(world.sandbox().mode(), Mode::Nested);
+    for program in PROGRAMS {
+        let sandbox = start(world, with(program));
+        sandbox.network().unwrap();
+        for wanted in [comm(program), "kiln-network", "kiln-sandbox"] {
+            let found = processes(&[wanted]);
+            assert!(!found.is_empty(), "{wanted}");
+            for (pid, name) in found {
+                let look = private(world, &format!("cat /proc/{pid}/comm"));
+                let seen = run_in(&sandbox, &look).unwrap().ok();
+                assert_eq!(seen.trim(), name);
+                let mut spec = world.probe("reach");
+                spec.args.push(pid.to_string());
+                spec.network = Network::Private;
+                let answers = run_in(&sandbox, &spec).unwrap().ok();
+                assert_eq!(answers.lines().count(), 14, "{answers}");
+                let reached: Vec<&str> = answers
+                    .lines()
+                    .filter(|line| line.ends_with(" 0"))
+                    .collect();
+                assert_eq!(reached, [""; 0], "{program:?} {name}");
+            }
+        }
+    }
+}
+
 fn comm(program: NetworkProgram) -> &'static str {
     match program {
         // Debian's names itself after another name of the same file.

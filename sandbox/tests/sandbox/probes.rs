@@ -48,6 +48,7 @@ pub(crate) fn main(args: &[String]) -> ExitCode {
         Some("abstract") => connect(&args[1]),
         Some("tcp") => hear(&args[1]),
         Some("terminal") => terminal(),
+        Some("reach") => reach(&args[1]),
         Some("fence-relay") => crate::fence::relay(),
         Some("fence-socket") => crate::fence::socket(&args[1]),
         Some("fence") => crate::fence::probe(&args[1..]),
@@ -243,6 +244,15 @@ fn processes() {
             [1, signal as usize, 0, 0],
         );
     }
+    files_of("1");
+    let environ: Vec<String> = std::env::vars().map(|(key, _)| key).collect();
+    println!("environ {}", environ.join(" "));
+    let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    println!("fds {fds}");
+}
+
+/// Tries to open what tells of another process.
+fn files_of(pid: &str) {
     for file in [
         "environ",
         "mem",
@@ -255,16 +265,38 @@ fn processes() {
         "ns/mnt",
         "map_files",
     ] {
-        let errno = match std::fs::File::open(format!("/proc/1/{file}")) {
-            Ok(_) => 0,
+        let path = format!("/proc/{pid}/{file}");
+        // Some folders are guarded when they are read.
+        let opened = std::fs::File::open(&path).and_then(|opened| {
+            if !opened.metadata()?.is_dir() {
+                return Ok(());
+            }
+            std::fs::read_dir(&path)?.next().transpose().map(drop)
+        });
+        let errno = match opened {
+            Ok(()) => 0,
             Err(error) => error.raw_os_error().unwrap_or(-1),
         };
-        println!("/proc/1/{file} {errno}");
+        println!("/proc/{pid}/{file} {errno}");
     }
-    let environ: Vec<String> = std::env::vars().map(|(key, _)| key).collect();
-    println!("environ {}", environ.join(" "));
-    let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    println!("fds {fds}");
+}
+
+/// Attacks on a process that is in sight.
+fn reach(pid: &str) {
+    files_of(pid);
+    let number: usize = pid.parse().unwrap();
+    call(
+        "ptrace-attach",
+        libc::SYS_ptrace,
+        [libc::PTRACE_ATTACH as c_uint as usize, number, 0, 0],
+    );
+    call(
+        "ptrace-seize",
+        libc::SYS_ptrace,
+        [libc::PTRACE_SEIZE as c_uint as usize, number, 0, 0],
+    );
+    call("signal", libc::SYS_kill, [number, 0, 0, 0]);
+    call("pidfd", libc::SYS_pidfd_open, [number, 0, 0, 0]);
 }
 
 /// The classic way out of a chroot: needs only CAP_SYS_CHROOT, which commands have.
