@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|histories|interop|bench|stress|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|histories|interop|modes-debian|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -10,6 +10,7 @@
     reason = "a developer's tool"
 )]
 
+mod accounts;
 mod bench;
 mod conformance;
 mod demo;
@@ -18,6 +19,7 @@ mod differential;
 mod features;
 mod histories;
 mod interop;
+mod modes_debian;
 mod peers;
 mod shell;
 mod stress;
@@ -36,6 +38,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
+  modes-debian [MODE..]  apt, a compiler and file capabilities on Debian in every mode of RUN: the same tree (root)
   bench [WORKLOAD..]   measure the release binary
   stress [--rounds N] [--builds N] [--kill]  many builds at once on one store, killed at random
   static               build the static release binary";
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Some("differential") => differential::run(rest),
         Some("histories") => histories::run(rest),
         Some("interop") => interop::run(rest),
+        Some("modes-debian") => modes_debian::run(rest),
         Some("bench") => bench::run(rest),
         Some("stress") => stress::run(rest),
         Some("static") => shell::build_static().map(|path| println!("{}", path.display())),

@@ -5,6 +5,7 @@
 use super::limit;
 use super::place::Options;
 use super::table::{Table, median, ratio, seconds};
+use crate::accounts::User;
 use crate::peers::tools::Tools;
 use crate::{shell, test};
 use std::fmt::Write as _;
@@ -16,35 +17,6 @@ use std::time::Instant;
 const STEPS: usize = 30;
 /// Ordinary users that are made for it, with and without ranges of ids.
 const USERS: [(&str, bool); 2] = [("kilnbench", true), ("kilnbench1", false)];
-
-/// A user that is removed in the end.
-struct User {
-    name: &'static str,
-    id: String,
-}
-
-impl User {
-    fn new((name, ranges): (&'static str, bool)) -> Result<Self, String> {
-        let _ = shell::output(Command::new("userdel").arg(name));
-        let mut command = Command::new("useradd");
-        command.args(["--no-create-home", "--shell", "/bin/sh"]);
-        if !ranges {
-            command.arg("--system");
-        }
-        shell::output(command.arg(name))?;
-        let id = shell::output(Command::new("id").args(["-u", name]))?;
-        Ok(Self {
-            name,
-            id: id.trim().to_owned(),
-        })
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _ = shell::output(Command::new("userdel").arg(self.name));
-    }
-}
 
 /// Makes the command that builds a context.
 type Build<'a> = Box<dyn Fn(&Path) -> Option<Command> + 'a>;

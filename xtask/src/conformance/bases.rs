@@ -95,16 +95,8 @@ impl Bases {
         let kept = shell::target_dir().join("conformance");
         let layout = kept.join("debian");
         if !layout.join("index.json").exists() {
-            std::fs::create_dir_all(&kept).map_err(|error| error.to_string())?;
-            let tar = kept.join("debian.tar");
-            if !tar.exists() {
-                let part = kept.join("debian.part.tar");
-                let mut command = Command::new("mmdebstrap");
-                command.args(["--variant=minbase", "bookworm"]).arg(&part);
-                shell::output(&mut command)
-                    .map_err(|_| "left out: needs a Debian base from mmdebstrap".to_owned())?;
-                std::fs::rename(&part, &tar).map_err(|error| error.to_string())?;
-            }
+            let tar = debian_tar()
+                .map_err(|_| "left out: needs a Debian base from mmdebstrap".to_owned())?;
             write_layout(&layout, &tar).map_err(|error| format!("Debian base: {error}"))?;
         }
         let names = [
@@ -126,6 +118,21 @@ impl Bases {
         load(&self.kiln, &store, &archive)?;
         Ok((store, image::read(&layout)?.layers))
     }
+}
+
+/// The root file system of a small Debian, made once.
+pub fn debian_tar() -> Result<PathBuf, String> {
+    let kept = shell::target_dir().join("conformance");
+    std::fs::create_dir_all(&kept).map_err(|error| error.to_string())?;
+    let tar = kept.join("debian.tar");
+    if !tar.exists() {
+        let part = kept.join("debian.part.tar");
+        let mut command = Command::new("mmdebstrap");
+        command.args(["--variant=minbase", "bookworm"]).arg(&part);
+        shell::output(&mut command)?;
+        std::fs::rename(&part, &tar).map_err(|error| error.to_string())?;
+    }
+    Ok(tar)
 }
 
 fn load(kiln: &Path, store: &Path, archive: &Path) -> Result<(), String> {

@@ -4,7 +4,7 @@
 //! Suites are independent; the cases of a suite that builds run side by side, each with a store of its own.
 
 mod archives;
-mod bases;
+pub mod bases;
 mod buildah;
 mod builds;
 mod fixture;
