@@ -22,6 +22,7 @@ mod registry_tools;
 mod run;
 mod security;
 mod space;
+mod verify;
 
 pub use archive::{ExportArgs, ImportArgs, LoadArgs, SaveArgs, SaveFormat};
 pub use cache::CacheArgs;
@@ -42,6 +43,7 @@ pub use pull::PullArgs;
 pub use push::{PushArgs, PushFormat};
 pub use registry::RegistryArgs;
 pub use registry_tools::*;
+pub use verify::VerifyArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::RunArgs;
@@ -220,6 +222,9 @@ pub struct BuildArgs {
     /// Caches beside the store.
     #[command(flatten)]
     pub cache: CacheArgs,
+    /// Whether steps are carried out again.
+    #[command(flatten)]
+    pub verify: VerifyArgs,
     /// How large the cache may grow.
     #[command(flatten)]
     pub space: CacheMaxArgs,

@@ -82,6 +82,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Outputs; empty: the store.
     pub outputs: Vec<OutputRequest>,
+    /// `--verify`: cached steps are carried out again.
+    pub verify: bool,
     /// `--cache-from`.
     pub cache_from: Vec<CacheImport>,
     /// `--cache-to`.

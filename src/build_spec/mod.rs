@@ -93,6 +93,7 @@ fn request(
     registry.insecure.extend(insecure_from);
     registry.insecure.extend(insecure_to);
     let request = BuildRequest {
+        verify: args.verify.verify,
         cache_from,
         cache_to,
         cache_mounts: cache::mounts(&args.cache.cache_mounts)?,

@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::error::Failure;
 use crate::progress::Progress;
 use crate::render::failure::BuildReport;
-use executor::build::BuildFailure;
+use executor::build::{BuildFailure, Verified};
 use executor::request::{BuildRequest, OutputDest};
 use planner::scheduler::Cancel;
 use std::fs::File;
@@ -76,7 +76,26 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     {
         print_line(id);
     }
-    Ok(())
+    result.verified.as_ref().map_or(Ok(()), verdict)
+}
+
+/// What `--verify` found, step by step.
+fn verdict(verified: &Verified) -> Result<(), Failure> {
+    let steps = count(verified.steps, "step");
+    let Some((_, rest)) = verified.differing.split_first() else {
+        return Ok(());
+    };
+    let verb = if rest.is_empty() { "differs" } else { "differ" };
+    let mut text = format!("{steps} verified, {} {verb}", verified.differing.len());
+    for (step, difference) in &verified.differing {
+        text.push_str(&format!("\n  {step}: {difference}"));
+    }
+    Err(Failure::Other(text))
+}
+
+/// A number with what it counts.
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 /// A build that failed.

@@ -77,3 +77,4 @@ mod support;
 mod transcript;
 mod triggers;
 mod users;
+mod verify;

@@ -29,7 +29,7 @@ use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Plan, Step, StepI
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent, Survey};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -68,6 +68,8 @@ pub(crate) struct Executor<'a> {
     pub exports: Option<&'a Exports<'a>>,
     /// Cache mounts that travel.
     pub travel: Option<&'a Travel<'a>>,
+    /// Steps are carried out to be compared: nothing is recorded.
+    pub verifying: AtomicBool,
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
     links: Mutex<HashMap<StepId, CacheKey>>,
@@ -104,6 +106,7 @@ impl<'a> Executor<'a> {
             journal: Journal::default(),
             exports: None,
             travel: None,
+            verifying: AtomicBool::new(false),
             claims: Claims::default(),
             links: Mutex::default(),
             reads: Mutex::default(),
@@ -194,7 +197,7 @@ impl<'a> Executor<'a> {
         };
         let written = copy::copy(self.space, op, &base, source)?;
         let layer = self.known(written)?;
-        if let Some(key) = layer_key {
+        if let Some(key) = layer_key.filter(|_| !self.verifying.load(Ordering::SeqCst)) {
             let output = StepOutput::default().with(Link {
                 layer: layer.clone(),
                 created: self.request.now,
@@ -205,6 +208,21 @@ impl<'a> Executor<'a> {
                 .put_record(&key.0, &payload, &output.snapshot().layers)?;
         }
         Ok(layer)
+    }
+
+    /// Carries a step out; its layer.
+    pub(crate) fn make(&self, step: &Step, work: &Work<'_>) -> Result<Digest, Error> {
+        match &step.op {
+            Op::Image(_) => Err(Error::Request("an image is not made".to_owned())),
+            Op::Copy(op) => self.copy(step, op, work),
+            Op::Mkdir(op) => {
+                let base = work.base(op.base);
+                self.ensure_as(Form::Readable, &base.layers, step.id, work)?;
+                self.known(copy::mkdir(self.space, op, &base)?)
+            }
+            Op::Run(op) => run::run(self, step, op, work),
+            Op::Http(_) | Op::Git(_) => self.known(self.sources.layer(self.space, step)?),
+        }
     }
 
     /// The key of a `COPY --link` layer, which stays what it is when the base changes.
@@ -489,17 +507,10 @@ impl Backend for Executor<'_> {
             cancel,
         };
         let begun = Instant::now();
-        let layer = match &step.op {
-            Op::Image(image) => return image_output(image),
-            Op::Copy(op) => self.copy(step, op, &work)?,
-            Op::Mkdir(op) => {
-                let base = work.base(op.base);
-                self.ensure_as(Form::Readable, &base.layers, step.id, &work)?;
-                self.known(copy::mkdir(self.space, op, &base)?)?
-            }
-            Op::Run(op) => run::run(self, step, op, &work)?,
-            Op::Http(_) | Op::Git(_) => self.known(self.sources.layer(self.space, step)?)?,
-        };
+        if let Op::Image(image) = &step.op {
+            return image_output(image);
+        }
+        let layer = self.make(step, &work)?;
         let base = base_of(&step.op)
             .map(|index| inputs[index].clone())
             .unwrap_or_default();

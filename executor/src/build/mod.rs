@@ -29,6 +29,7 @@ pub(crate) mod secrets;
 pub(crate) mod sources;
 mod squash;
 mod trees;
+mod verify;
 pub(crate) mod volumes;
 
 pub use call::{Call, OpenStore};
@@ -37,6 +38,7 @@ pub use forecast::{Amount, Forecast, ForecastStep, Foreseen, forecast};
 pub use journal::{Story, Subject, Told, last_story};
 pub use prepare::{Stream, prepare, utf8};
 pub use room::CacheMax;
+pub use verify::Verified;
 
 use crate::Error;
 use crate::cache::mounts::Travel;
@@ -103,6 +105,8 @@ pub struct BuildResult {
     pub executed: usize,
     /// Steps that were cached.
     pub cached: usize,
+    /// What `--verify` found.
+    pub verified: Option<Verified>,
 }
 
 /// A failed build: the error, and which step it was.
@@ -279,10 +283,16 @@ fn carry_out(
         stdout: Mutex::new(stdout),
         cache: (site, &outcome.keys),
     };
+    let exported = exporter.export()?;
+    let verified = request
+        .verify
+        .then(|| verify::verify(executor, plan, &outcome, ui, cancel))
+        .transpose()?;
     let result = BuildResult {
+        verified,
         executed: outcome.executed,
         cached: outcome.cached,
-        ..exporter.export()?
+        ..exported
     };
     room::Room::new(request.cache_max).check(space);
     Ok((result, outcome.keys))
