@@ -232,7 +232,9 @@ impl Doc {
                 Some(at) => (&path[..at], &path[at + 1..]),
                 None => (&[][..], path),
             };
-            if name.is_empty() || name == b"." || name == b".." || path.contains(&0) {
+            let mut names = path.split(|&byte| byte == b'/');
+            let is_bad = |name: &[u8]| name.is_empty() || name == b"." || name == b"..";
+            if names.any(is_bad) || path.contains(&0) {
                 return bad("it is no clean path");
             }
             if path.len() > LONGEST_PATH || name.len() > LONGEST_NAME {
@@ -277,5 +279,131 @@ impl Doc {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(path: &str, what: What) -> Item {
+        Item {
+            path: Bytes(path.into()),
+            what,
+            mode: 0o755,
+            owner: (0, 0),
+            mtime: (0, 0),
+            xattrs: Vec::new(),
+        }
+    }
+
+    fn doc(items: Vec<Item>) -> Doc {
+        let root = item("", What::Directory);
+        let pack = Pack {
+            digest: manifest::digest_of(b"").to_string(),
+            size: 1,
+            plain: 10,
+        };
+        Doc {
+            packs: vec![pack],
+            chunks: vec![Chunk(ChunkId::of(b""), 0, 2, 8)],
+            items: [vec![root], items].concat(),
+            ..Doc::default()
+        }
+    }
+
+    fn file(path: &str) -> Item {
+        item(path, What::File(vec![0]))
+    }
+
+    fn link(path: &str, target: &str) -> Item {
+        item(path, What::Symlink(Bytes(target.into())))
+    }
+
+    fn hard(path: &str, target: &str) -> Item {
+        item(path, What::Hardlink(Bytes(target.into())))
+    }
+
+    #[test]
+    fn documents_are_read_as_they_were_written() {
+        let mut name = item("x", What::Directory);
+        name.path.0 = b"\xff\xfe".to_vec();
+        let whole = doc(vec![
+            item("d", What::Directory),
+            file("d/f"),
+            hard("d/h", "d/f"),
+            link("l", "/etc"),
+            name,
+        ]);
+        assert_eq!(Doc::decode(&whole.encode()), Ok(whole.clone()));
+        assert_eq!(whole.content(), 8);
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_folder() {
+        let folder = || item("d", What::Directory);
+        for (items, says) in [
+            (vec![file("../f")], "clean path"),
+            (vec![file("/f")], "clean path"),
+            (vec![folder(), file("d/../f")], "clean path"),
+            (vec![folder(), file("d//f")], "clean path"),
+            (vec![file(".")], "clean path"),
+            (vec![file("f\0g")], "clean path"),
+            (vec![file("d/f")], "no folder"),
+            (vec![file("d/f"), folder()], "no folder"),
+            (vec![link("d", "/etc"), file("d/passwd")], "no folder"),
+            (vec![file("f"), file("f/g")], "no folder"),
+            (vec![file("f"), link("f", "/etc/passwd")], "twice"),
+            (vec![link("l", "/etc"), item("l", What::Directory)], "twice"),
+            (vec![hard("h", "../../etc/passwd")], "link to no file"),
+            (
+                vec![link("l", "/etc/passwd"), hard("h", "l")],
+                "link to no file",
+            ),
+            (vec![hard("h", "f"), file("f")], "link to no file"),
+            (vec![link("l", "")], "target"),
+            (vec![item("f", What::File(vec![1]))], "chunk"),
+            (vec![file(&"n".repeat(256))], "too long"),
+        ] {
+            let refused = Doc::decode(&doc(items).encode()).unwrap_err();
+            assert!(refused.contains(says), "{refused}: {says}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_bounded() {
+        let with = |change: &dyn Fn(&mut Doc)| {
+            let mut bad = doc(vec![file("f")]);
+            change(&mut bad);
+            Doc::decode(&bad.encode()).is_err()
+        };
+        assert!(with(&|doc| doc.version = 2));
+        assert!(with(&|doc| doc.items.clear()));
+        assert!(with(&|doc| doc.packs[0].plain = 9));
+        assert!(with(&|doc| doc.packs[0].plain = PACK_LIMIT + 1));
+        assert!(with(
+            &|doc| doc.packs[0].digest = "sha256:../../x".to_owned()
+        ));
+        assert!(with(&|doc| doc.chunks[0].2 = u64::MAX));
+        assert!(with(&|doc| doc.chunks[0].1 = 1));
+        assert!(with(&|doc| doc.items[1].mode = 0o10_0755));
+        assert!(with(&|doc| doc.items[1].mtime.1 = 1_000_000_000));
+        assert!(with(&|doc| {
+            let overlay = Bytes(b"user.overlay.redirect".to_vec());
+            doc.items[1].xattrs.push((overlay, Bytes::default()));
+        }));
+        assert!(!with(&|_| {}));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_refused_or_read(bytes: Vec<u8>, at in 0usize..400, to: u8) {
+            drop(Doc::decode(&bytes));
+            drop(Doc::decode(&zstd::bulk::compress(&bytes, 1).unwrap()));
+            let mut plain = manifest::bytes_of(&doc(vec![file("f")]));
+            let length = plain.len();
+            plain[at % length] = to;
+            drop(Doc::decode(&zstd::bulk::compress(&plain, 1).unwrap()));
+        }
     }
 }

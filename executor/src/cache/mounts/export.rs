@@ -212,7 +212,7 @@ fn held_for<T>(reader: &Mutex<MountReader>, time: Duration, work: impl FnOnce() 
         reader
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .release()
+            .release();
     };
     let (done, is_done) = channel::<()>();
     std::thread::scope(|scope| {
