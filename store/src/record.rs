@@ -82,14 +82,14 @@ pub(crate) fn read(path: &Path) -> Result<Option<Record>, Error> {
         }
         Err(e) => return Err(e),
     };
-    let record = decode(&bytes);
+    let record = decode(bytes);
     if record.is_none() {
         tracing::warn!(path = %path.display(), "a damaged cache record is ignored");
     }
     Ok(record)
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+fn decode(mut bytes: Vec<u8>) -> Option<Record> {
     let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
     if blake3::hash(content).as_bytes() != checksum {
         return None;
@@ -104,8 +104,15 @@ fn decode(bytes: &[u8]) -> Option<Record> {
         rest = after;
     }
     let (length, payload) = rest.split_first_chunk::<8>()?;
-    (u64::from_le_bytes(*length) == payload.len() as u64).then(|| Record {
+    if u64::from_le_bytes(*length) != payload.len() as u64 {
+        return None;
+    }
+    // Some are large: the payload stays in the memory that it was read into.
+    let (start, end) = (content.len() - payload.len(), content.len());
+    bytes.truncate(end);
+    bytes.drain(..start);
+    Some(Record {
         layers,
-        payload: payload.to_vec(),
+        payload: bytes,
     })
 }

@@ -13,7 +13,7 @@
 use crate::Store;
 use crate::error::Error;
 use crate::file;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -110,22 +110,48 @@ impl StatCache {
     /// # Errors
     /// A failed write.
     pub fn save(self) -> Result<(), Error> {
-        let mut entries: Vec<Entry> = self
-            .added
-            .values()
-            .filter(|(key, _)| key.settled(self.opened_ns) && Entry::fits(key))
-            .map(|(key, digest)| Entry {
-                key: *key,
-                digest: *digest,
-                idle: 0,
-            })
-            .collect();
+        self.save_with(std::iter::empty())
+    }
+
+    /// The same with more that was found out, which is not kept in two ways meanwhile: there may be a million entries.
+    ///
+    /// # Errors
+    /// A failed write.
+    pub fn save_with(self, found: impl Iterator<Item = (StatKey, [u8; 32])>) -> Result<(), Error> {
+        let mut entries: Vec<[u8; ENTRY]> = Vec::new();
+        let mut racy = HashSet::new();
+        for (key, digest) in self.added.into_values().chain(found) {
+            if key.settled(self.opened_ns) && Entry::fits(&key) {
+                let entry = Entry {
+                    key,
+                    digest,
+                    idle: 0,
+                };
+                entries.push(entry.encode());
+            } else if self.old.len() > 0 {
+                racy.insert((key.dev, key.ino));
+            }
+        }
         if entries.is_empty() {
             return Ok(());
         }
-        entries.extend(self.old.survivors(&self.added));
-        entries.sort_unstable_by_key(|entry| entry.key.order());
-        let bytes = encode(&self.context, &entries);
+        let order = |entry: &[u8; ENTRY]| Entry::key(entry).order();
+        entries.sort_unstable_by_key(order);
+        // Several names of one file.
+        entries.dedup_by_key(|entry| order(entry));
+        let new = entries.len();
+        for survivor in self.old.survivors() {
+            let key = &survivor.key;
+            let is_new = entries[..new]
+                .binary_search_by_key(&key.order(), order)
+                .is_ok();
+            if !is_new && !racy.contains(&(key.dev, key.ino)) {
+                entries.push(survivor.encode());
+            }
+        }
+        drop((self.old, racy));
+        entries.sort_unstable_by_key(order);
+        let bytes = encode(&self.context, entries);
         self.store.inner.replace(&self.path, &bytes, false)
     }
 }
@@ -174,15 +200,17 @@ impl Entry {
         i64::try_from(key.mtime_ns).is_ok() && i64::try_from(key.ctime_ns).is_ok()
     }
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self) -> [u8; ENTRY] {
         let time = |ns: i128| i64::try_from(ns).expect("BUG: only entries that fit are written");
-        out.extend_from_slice(&self.key.dev.to_le_bytes());
-        out.extend_from_slice(&self.key.ino.to_le_bytes());
-        out.extend_from_slice(&self.key.size.to_le_bytes());
-        out.extend_from_slice(&time(self.key.mtime_ns).to_le_bytes());
-        out.extend_from_slice(&time(self.key.ctime_ns).to_le_bytes());
-        out.extend_from_slice(&self.digest);
-        out.extend_from_slice(&[self.idle, 0, 0, 0, 0, 0, 0, 0]);
+        let mut out = [0; ENTRY];
+        out[..8].copy_from_slice(&self.key.dev.to_le_bytes());
+        out[8..16].copy_from_slice(&self.key.ino.to_le_bytes());
+        out[16..24].copy_from_slice(&self.key.size.to_le_bytes());
+        out[24..32].copy_from_slice(&time(self.key.mtime_ns).to_le_bytes());
+        out[32..40].copy_from_slice(&time(self.key.ctime_ns).to_le_bytes());
+        out[40..72].copy_from_slice(&self.digest);
+        out[72] = self.idle;
+        out
     }
 
     fn key(bytes: &[u8; ENTRY]) -> StatKey {
@@ -276,13 +304,12 @@ impl Table {
         Some(Entry::decode(&candidates[offset]).digest)
     }
 
-    /// Entries to keep beside `added`.
-    fn survivors<V>(&self, added: &HashMap<(u64, u64), V>) -> impl Iterator<Item = Entry> {
+    /// Entries to keep where there is no newer one.
+    fn survivors(&self) -> impl Iterator<Item = Entry> {
         self.entries()
             .iter()
             .zip(&self.used)
             .map(|(bytes, used)| (Entry::decode(bytes), used.load(Ordering::Relaxed)))
-            .filter(|(entry, _)| !added.contains_key(&(entry.key.dev, entry.key.ino)))
             .map(|(mut entry, used)| {
                 entry.idle = if used {
                     0
@@ -295,18 +322,22 @@ impl Table {
     }
 }
 
-fn encode(context: &Path, entries: &[Entry]) -> Vec<u8> {
+/// The entries' memory becomes the file's.
+fn encode(context: &Path, entries: Vec<[u8; ENTRY]>) -> Vec<u8> {
     let context = context.as_os_str().as_bytes();
     let length = u32::try_from(context.len()).expect("BUG: a path is shorter than 4 GiB");
-    let mut out = Vec::with_capacity(entries.len() * ENTRY + context.len() + 64);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(context);
-    out.extend_from_slice(&(entries.len() as u64).to_le_bytes());
-    for entry in entries {
-        entry.encode(&mut out);
-    }
+    let mut head = Vec::with_capacity(context.len() + 32);
+    head.extend_from_slice(MAGIC);
+    head.extend_from_slice(&VERSION.to_le_bytes());
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(context);
+    head.extend_from_slice(&(entries.len() as u64).to_le_bytes());
+    let mut out = entries.into_flattened();
+    let count = out.len();
+    out.reserve_exact(head.len() + CHECKSUM);
+    out.resize(head.len() + count, 0);
+    out.copy_within(..count, head.len());
+    out[..head.len()].copy_from_slice(&head);
     let checksum = blake3::hash(&out);
     out.extend_from_slice(checksum.as_bytes());
     out

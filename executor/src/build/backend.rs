@@ -16,7 +16,7 @@ use crate::build::run;
 use crate::build::sources::RemoteSteps;
 use crate::cache::mounts::Travel;
 use crate::cache::{Claims, Exports};
-use crate::copy::{self, CopySourceTree, ReadEntry};
+use crate::copy::{self, CopySourceTree, Reads};
 use crate::device::Devices;
 use crate::layer::{self, Compression, Form, Written};
 use crate::request::BuildRequest;
@@ -73,7 +73,7 @@ pub(crate) struct Executor<'a> {
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
     links: Mutex<HashMap<StepId, CacheKey>>,
-    reads: Mutex<HashMap<StepId, (ContentId, Vec<ReadEntry>)>>,
+    reads: Mutex<HashMap<StepId, (ContentId, Reads)>>,
     /// Keeps the cache in bounds.
     room: Room,
 }
@@ -311,16 +311,13 @@ impl<'a> Executor<'a> {
         };
         let entries = entries.unwrap_or_default();
         let (key, payload) = record::encode_reads(source, &entries);
+        drop(entries);
         self.space.store().put_record(&key.0, &payload, &[])?;
         Ok(key)
     }
 
     /// What a step reads of a context, until its result is recorded.
-    pub(crate) fn with_reads<T>(
-        &self,
-        step: StepId,
-        look: impl FnOnce(&[ReadEntry]) -> T,
-    ) -> Option<T> {
+    pub(crate) fn with_reads<T>(&self, step: StepId, look: impl FnOnce(&Reads) -> T) -> Option<T> {
         let reads = self
             .reads
             .lock()

@@ -357,9 +357,9 @@ impl Evidence for Known<'_, '_> {
             let new: Vec<ReadFile<'_>> = new
                 .iter()
                 .map(|file| ReadFile {
-                    path: &file.path,
+                    path: file.path,
                     mode: file.mode,
-                    content: &file.content,
+                    content: file.content,
                 })
                 .collect();
             explain::compare_files(&old, &new)

@@ -5,7 +5,7 @@
 //! (key of the record that lists the files of a context that the step read: apart, because a lookup does not need
 //! them and there can be many). Nothing secret is in it, because nothing secret is in a key.
 
-use crate::copy::ReadEntry;
+use crate::copy::Reads;
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
 use planner::key::{CacheKey, ContentId, Field};
@@ -106,7 +106,7 @@ pub(crate) fn reads_key(source: &ContentId) -> CacheKey {
 }
 
 /// Key and payload of that record.
-pub(crate) fn encode_reads(source: &ContentId, reads: &[ReadEntry]) -> (CacheKey, Vec<u8>) {
+pub(crate) fn encode_reads(source: &ContentId, reads: &Reads) -> (CacheKey, Vec<u8>) {
     let key = reads_key(source);
     let payload = serde_json::to_vec(reads).expect("BUG: a list of files has string keys only");
     (key, payload)

@@ -22,15 +22,17 @@ use crate::tree::{Entry, FileDigest, FileTree, Kind};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use store::{StatCache, StatKey, Store};
-use walk::{Content, Details, Listing, Node, Root};
+use walk::{Content, Details, Directory, Listing, Node, Root};
 
 /// Directories waiting before another thread helps to read them.
 const HELP_FROM: usize = 8;
 /// Files to hash before another thread helps.
 const HASH_HELP_FROM: usize = 16;
+/// Files that a thread takes at once to hash.
+const HASH_CHUNK: usize = 4;
 
 /// One open context. The folder is held by a descriptor; nothing outside it is ever read.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl Context {
     /// # Errors
     /// The store.
     pub fn save(self) -> Result<(), Error> {
-        let Some(mut stats) = self.stats else {
+        let Some(stats) = self.stats else {
             return Ok(());
         };
         if !self.any_hashed.into_inner() {
@@ -132,20 +134,19 @@ impl Context {
             .listings
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
-        for listing in listings.into_values() {
-            for node in &listing.nodes {
-                let Some(details) = node.details.get().filter(|details| details.fresh) else {
-                    continue;
-                };
+        let found = listings.into_values().flat_map(|listing| {
+            (0..listing.nodes.len()).filter_map(move |at| {
+                let node = &listing.nodes[at];
+                let details = node.details.get().filter(|details| details.fresh)?;
                 let key = if details.xattrs.is_empty() {
-                    node.key
+                    node.stamp.key()
                 } else {
-                    with_xattrs_mark(node.key)
+                    with_xattrs_mark(node.stamp.key())
                 };
-                stats.insert(key, details.digest);
-            }
-        }
-        Ok(stats.save()?)
+                Some((key, details.digest))
+            })
+        });
+        Ok(stats.save_with(found)?)
     }
 
     fn loaded(&self, path: &[u8]) -> Option<Arc<Listing>> {
@@ -168,9 +169,9 @@ impl Context {
         let Some(parent) = self.listing(parent)? else {
             return Ok(None);
         };
-        match parent.find(name) {
-            Some(node) if node.is_directory() => self.load(path, &node.below).map(Some),
-            _ => Ok(None),
+        match parent.find(name).and_then(Node::directory) {
+            Some(directory) => self.load(path, &directory.below).map(Some),
+            None => Ok(None),
         }
     }
 
@@ -180,15 +181,11 @@ impl Context {
             self.any_hard_links.store(true, Ordering::Relaxed);
         }
         if let Some(stats) = &self.stats {
-            for node in listing
-                .nodes
-                .iter()
-                .filter(|node| matches!(node.entry.kind, Kind::File { .. }))
-            {
-                if let Some(digest) = stats.get(&node.key) {
+            for node in listing.nodes.iter().filter(|node| node.is_file()) {
+                if let Some(digest) = stats.get(&node.stamp.key()) {
                     let _ = node.details.set(Details {
                         digest,
-                        xattrs: Vec::new(),
+                        xattrs: Box::default(),
                         fresh: false,
                     });
                 }
@@ -205,29 +202,32 @@ impl Context {
     }
 
     /// Whether a node is there for readers. An ignored directory is when something below it is.
-    fn is_visible(&self, node: &Node) -> Result<bool, Error> {
+    fn is_visible(&self, listing: &Listing, node: &Node) -> Result<bool, Error> {
         if !node.ignored {
             return Ok(true);
         }
-        if let Some(&known) = node.holds_visible.get() {
+        let Some(Directory { holds_visible, .. }) = node.directory() else {
+            return Ok(false);
+        };
+        if let Some(&known) = holds_visible.get() {
             return Ok(known);
         }
         let mut visible = false;
-        if let Some(listing) = self.listing(&node.entry.path)? {
+        if let Some(listing) = self.listing(&listing.path(node))? {
             for child in &listing.nodes {
-                if self.is_visible(child)? {
+                if self.is_visible(&listing, child)? {
                     visible = true;
                     break;
                 }
             }
         }
-        Ok(*node.holds_visible.get_or_init(|| visible))
+        Ok(*holds_visible.get_or_init(|| visible))
     }
 
     fn with_node<T>(
         &self,
         path: &[u8],
-        read: impl FnOnce(&Node) -> Result<T, Error>,
+        read: impl FnOnce(&Listing, &Node) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         if path.is_empty() {
             return Ok(None);
@@ -237,7 +237,7 @@ impl Context {
             return Ok(None);
         };
         match listing.find(name) {
-            Some(node) if self.is_visible(node)? => read(node).map(Some),
+            Some(node) if self.is_visible(&listing, node)? => read(&listing, node).map(Some),
             _ => Ok(None),
         }
     }
@@ -269,10 +269,12 @@ impl Context {
     }
 
     fn unread_below(&self, listing: &Listing) -> Vec<(Vec<u8>, pattern::ParentMatch)> {
-        let directories = listing.nodes.iter().filter(|node| node.is_directory());
+        let directories = listing.nodes.iter().filter_map(|node| {
+            let directory = node.directory()?;
+            Some((listing.path(node), directory.below.clone()))
+        });
         directories
-            .filter(|node| self.loaded(&node.entry.path).is_none())
-            .map(|node| (node.entry.path.clone(), node.below.clone()))
+            .filter(|(path, _)| self.loaded(path).is_none())
             .collect()
     }
 
@@ -313,17 +315,36 @@ impl Context {
     }
 
     /// Digest and attributes of a file, read at most once.
-    fn details<'n>(&self, node: &'n Node, buffer: &mut Vec<u8>) -> Result<&'n Details, Error> {
+    fn details<'n>(
+        &self,
+        path: &[u8],
+        node: &'n Node,
+        buffer: &mut Vec<u8>,
+    ) -> Result<&'n Details, Error> {
         if let Some(details) = node.details.get() {
             return Ok(details);
         }
-        let marked = with_xattrs_mark(node.key);
+        let marked = with_xattrs_mark(node.stamp.key());
         let known = self.stats.as_ref().and_then(|stats| stats.get(&marked));
-        let details = self.root.read_details(node, known, buffer)?;
+        let details = self.root.read_details(path, node, known, buffer)?;
         if details.fresh {
             self.any_hashed.store(true, Ordering::Relaxed);
         }
         Ok(node.details.get_or_init(|| details))
+    }
+
+    /// Adds a file's digest and attributes to its entry.
+    fn fill_in(&self, entry: &mut Entry, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        let details = self.with_node(&entry.path, |_, node| {
+            let details = self.details(&entry.path, node, buffer)?;
+            Ok((details.digest, details.xattrs.to_vec()))
+        })?;
+        let (found, xattrs) = details.ok_or_else(|| self.root.changed(&entry.path))?;
+        entry.xattrs = xattrs;
+        if let Kind::File { digest, .. } = &mut entry.kind {
+            *digest = Some(found);
+        }
+        Ok(())
     }
 }
 
@@ -381,7 +402,9 @@ impl FileTree for Context {
         if path.is_empty() {
             return Ok(Some(root_entry()));
         }
-        self.with_node(path, |node| Ok(node.full_entry()))
+        self.with_node(path, |listing, node| {
+            Ok(listing.entry(node, self.root.modes))
+        })
     }
 
     fn list(&self, path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
@@ -390,8 +413,8 @@ impl FileTree for Context {
         };
         let mut names = Vec::with_capacity(listing.nodes.len());
         for node in &listing.nodes {
-            if self.is_visible(node)? {
-                names.push(node.name().to_vec());
+            if self.is_visible(&listing, node)? {
+                names.push(listing.name(node).to_vec());
             }
         }
         Ok(names)
@@ -406,8 +429,9 @@ impl FileTree for Context {
         };
         let mut children = Vec::with_capacity(listing.nodes.len());
         for node in &listing.nodes {
-            if self.is_visible(node)? {
-                children.push((node.name().to_vec(), node.full_entry()));
+            if self.is_visible(&listing, node)? {
+                let name = listing.name(node).to_vec();
+                children.push((name, listing.entry(node, self.root.modes)));
             }
         }
         Ok(children)
@@ -424,48 +448,34 @@ impl FileTree for Context {
         } else {
             0
         };
-        let next = AtomicUsize::new(0);
-        let paths: Vec<&[u8]> = wanted.iter().map(|entry| entry.path.as_slice()).collect();
-        let work = || -> Result<Vec<(usize, Details)>, Error> {
+        let chunks = Mutex::new(wanted.chunks_mut(HASH_CHUNK));
+        let work = || -> Result<(), Error> {
             let mut buffer = Vec::new();
-            let mut done = Vec::new();
             loop {
-                let position = next.fetch_add(1, Ordering::Relaxed);
-                let Some(path) = paths.get(position) else {
-                    return Ok(done);
+                let chunk = chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(chunk) = chunk else {
+                    return Ok(());
                 };
-                let details =
-                    self.with_node(path, |node| self.details(node, &mut buffer).cloned())?;
-                let details = details.ok_or_else(|| self.root.changed(path))?;
-                done.push((position, details));
+                for entry in chunk {
+                    self.fill_in(entry, &mut buffer)?;
+                }
             }
         };
-        let mut found = Vec::new();
-        std::thread::scope(|scope| -> Result<(), Error> {
+        std::thread::scope(|scope| {
             let crew: Vec<_> = (0..helpers).map(|_| scope.spawn(work)).collect();
-            found.extend(work()?);
+            work()?;
             for member in crew {
-                found.extend(
-                    member
-                        .join()
-                        .map_err(|_| Error::Request("a hashing thread panicked".to_owned()))??,
-                );
+                member
+                    .join()
+                    .map_err(|_| Error::Request("a hashing thread panicked".to_owned()))??;
             }
             Ok(())
-        })?;
-        for (position, details) in found {
-            let entry = &mut wanted[position];
-            entry.xattrs = details.xattrs;
-            if let Kind::File { digest, .. } = &mut entry.kind {
-                *digest = Some(details.digest);
-            }
-        }
-        Ok(())
+        })
     }
 
     fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send + '_>, Error> {
-        let content = self.with_node(path, |node| {
-            Ok(Content::new(self.root.open_file(node)?, node.key))
+        let content = self.with_node(path, |_, node| {
+            Ok(Content::new(self.root.open_file(path, node)?, node.stamp))
         })?;
         content
             .map(|content| Box::new(content) as Box<dyn Read + Send>)
@@ -473,8 +483,9 @@ impl FileTree for Context {
     }
 
     fn digest(&self, path: &[u8]) -> Result<FileDigest, Error> {
-        let digest =
-            self.with_node(path, |node| Ok(self.details(node, &mut Vec::new())?.digest))?;
+        let digest = self.with_node(path, |_, node| {
+            Ok(self.details(path, node, &mut Vec::new())?.digest)
+        })?;
         digest.ok_or_else(|| self.root.changed(path))
     }
 
@@ -497,8 +508,8 @@ impl FileTree for Context {
         if !self.any_hard_links.load(Ordering::Relaxed) {
             return None;
         }
-        let id = self.with_node(path, |node| {
-            Ok(node.hard_links.then_some((node.key.dev, node.key.ino)))
+        let id = self.with_node(path, |_, node| {
+            Ok(node.hard_links.then(|| node.stamp.file()))
         });
         id.ok().flatten().flatten()
     }

@@ -26,9 +26,14 @@ const READ_BUFFER: usize = 128 * 1024;
 /// Bytes of directory records fetched at once.
 const DIR_BUFFER: usize = 32 * 1024;
 
-/// One directory as it was when it was read.
+/// One directory as it was when it was read. A context may have a million files, and all listings stay until the build
+/// ends: a node is as small as it can be.
 #[derive(Debug, Default)]
 pub(super) struct Listing {
+    /// Path of the directory.
+    path: Vec<u8>,
+    /// Names of all nodes.
+    names: Vec<u8>,
     /// Sorted by name.
     pub(super) nodes: Vec<Node>,
 }
@@ -36,21 +41,39 @@ pub(super) struct Listing {
 /// One entry of a directory.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Start of the name in the entry's path.
-    pub(super) name_at: usize,
-    pub(super) entry: Entry,
-    pub(super) key: StatKey,
+    /// Start of its name in the listing's names.
+    name_at: u32,
+    name_len: u16,
     pub(super) hard_links: bool,
     /// Ignored itself: a directory that is only there for what is re-included below it.
     pub(super) ignored: bool,
-    pub(super) below: ParentMatch,
-    /// For ignored directories: whether anything below is not.
-    pub(super) holds_visible: OnceLock<bool>,
+    /// `st_mode`, with the type.
+    mode: u32,
+    pub(super) stamp: Stamp,
+    special: Option<Box<Special>>,
     pub(super) details: OnceLock<Details>,
 }
 
+/// What few nodes have.
+#[derive(Debug)]
+enum Special {
+    Directory(Directory),
+    /// Target of a symbolic link.
+    Symlink(Vec<u8>),
+    /// Major and minor number.
+    Device(u32, u32),
+}
+
+/// What directories have.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    pub(super) below: ParentMatch,
+    /// For ignored directories: whether anything below is not.
+    pub(super) holds_visible: OnceLock<bool>,
+}
+
 /// Extended attributes by name.
-type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+type Xattrs = Box<[(Vec<u8>, Vec<u8>)]>;
 
 /// What takes opening a file.
 #[derive(Clone, Debug)]
@@ -61,32 +84,130 @@ pub(super) struct Details {
     pub(super) fresh: bool,
 }
 
+/// A [`StatKey`] in less room: times as `stat` gives them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stamp {
+    dev: u64,
+    ino: u64,
+    pub(super) size: u64,
+    mtime: i64,
+    ctime: i64,
+    mtime_ns: u32,
+    ctime_ns: u32,
+}
+
+impl Stamp {
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the types of these fields differ between architectures"
+    )]
+    fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev as u64,
+            ino: stat.st_ino as u64,
+            size: stat.st_size as u64,
+            mtime: stat.st_mtime as i64,
+            ctime: stat.st_ctime as i64,
+            mtime_ns: stat.st_mtime_nsec as u32,
+            ctime_ns: stat.st_ctime_nsec as u32,
+        }
+    }
+
+    /// The key in the stat cache.
+    pub(super) fn key(&self) -> StatKey {
+        let ns = |seconds, ns| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        StatKey {
+            dev: self.dev,
+            ino: self.ino,
+            size: self.size,
+            mtime_ns: ns(self.mtime, self.mtime_ns),
+            ctime_ns: ns(self.ctime, self.ctime_ns),
+        }
+    }
+
+    /// Device and inode.
+    pub(super) fn file(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+}
+
 impl Node {
-    pub(super) fn name(&self) -> &[u8] {
-        &self.entry.path[self.name_at..]
+    fn file_type(&self) -> u32 {
+        self.mode & libc_mode::TYPE
     }
 
     pub(super) fn is_directory(&self) -> bool {
-        self.entry.kind == Kind::Directory
+        self.file_type() == libc_mode::DIRECTORY
     }
 
-    /// The entry with what is known of its content.
-    pub(super) fn full_entry(&self) -> Entry {
-        let mut entry = self.entry.clone();
-        if let (Kind::File { digest, .. }, Some(details)) = (&mut entry.kind, self.details.get()) {
-            *digest = Some(details.digest);
-            entry.xattrs.clone_from(&details.xattrs);
+    pub(super) fn is_file(&self) -> bool {
+        self.file_type() == libc_mode::REGULAR
+    }
+
+    pub(super) fn directory(&self) -> Option<&Directory> {
+        match self.special.as_deref() {
+            Some(Special::Directory(directory)) => Some(directory),
+            _ => None,
         }
-        entry
+    }
+
+    fn kind(&self) -> Kind {
+        match (self.special.as_deref(), self.file_type()) {
+            (Some(Special::Directory(_)), _) => Kind::Directory,
+            (Some(Special::Symlink(target)), _) => Kind::Symlink {
+                target: target.clone(),
+            },
+            (Some(&Special::Device(major, minor)), libc_mode::CHARACTER) => {
+                Kind::Char { major, minor }
+            }
+            (Some(&Special::Device(major, minor)), _) => Kind::Block { major, minor },
+            (None, libc_mode::FIFO) => Kind::Fifo,
+            (None, _) => Kind::File {
+                size: self.stamp.size,
+                digest: self.details.get().map(|details| details.digest),
+            },
+        }
     }
 }
 
 impl Listing {
     pub(super) fn find(&self, name: &[u8]) -> Option<&Node> {
         self.nodes
-            .binary_search_by(|node| node.name().cmp(name))
+            .binary_search_by(|node| self.name(node).cmp(name))
             .ok()
             .map(|at| &self.nodes[at])
+    }
+
+    pub(super) fn name(&self, node: &Node) -> &[u8] {
+        let start = node.name_at as usize;
+        &self.names[start..start + usize::from(node.name_len)]
+    }
+
+    pub(super) fn path(&self, node: &Node) -> Vec<u8> {
+        join(&self.path, self.name(node))
+    }
+
+    /// The entry of a node, with what is known of its content.
+    pub(super) fn entry(&self, node: &Node, modes: ContextMode) -> Entry {
+        let xattrs = node.details.get().map(|details| details.xattrs.to_vec());
+        Entry {
+            path: self.path(node),
+            kind: node.kind(),
+            mode: modes.mode(node.mode),
+            uid: 0,
+            gid: 0,
+            mtime: modes.time(node.stamp.mtime),
+            xattrs: xattrs.unwrap_or_default(),
+        }
+    }
+
+    /// Adds a node; `None` when names take more room than there is.
+    fn push(&mut self, name: &[u8], mut node: Node) -> Option<()> {
+        node.name_at = u32::try_from(self.names.len()).ok()?;
+        node.name_len = u16::try_from(name.len()).ok()?;
+        self.names.extend_from_slice(name);
+        self.nodes.push(node);
+        Some(())
     }
 }
 
@@ -100,7 +221,10 @@ pub(super) fn read_listing(
     let dir = root
         .open(path, OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|error| root.error("read", path, error))?;
-    let mut nodes = Vec::new();
+    let mut listing = Listing {
+        path: path.to_vec(),
+        ..Listing::default()
+    };
     let mut buffer = [const { MaybeUninit::uninit() }; DIR_BUFFER];
     let mut records = RawDir::new(dir.as_fd(), &mut buffer);
     while let Some(record) = records.next() {
@@ -121,82 +245,66 @@ pub(super) fn read_listing(
         if ignored && !(may_be_directory && rules.may_reinclude_below(&full)) {
             continue;
         }
-        let Some(mut node) = node(root, dir.as_fd(), name, full)? else {
+        let Some(mut node) = node(root, dir.as_fd(), name, &full)? else {
             continue;
         };
         if ignored && !node.is_directory() {
             continue;
         }
-        if node.is_directory() {
+        if let Some(Special::Directory(directory)) = node.special.as_deref_mut() {
             // A directory that was something else a moment ago.
-            node.below = if may_be_directory {
+            directory.below = if may_be_directory {
                 below
             } else {
-                rules.ignored_in(&node.entry.path, parent).1
+                rules.ignored_in(&full, parent).1
             };
         }
         node.ignored = ignored;
-        nodes.push(node);
+        listing
+            .push(name.to_bytes(), node)
+            .ok_or_else(|| root.error("read", path, Errno::OVERFLOW))?;
     }
-    nodes.sort_unstable_by(|a, b| a.name().cmp(b.name()));
-    Ok(Listing { nodes })
+    let Listing { names, nodes, .. } = &mut listing;
+    let name = |node: &Node| {
+        let start = node.name_at as usize;
+        &names[start..start + usize::from(node.name_len)]
+    };
+    nodes.sort_unstable_by(|a, b| name(a).cmp(name(b)));
+    names.shrink_to_fit();
+    nodes.shrink_to_fit();
+    Ok(listing)
 }
 
 /// `None` for sockets and for what vanished meanwhile.
-fn node(
-    root: &Root,
-    dir: BorrowedFd<'_>,
-    name: &CStr,
-    path: Vec<u8>,
-) -> Result<Option<Node>, Error> {
+fn node(root: &Root, dir: BorrowedFd<'_>, name: &CStr, path: &[u8]) -> Result<Option<Node>, Error> {
     let stat = match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(root.error("read", &path, error)),
+        Err(error) => return Err(root.error("read", path, error)),
     };
-    let kind = match stat.st_mode & libc_mode::TYPE {
-        libc_mode::DIRECTORY => Kind::Directory,
-        libc_mode::REGULAR => Kind::File {
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            digest: None,
-        },
+    let file_type = stat.st_mode & libc_mode::TYPE;
+    let special = match file_type {
+        libc_mode::DIRECTORY => Some(Special::Directory(Directory::default())),
+        libc_mode::REGULAR | libc_mode::FIFO => None,
         libc_mode::SYMLINK => match rustix::fs::readlinkat(dir, name, Vec::new()) {
-            Ok(target) => Kind::Symlink {
-                target: target.into_bytes(),
-            },
+            Ok(target) => Some(Special::Symlink(target.into_bytes())),
             Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
-            Err(error) => return Err(root.error("read", &path, error)),
+            Err(error) => return Err(root.error("read", path, error)),
         },
-        libc_mode::CHARACTER => Kind::Char {
-            major: rustix::fs::major(stat.st_rdev),
-            minor: rustix::fs::minor(stat.st_rdev),
-        },
-        libc_mode::BLOCK => Kind::Block {
-            major: rustix::fs::major(stat.st_rdev),
-            minor: rustix::fs::minor(stat.st_rdev),
-        },
-        libc_mode::FIFO => Kind::Fifo,
+        libc_mode::CHARACTER | libc_mode::BLOCK => Some(Special::Device(
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        )),
         _ => return Ok(None),
     };
-    let name_at = path.len() - name.to_bytes().len();
-    let hard_links = stat.st_nlink > 1 && matches!(kind, Kind::File { .. });
-    let entry = Entry {
-        path,
-        kind,
-        mode: root.modes.mode(stat.st_mode),
-        uid: 0,
-        gid: 0,
-        mtime: root.modes.time(stat.st_mtime),
-        xattrs: Vec::new(),
-    };
     Ok(Some(Node {
-        name_at,
-        entry,
-        key: stat_key(&stat),
-        hard_links,
+        name_at: 0,
+        name_len: 0,
+        hard_links: stat.st_nlink > 1 && file_type == libc_mode::REGULAR,
         ignored: false,
-        below: ParentMatch::default(),
-        holds_visible: OnceLock::new(),
+        mode: stat.st_mode,
+        stamp: Stamp::of(&stat),
+        special: special.map(Box::new),
         details: OnceLock::new(),
     }))
 }
@@ -211,20 +319,6 @@ pub(crate) mod libc_mode {
     pub(crate) const DIRECTORY: u32 = 0o040_000;
     pub(crate) const CHARACTER: u32 = 0o020_000;
     pub(crate) const FIFO: u32 = 0o010_000;
-}
-
-#[allow(
-    clippy::unnecessary_cast,
-    reason = "the types of these fields differ between architectures"
-)]
-fn stat_key(stat: &Stat) -> StatKey {
-    StatKey {
-        dev: stat.st_dev as u64,
-        ino: stat.st_ino as u64,
-        size: stat.st_size as u64,
-        mtime_ns: i128::from(stat.st_mtime) * 1_000_000_000 + stat.st_mtime_nsec as i128,
-        ctime_ns: i128::from(stat.st_ctime) * 1_000_000_000 + stat.st_ctime_nsec as i128,
-    }
 }
 
 /// The context folder itself.
@@ -312,8 +406,7 @@ impl Root {
     }
 
     /// Opens a regular file that must still be the one that was listed.
-    pub(super) fn open_file(&self, node: &Node) -> Result<File, Error> {
-        let path = &node.entry.path;
+    pub(super) fn open_file(&self, path: &[u8], node: &Node) -> Result<File, Error> {
         let fd = self
             .open(path, OFlags::RDONLY)
             .map_err(|error| match error {
@@ -321,7 +414,7 @@ impl Root {
                 error => self.error("read", path, error),
             })?;
         let file = File::from(fd);
-        if !unchanged(&file, &node.key).map_err(|error| self.error("read", path, error))? {
+        if !unchanged(&file, &node.stamp).map_err(|error| self.error("read", path, error))? {
             return Err(self.changed(path));
         }
         Ok(file)
@@ -334,12 +427,12 @@ impl Root {
     /// Digest and extended attributes. `known` is the digest when only the attributes are wanted.
     pub(super) fn read_details(
         &self,
+        path: &[u8],
         node: &Node,
         known: Option<FileDigest>,
         buffer: &mut Vec<u8>,
     ) -> Result<Details, Error> {
-        let path = &node.entry.path;
-        let mut file = self.open_file(node)?;
+        let mut file = self.open_file(path, node)?;
         let xattrs = kept_xattrs(&file)
             .map_err(|error| self.error("read the attributes of", path, error))?;
         if let Some(digest) = known {
@@ -349,13 +442,13 @@ impl Root {
                 fresh: false,
             });
         }
-        let digest = if node.key.size >= super::hash::PARALLEL_FROM {
-            super::hash::hash_parallel(&file, node.key.size)
+        let digest = if node.stamp.size >= super::hash::PARALLEL_FROM {
+            super::hash::hash_parallel(&file, node.stamp.size)
         } else {
             hash(&mut file, buffer)
         };
         let digest = digest.map_err(|error| self.error("read", path, error))?;
-        if !unchanged(&file, &node.key).map_err(|error| self.error("read", path, error))? {
+        if !unchanged(&file, &node.stamp).map_err(|error| self.error("read", path, error))? {
             return Err(self.changed(path));
         }
         Ok(Details {
@@ -381,8 +474,8 @@ fn hash(file: &mut File, buffer: &mut Vec<u8>) -> io::Result<FileDigest> {
     }
 }
 
-fn unchanged(file: &File, key: &StatKey) -> io::Result<bool> {
-    Ok(stat_key(&rustix::fs::fstat(file)?) == *key)
+fn unchanged(file: &File, stamp: &Stamp) -> io::Result<bool> {
+    Ok(Stamp::of(&rustix::fs::fstat(file)?) == *stamp)
 }
 
 fn changed_error() -> io::Error {
@@ -397,7 +490,7 @@ fn kept_xattrs(file: &File) -> Result<Xattrs, Errno> {
     let mut names = [MaybeUninit::<u8>::uninit(); 4096];
     let names: Vec<u8> = match rustix::fs::flistxattr(file, &mut names) {
         Ok((names, _)) => names.to_vec(),
-        Err(Errno::NOTSUP) => return Ok(Vec::new()),
+        Err(Errno::NOTSUP) => return Ok(Xattrs::default()),
         Err(Errno::RANGE) => {
             let mut names = Vec::with_capacity(65536);
             rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names))?;
@@ -418,26 +511,26 @@ fn kept_xattrs(file: &File) -> Result<Xattrs, Errno> {
         }
     }
     kept.sort();
-    Ok(kept)
+    Ok(kept.into_boxed_slice())
 }
 
 /// A file's content; fails at the end when the file changed meanwhile.
 #[derive(Debug)]
 pub(super) struct Content {
     file: File,
-    key: StatKey,
+    stamp: Stamp,
 }
 
 impl Content {
-    pub(super) fn new(file: File, key: StatKey) -> Self {
-        Self { file, key }
+    pub(super) fn new(file: File, stamp: Stamp) -> Self {
+        Self { file, stamp }
     }
 }
 
 impl Read for Content {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let got = self.file.read(buffer)?;
-        if got == 0 && !buffer.is_empty() && !unchanged(&self.file, &self.key)? {
+        if got == 0 && !buffer.is_empty() && !unchanged(&self.file, &self.stamp)? {
             return Err(changed_error());
         }
         Ok(got)

@@ -1,6 +1,6 @@
 //! What a COPY reads, as a digest for keys and as a list for people. Both come from one walk over the selection.
 
-use super::ReadEntry;
+use super::reads::Reads;
 use super::select::{Item, Selection};
 use crate::context::walk::libc_mode;
 use crate::tree::{Entry, Kind};
@@ -44,31 +44,33 @@ impl Encoder {
     }
 }
 
-pub(super) fn digest(selection: &Selection) -> ([u8; 32], Vec<ReadEntry>) {
+/// Gives the selection's memory back on the way.
+pub(super) fn digest(selection: Selection) -> ([u8; 32], Reads) {
     let mut encoder = Encoder::new();
     encoder.bytes(DOMAIN);
-    let mut entries =
-        Vec::with_capacity(selection.groups.iter().map(|group| group.items.len()).sum());
-    for group in &selection.groups {
+    let mut reads = Reads::for_all_of(&selection);
+    for group in selection.groups {
         encoder.number(group.items.len() as u64);
         encoder.bytes(&group.name);
         let mut links: HashMap<(u64, u64), u64> = HashMap::new();
-        for item in group.items.iter() {
-            encoder.bytes(group.relative(item));
+        for item in group.items.drain() {
+            // Empty for the root of what is copied.
+            let relative = item.entry.path.get(group.strip..).unwrap_or_default();
+            encoder.bytes(relative);
             let link = item.link.map_or(0, |id| {
                 let next = links.len() as u64 + 1;
                 *links.entry(id).or_insert(next)
             });
             encoder.number(link);
             // A directory that is the source itself gives its files, not its own attributes.
-            let unnamed = group.relative(item).is_empty() && item.entry.kind == Kind::Directory;
-            encode(&mut encoder, item, unnamed);
+            let unnamed = relative.is_empty() && item.entry.kind == Kind::Directory;
+            encode(&mut encoder, &item, unnamed);
             if !unnamed {
-                entries.push(read_entry(&item.entry));
+                list(&item.entry, &mut reads);
             }
         }
     }
-    (encoder.finish(), entries)
+    (encoder.finish(), reads)
 }
 
 fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
@@ -100,30 +102,27 @@ fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
     }
 }
 
-fn read_entry(entry: &Entry) -> ReadEntry {
-    let content = match &entry.kind {
-        Kind::File { digest, .. } => hex(&digest.expect("BUG: a selection is complete")),
+fn list(entry: &Entry, reads: &mut Reads) {
+    let path = String::from_utf8_lossy(&entry.path);
+    let mode = type_bits(&entry.kind) | entry.mode;
+    reads.push(&path, mode, |text| match &entry.kind {
+        Kind::File { digest, .. } => hex(&digest.expect("BUG: a selection is complete"), text),
         Kind::Symlink { target } | Kind::Hardlink { target } => {
-            String::from_utf8_lossy(target).into_owned()
+            text.push_str(&String::from_utf8_lossy(target));
         }
-        Kind::Char { major, minor } | Kind::Block { major, minor } => format!("{major}:{minor}"),
-        Kind::Directory | Kind::Fifo | Kind::Socket => String::new(),
-    };
-    ReadEntry {
-        path: String::from_utf8_lossy(&entry.path).into_owned(),
-        mode: type_bits(&entry.kind) | entry.mode,
-        content,
-    }
+        Kind::Char { major, minor } | Kind::Block { major, minor } => {
+            text.push_str(&format!("{major}:{minor}"));
+        }
+        Kind::Directory | Kind::Fifo | Kind::Socket => {}
+    });
 }
 
-fn hex(bytes: &[u8]) -> String {
-    let mut text = Vec::with_capacity(bytes.len() * 2);
+fn hex(bytes: &[u8], text: &mut String) {
     for byte in bytes {
         for nibble in [byte >> 4, byte & 15] {
-            text.push(b"0123456789abcdef"[usize::from(nibble)]);
+            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
         }
     }
-    String::from_utf8(text).expect("BUG: digits are ASCII")
 }
 
 /// The type bits of `st_mode`.

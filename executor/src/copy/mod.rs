@@ -11,6 +11,7 @@ mod job;
 mod mixed;
 mod owner;
 mod paths;
+mod reads;
 mod select;
 mod target;
 mod unchanged;
@@ -18,6 +19,7 @@ mod write;
 
 pub(crate) use archive::newest_file;
 pub use job::{CopyJob, copy_task};
+pub use reads::{ReadEntry, Reads};
 
 use crate::Error;
 use crate::context::Context;
@@ -26,7 +28,6 @@ use crate::snapshot::{LayerFiles, Snapshot, View};
 use crate::space::Space;
 use crate::tree::{Entry, FileDigest, FileTree};
 use planner::plan::{CopyOp, CopySource, MkdirOp};
-use serde::{Deserialize, Serialize};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use store::{LayerMeta, StagedLayer};
@@ -55,26 +56,12 @@ pub enum CopySourceTree<'a> {
     Mixed(&'a CopySourceTree<'a>, &'a [(usize, Snapshot)]),
 }
 
-/// One file read by a COPY, for the key and for `explain`: path, mode, digest or link.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ReadEntry {
-    /// Path in the source.
-    pub path: String,
-    /// Mode with the type bits.
-    pub mode: u32,
-    /// Hex digest of the content, link target or empty.
-    pub content: String,
-}
-
 /// Digest of what the op reads from `source` (paths, modes, owners, contents, links; not mtimes), and the list behind it.
 ///
 /// # Errors
 /// A source that is not there, with BuildKit's wording and, when an ignore rule hid it, the rule's file and line.
-pub fn source_digest(
-    op: &CopyOp,
-    source: &dyn FileTree,
-) -> Result<([u8; 32], Vec<ReadEntry>), Error> {
-    Ok(digest::digest(&select::select(op, source)?))
+pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Reads), Error> {
+    Ok(digest::digest(select::select(op, source)?))
 }
 
 /// Carries a COPY/ADD out: one new layer over `base`, an empty one when nothing changes, as BuildKit has it.
@@ -377,7 +364,7 @@ fn finish(
     if let Some(base) = contents.base {
         unchanged::leave_out(&mut finished, base, &contents)?;
     }
-    write::write(&finished, contents, &out.join(TAR), &out.join(INDEX))
+    write::write(finished, contents, &out.join(TAR), &out.join(INDEX))
 }
 
 /// Puts the layer into the store, or takes the one of equal content that it has.

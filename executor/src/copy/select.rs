@@ -89,13 +89,6 @@ impl Items {
     }
 }
 
-impl Group {
-    /// Path of an item below the group's root; empty for the root itself.
-    pub(super) fn relative<'i>(&self, item: &'i Item) -> &'i [u8] {
-        item.entry.path.get(self.strip..).unwrap_or_default()
-    }
-}
-
 /// Selects. Content digests and extended attributes are filled in.
 pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Error> {
     let exclude = patterns(&op.exclude, "exclude")?;

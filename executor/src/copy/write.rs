@@ -60,8 +60,12 @@ impl<'a> Contents<'a> {
 }
 
 /// Writes the tar and the index.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "gives the memory back before the index is made"
+)]
 pub(super) fn write(
-    finished: &Finished,
+    finished: Finished,
     contents: Contents<'_>,
     tar: &Path,
     index: &Path,
@@ -107,8 +111,11 @@ pub(super) fn write(
         for path in hidden {
             writer.whiteout(path)?;
         }
-        writer.finish(index)
-    })
+        Ok::<(), Error>(())
+    })?;
+    // Ending the index takes memory.
+    drop(finished);
+    writer.finish(index)
 }
 
 fn is_read_ahead(change: &Change) -> bool {

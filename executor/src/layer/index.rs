@@ -323,21 +323,27 @@ impl IndexBuilder {
 
     /// Ends the list: computes the identity and gives the whole index.
     pub(crate) fn finish(self, diff_id: [u8; 32], tar_size: u64) -> Index {
-        let mut bytes =
-            Vec::with_capacity(HEADER + self.records.len() + self.heap.len() + CHECKSUM);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&0u32.to_le_bytes());
-        bytes.extend_from_slice(&(self.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&tar_size.to_le_bytes());
-        bytes.extend_from_slice(&diff_id);
-        bytes.extend_from_slice(&[0; 32]);
-        bytes.extend_from_slice(&self.records);
-        bytes.extend_from_slice(&self.heap);
-        let mut index = Index {
-            bytes,
-            count: self.len(),
-        };
+        let count = self.len();
+        let Self {
+            records: mut bytes,
+            heap,
+            ..
+        } = self;
+        // The records become the index where they are: of a large layer there are many.
+        let records = bytes.len();
+        bytes.reserve_exact(HEADER + heap.len() + CHECKSUM);
+        bytes.resize(HEADER + records, 0);
+        bytes.copy_within(..records, HEADER);
+        bytes.extend_from_slice(&heap);
+        drop(heap);
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[12..16].fill(0);
+        bytes[16..24].copy_from_slice(&(count as u64).to_le_bytes());
+        bytes[24..32].copy_from_slice(&tar_size.to_le_bytes());
+        bytes[32..64].copy_from_slice(&diff_id);
+        bytes[64..96].fill(0);
+        let mut index = Index { bytes, count };
         let mut hasher = blake3::Hasher::new_derive_key("kiln layer identity v1");
         for at in 0..index.count {
             index.node(at).identify(&mut hasher);
