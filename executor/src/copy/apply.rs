@@ -89,6 +89,7 @@ impl Copier<'_, '_> {
 
         let mut place = self.target.resolve(&clean(dest))?;
         let anything = group.items.len() > 1;
+        self.target.expect(group.items.len());
         let mut items = group.items.drain();
         let root = items.next().expect("BUG: a group has its root");
         let there = self.target.found(&place)?;
@@ -154,7 +155,9 @@ impl Copier<'_, '_> {
                 show(&path)
             )));
         }
-        let link = item.link.map(|(device, inode)| (number, device, inode));
+        let link = item
+            .link
+            .map(|(device, inode)| Box::new((number, device, inode)));
         let mut entry = item.entry;
         let source = std::mem::replace(&mut entry.path, path);
         self.set_attributes(&mut entry);

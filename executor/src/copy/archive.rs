@@ -331,7 +331,7 @@ impl Unpacking<'_, '_> {
             Kind::File { digest, .. } => {
                 *digest = Some(store_content(reader, archive, spool)?);
                 change.data = Data::Spool { offset: start };
-                change.link = Some((number, u64::MAX, inode));
+                change.link = Some(Box::new((number, u64::MAX, inode)));
             }
             Kind::Hardlink { target } => {
                 let target = std::mem::take(target);

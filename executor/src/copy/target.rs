@@ -36,7 +36,8 @@ pub(super) type LinkKey = (usize, u64, u64);
 pub(super) struct Change {
     pub(super) entry: Entry,
     pub(super) data: Data,
-    pub(super) link: Option<LinkKey>,
+    /// Few have one.
+    pub(super) link: Option<Box<LinkKey>>,
 }
 
 impl Change {
@@ -94,6 +95,11 @@ impl<'a> Target<'a> {
             gone: HashSet::new(),
             owner,
         }
+    }
+
+    /// Makes room for more entries at once: growing by doubling leaves holes in memory.
+    pub(super) fn expect(&mut self, more: usize) {
+        self.changes.reserve(more);
     }
 
     /// The entry at a path, links not followed.
@@ -269,7 +275,7 @@ impl<'a> Target<'a> {
         else {
             return Ok(None);
         };
-        let link = Some((usize::MAX, u64::MAX, self.changes.len() as u64));
+        let link = Some(Box::new((usize::MAX, u64::MAX, self.changes.len() as u64)));
         let data = if matches!(entry.kind, Kind::File { .. }) {
             Data::Base(existing.to_vec())
         } else {
@@ -352,7 +358,7 @@ impl<'a> Target<'a> {
 fn number_links(changes: &mut [Box<Change>]) {
     let mut first: HashMap<LinkKey, usize> = HashMap::new();
     for at in 0..changes.len() {
-        let Some(link) = changes[at].link else {
+        let Some(link) = changes[at].link.as_deref().copied() else {
             continue;
         };
         match first.get(&link) {

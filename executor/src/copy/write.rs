@@ -77,6 +77,8 @@ pub(super) fn write(
     })?;
     let mut writer = LayerWriter::new(Holes::new(file));
     let changes = &finished.changes;
+    let paths = changes.iter().map(|change| change.entry.path.len());
+    writer.expect(changes.len(), paths.sum());
     let mut whiteouts: Vec<&[u8]> = finished.whiteouts.iter().map(Vec::as_slice).collect();
     whiteouts.sort_unstable_by(|a, b| compare(a, b));
     let mut hidden = whiteouts.into_iter().peekable();

@@ -204,6 +204,13 @@ pub(crate) struct IndexBuilder {
 }
 
 impl IndexBuilder {
+    /// Makes room for entries at once, with this many bytes of paths: growing by doubling leaves holes in memory.
+    pub(crate) fn expect(&mut self, entries: usize, paths: usize) {
+        self.records
+            .reserve(HEADER + entries * RECORD + paths + CHECKSUM);
+        self.heap.reserve(paths);
+    }
+
     /// Entries so far, implied ones included.
     pub(crate) fn len(&self) -> usize {
         self.records.len() / RECORD
@@ -331,7 +338,7 @@ impl IndexBuilder {
         } = self;
         // The records become the index where they are: of a large layer there are many.
         let records = bytes.len();
-        bytes.reserve_exact(HEADER + heap.len() + CHECKSUM);
+        bytes.reserve(HEADER + heap.len() + CHECKSUM);
         bytes.resize(HEADER + records, 0);
         bytes.copy_within(..records, HEADER);
         bytes.extend_from_slice(&heap);

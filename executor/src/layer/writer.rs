@@ -57,6 +57,11 @@ impl<W: Write> LayerWriter<W> {
         }
     }
 
+    /// Makes room for this many entries with this many bytes of paths.
+    pub(crate) fn expect(&mut self, entries: usize, paths: usize) {
+        self.index.expect(entries, paths);
+    }
+
     /// Entries and whiteouts so far.
     #[must_use]
     pub fn len(&self) -> usize {
