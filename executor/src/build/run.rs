@@ -18,7 +18,7 @@ use crate::error::LeftBehind;
 use crate::layer::{self, Form};
 use crate::request::OnFailure;
 use crate::snapshot::Snapshot;
-use log::{Log, drain};
+use log::{Log, Stream, drain};
 use oci_spec::image::Digest;
 use planner::plan::{RunOp, Step, StepId};
 use planner::scheduler::{Cancel, StepEvent};
@@ -220,14 +220,31 @@ fn execute(
 ) -> Result<Ended, Error> {
     let (out_read, out_write) = pipe()?;
     let (err_read, err_write) = pipe()?;
+    let [out, err] = [false, true].map(|stderr| Stream {
+        stderr,
+        log,
+        step,
+        events: work.events,
+    });
     let ended = std::thread::scope(|scope| {
-        scope.spawn(|| drain(out_read, false, log, step, work.events));
-        scope.spawn(|| drain(err_read, true, log, step, work.events));
+        let threads = [
+            (out, scope.spawn(move || drain(out_read, out))),
+            (err, scope.spawn(move || drain(err_read, err))),
+        ];
         let ended = sandbox
             .run(spec, out_write.as_fd(), err_write.as_fd())
             .map_err(Error::from)
             .and_then(|running| stop::wait(running, work.cancel, executor.request.run.timeout));
         drop((out_write, err_write));
+        let unfinished = threads.map(|(stream, thread)| {
+            (
+                stream,
+                thread.join().expect("BUG: reading output does not panic"),
+            )
+        });
+        for (stream, line) in unfinished {
+            stream.pass(&line);
+        }
         ended
     });
     log.close()?;

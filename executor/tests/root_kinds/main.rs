@@ -111,10 +111,6 @@ fn all_kinds(folder: &Path, place: &str, words: &[&str], results: &mut Results) 
             if !words.iter().all(|word| name.contains(word)) {
                 continue;
             }
-            // What random changes do differently without namespaces is not known by name yet.
-            if kind == "chroot" && name.starts_with("random-") {
-                continue;
-            }
             let by_fuse = match kind {
                 "fuse-overlayfs" => steps::by_fuse(&name),
                 _ => None,

@@ -176,7 +176,7 @@ impl Random {
             0 | 1
                 if name
                     .symlink_metadata()
-                    .is_ok_and(|meta| meta.file_type().is_fifo()) => {}
+                    .is_ok_and(|meta| meta.file_type().is_fifo() || sets_id(&meta)) => {}
             0 | 1 => drop(fs::write(&name, format!("new {}", self.below(1000)))),
             2 | 3 => {
                 if fs::create_dir(&name).is_ok() {
@@ -226,7 +226,9 @@ impl Random {
                 }
             }
             _ => {
-                let Some(path) = self.any(file) else { return };
+                let Some(path) = self.any(|meta| file(meta) && !sets_id(meta)) else {
+                    return;
+                };
                 let flags = OFlags::WRONLY | OFlags::APPEND;
                 if let Ok(file) = rfs::open(path, flags, Mode::empty()) {
                     rustix::io::write(&file, b"more").unwrap();
@@ -255,4 +257,9 @@ impl Random {
             }
         }
     }
+}
+
+/// Root of a user namespace takes these bits away when it writes to such a file, the machine's own root does not.
+fn sets_id(meta: &fs::Metadata) -> bool {
+    meta.permissions().mode() & 0o6000 != 0
 }

@@ -26,34 +26,51 @@ const LOGS_KEPT: usize = 200;
 const HEAD: u64 = 8 << 20;
 const TAIL: usize = 1 << 20;
 
-/// Passes on what the command writes, in whole lines: its two streams share one log and one display, and a line of one
-/// must not end up inside a line of the other.
-pub(super) fn drain(pipe: OwnedFd, stderr: bool, log: &Log, step: StepId, events: &dyn Observer) {
-    // Fewer switches between the two; a user may have too many pipes for it.
-    let _ = rustix::pipe::fcntl_setpipe_size(&pipe, READ);
-    let mut pipe = File::from(pipe);
-    let mut buffer = vec![0; READ];
-    let mut held = 0;
-    let pass = |data: &[u8]| {
+/// What one stream of a command is passed on to.
+#[derive(Clone, Copy)]
+pub(super) struct Stream<'a> {
+    pub stderr: bool,
+    pub log: &'a Log,
+    pub step: StepId,
+    pub events: &'a dyn Observer,
+}
+
+impl Stream<'_> {
+    pub(super) fn pass(self, data: &[u8]) {
         if data.is_empty() {
             return;
         }
-        let (shown, note) = log.write(data);
-        let show = |data: Vec<u8>| events.event(step, StepEvent::Output { stderr, data });
+        let (shown, note) = self.log.write(data);
+        let stderr = self.stderr;
+        let show = |data: Vec<u8>| {
+            self.events
+                .event(self.step, StepEvent::Output { stderr, data });
+        };
         if shown > 0 {
             show(data[..shown].to_vec());
         }
         if let Some(note) = note {
             show(note.into_bytes());
         }
-    };
+    }
+}
+
+/// Passes on what the command writes, in whole lines: its two streams share one log and one display, and a line of one
+/// must not end up inside a line of the other. Gives the last line back when it has no end: the other stream may have
+/// more to say.
+pub(super) fn drain(pipe: OwnedFd, stream: Stream<'_>) -> Vec<u8> {
+    // Fewer switches between the two; a user may have too many pipes for it.
+    let _ = rustix::pipe::fcntl_setpipe_size(&pipe, READ);
+    let mut pipe = File::from(pipe);
+    let mut buffer = vec![0; READ];
+    let mut held = 0;
     loop {
         match pipe.read(&mut buffer[held..]) {
             Ok(0) => break,
             Ok(read) => {
                 held += read;
                 let end = whole_lines(&buffer[..held]);
-                pass(&buffer[..end]);
+                stream.pass(&buffer[..end]);
                 buffer.copy_within(end..held, 0);
                 held -= end;
             }
@@ -61,7 +78,8 @@ pub(super) fn drain(pipe: OwnedFd, stderr: bool, log: &Log, step: StepId, events
             Err(_) => break,
         }
     }
-    pass(&buffer[..held]);
+    buffer.truncate(held);
+    buffer
 }
 
 /// How much of the data can be passed on: up to its last line end, or all when its only line is too long to wait for.
