@@ -3,13 +3,15 @@
 use crate::support::{Project, Run};
 use std::path::Path;
 use testkit::registry::{FakeRegistry, Fault, sha256};
+
+/// No two of its layers are alike, in whatever second they are made.
 const DOCKERFILE: &str = "\
 FROM busybox AS build
 COPY source.txt /source.txt
 RUN cat /source.txt > /made && echo built >> /made
 FROM busybox
-COPY --from=build /made /made
-RUN wc -c < /made > /size
+COPY --from=build /made /taken
+RUN wc -c < /taken > /size
 ";
 
 /// A project with that Dockerfile, and a store of its own.
@@ -419,7 +421,7 @@ fn content(project: &Project, args: &[&str]) -> (String, Run) {
     all.extend(args);
     let run = project.build(&all).ok();
     let read = |name: &str| std::fs::read_to_string(project.path("out").join(name)).unwrap();
-    (format!("{}{}", read("made"), read("size")), run)
+    (format!("{}{}", read("taken"), read("size")), run)
 }
 
 #[test]
