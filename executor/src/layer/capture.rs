@@ -20,7 +20,9 @@ use crate::Error;
 use crate::snapshot::{LayerFiles, View};
 use crate::tree::{Entry, FileDigest, FileTree as _, Kind};
 use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat};
+use rustix::fs::{
+    self as rfs, AtFlags, FileType, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps,
+};
 use rustix::io::Errno;
 use sandbox::whiteout;
 use serde::{Deserialize, Serialize};
@@ -281,7 +283,10 @@ impl Walk {
                 self.described(&found, path, Kind::Directory, xattrs.kept, over.directory)?;
             let visible = self.known(path, over)?;
             let waiting = self.unchanged.len();
-            if !xattrs.opaque && visible.is_some_and(|known| same_attributes(&known, &entry)) {
+            let as_below = visible
+                .filter(|known| !xattrs.opaque && same_attributes(known, &entry))
+                .map(|known| known.mtime);
+            if as_below.is_some() {
                 self.unchanged.push(entry);
             } else {
                 self.write(&entry, None)?;
@@ -297,6 +302,10 @@ impl Walk {
                 hidden: over.hidden || xattrs.opaque,
             };
             self.directory(&fd, path, over)?;
+            if let Some(mtime) = as_below.filter(|_| self.unchanged.len() > waiting) {
+                // Steps to come see what they would see where the layer was fetched.
+                set_mtime(fd.as_fd(), mtime).map_err(|e| self.error("set the time of", path, e))?;
+            }
             self.unchanged.truncate(waiting);
             return Ok(());
         }
@@ -425,6 +434,15 @@ impl Walk {
 /// layers from archives have none, and indexes keep none: without it two writes in one second would look like none.
 fn is_old(stat: &Stat) -> bool {
     stat.st_nlink < 2 && stat.st_mtime_nsec == 0
+}
+
+fn set_mtime(fd: BorrowedFd<'_>, seconds: i64) -> rustix::io::Result<()> {
+    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: time(0, rfs::UTIME_OMIT),
+        last_modification: time(seconds, 0),
+    };
+    rfs::futimens(fd, &times)
 }
 
 fn same_attributes(one: &Entry, other: &Entry) -> bool {

@@ -172,3 +172,16 @@ pub(super) fn drop_others(folder: BorrowedFd<'_>, kept: &Xattrs) -> Result<(), E
     }
     Ok(())
 }
+
+/// Sets the time of modification alone, in seconds and nanoseconds.
+pub(super) fn set_modified(
+    fd: BorrowedFd<'_>,
+    (seconds, nanoseconds): (i64, u32),
+) -> Result<(), Errno> {
+    let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let times = Timestamps {
+        last_access: time(0, rfs::UTIME_OMIT),
+        last_modification: time(seconds, nanoseconds.into()),
+    };
+    rfs::futimens(fd, &times)
+}

@@ -259,6 +259,10 @@ impl Comparison<'_> {
         if is_untouched && !place.is_made() {
             return Ok(());
         }
+        if !is_root {
+            // The layer tells, when it is laid over the copy, what time it is for those who come after.
+            attributes::set_modified(now.as_fd(), before.modified).stage_with(stage)?;
+        }
         before.look(now).stage_with(stage)
     }
 
