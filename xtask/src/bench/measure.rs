@@ -4,8 +4,10 @@
 //! Processor time is that of a control group, which has whatever a daemon starts; where none can be made it is what
 //! `/proc` has of the processes that are left. Written is what went through write calls, to files, pipes and sockets alike.
 
+use super::sweep;
 use crate::peers::below;
 use crate::peers::daemon::Daemon;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +25,8 @@ const ACCOUNTS: [(&str, &str); 2] = [
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_WHILE_YOUNG: Duration = Duration::from_micros(700);
 const YOUNG: Duration = Duration::from_millis(60);
+/// What takes longer is killed, so that a run ends.
+const LONGEST: Duration = Duration::from_secs(400);
 
 /// What something took.
 #[derive(Clone, Copy, Debug, Default)]
@@ -51,7 +55,7 @@ pub struct Groups {
 impl Groups {
     /// Makes them where that can be done.
     pub fn new() -> Self {
-        let name = format!("kiln-bench-{}", std::process::id());
+        let name = sweep::groups_name(std::process::id());
         for (root, usage) in ACCOUNTS {
             let dir = Path::new(root).join(&name);
             if std::fs::create_dir(&dir).is_err() {
@@ -116,28 +120,8 @@ impl Drop for Groups {
         }
         let own = Path::new(self.root).join("cgroup.procs");
         let _ = std::fs::write(own, std::process::id().to_string());
-        // Engines make groups of the same name in the other hierarchies of version 1.
-        let hierarchies = std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten();
-        for hierarchy in hierarchies
-            .map(|entry| entry.path())
-            .chain([self.root.into()])
-        {
-            remove_groups(&hierarchy.join(&self.name));
-        }
+        sweep::remove_groups(&self.name);
     }
-}
-
-/// Removes a group with the empty ones below it.
-fn remove_groups(dir: &Path) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_groups(&entry.path());
-        }
-    }
-    let _ = std::fs::remove_dir(dir);
 }
 
 /// Runs commands one after the other and says what they took together with a daemon that works for them.
@@ -209,7 +193,7 @@ impl Account {
 }
 
 /// Bytes that a process and its ended children gave to write calls.
-fn written(process: &str) -> u64 {
+pub fn written(process: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("wchar: "));
     line.and_then(|count| count.trim().parse().ok())
@@ -242,7 +226,12 @@ fn finish(mut command: Command) -> Result<Finished, String> {
         let watch = scope.spawn(|| {
             let mut peak = 0;
             while !ended.load(Ordering::Relaxed) {
-                let largest = below(id).into_iter().map(peak_kib).max();
+                let processes = below(id);
+                if start.elapsed() > LONGEST {
+                    processes.into_iter().for_each(kill);
+                    break;
+                }
+                let largest = processes.into_iter().map(peak_kib).max();
                 peak = peak.max(largest.unwrap_or_default());
                 let young = start.elapsed() < YOUNG;
                 std::thread::sleep(if young { LOOK_WHILE_YOUNG } else { LOOK });
@@ -254,6 +243,9 @@ fn finish(mut command: Command) -> Result<Finished, String> {
         ended.store(true, Ordering::Relaxed);
         let (peak_kib, looking) = watch.join().unwrap_or_default();
         let output = output.map_err(|error| error.to_string())?;
+        if seconds > LONGEST.as_secs_f64() {
+            return Err(format!("{shown}: took longer than {LONGEST:?}"));
+        }
         if output.status.success() {
             return Ok(Finished {
                 seconds,
@@ -266,6 +258,12 @@ fn finish(mut command: Command) -> Result<Finished, String> {
             String::from_utf8_lossy(&output.stderr)
         ))
     })
+}
+
+fn kill(id: u32) {
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw);
+    // It may be gone.
+    let _ = id.map(|id| kill_process(id, Signal::KILL));
 }
 
 /// Seconds of processor time of this thread.

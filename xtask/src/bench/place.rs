@@ -2,6 +2,7 @@
 //! other tools with theirs, and two registries.
 
 use super::measure::Groups;
+use super::sweep::{self, Watch};
 use super::table;
 use crate::peers::registry::Registry;
 use crate::peers::tools::Tools;
@@ -13,12 +14,15 @@ use std::process::Command;
 
 /// A folder in memory.
 const MEMORY: &str = "/dev/shm";
-/// MiB of the big COPY, and files of the largest context, where nothing else is asked for.
+/// MiB of the big COPY, files of the largest context, records of the largest store and GiB of random bytes, where nothing else
+/// is asked for.
 const BIG: usize = 1024;
 const FILES: usize = 1_000_000;
+const RECORDS: usize = 1_000_000;
+const RANDOM: u64 = 10;
 
 /// What the command line asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Workloads; all where there is none.
     pub wanted: Vec<String>,
@@ -38,6 +42,16 @@ pub struct Options {
     pub big: usize,
     /// Files of the largest context.
     pub files: usize,
+    /// Records of the largest store.
+    pub records: usize,
+    /// GiB of the file of random bytes.
+    pub random: u64,
+    /// A folder on a disk, for what is too large for memory.
+    pub disk: PathBuf,
+    /// Where results are kept.
+    pub out: Option<PathBuf>,
+    /// Where results of an earlier run are, and are kept.
+    pub resume: Option<PathBuf>,
 }
 
 impl Options {
@@ -53,6 +67,11 @@ impl Options {
             work: None,
             big: BIG,
             files: FILES,
+            records: RECORDS,
+            random: RANDOM,
+            disk: std::env::temp_dir(),
+            out: None,
+            resume: None,
         };
         let mut rest = args.iter();
         while let Some(word) = rest.next() {
@@ -66,6 +85,11 @@ impl Options {
                 "--work" => options.work = Some(PathBuf::from(value()?)),
                 "--big" => options.big = value()?.parse().map_err(|_| usage)?,
                 "--files" => options.files = value()?.parse().map_err(|_| usage)?,
+                "--records" => options.records = value()?.parse().map_err(|_| usage)?,
+                "--random" => options.random = value()?.parse().map_err(|_| usage)?,
+                "--disk" => options.disk = PathBuf::from(value()?),
+                "--out" => options.out = Some(PathBuf::from(value()?)),
+                "--resume" => options.resume = Some(PathBuf::from(value()?)),
                 "--markdown" => table::use_markdown(),
                 name if names.contains(&name) => options.wanted.push(word.clone()),
                 _ => return Err(usage.to_owned()),
@@ -92,21 +116,47 @@ impl Options {
         }
     }
 
-    /// A new folder for all that is made; removed with the value.
-    pub fn folder(&self) -> Result<tempfile::TempDir, String> {
+    /// A new folder for all that is made; removed with the value, and when this process is killed. What dead ones have left
+    /// is removed now.
+    pub fn folder(&self) -> Result<Folder, String> {
         let memory = Path::new(MEMORY);
         let parent = match &self.work {
             Some(dir) => dir.clone(),
             None if memory.is_dir() => memory.to_owned(),
             None => std::env::temp_dir(),
         };
-        tempfile::Builder::new()
+        Self::folder_in(&parent)
+    }
+
+    /// The same in a certain place.
+    pub fn folder_in(parent: &Path) -> Result<Folder, String> {
+        std::fs::create_dir_all(parent)
+            .map_err(|error| format!("{}: {error}", parent.display()))?;
+        sweep::sweep_dead(parent);
+        let dir = tempfile::Builder::new()
             // In lower case: buildah makes image names of paths.
-            .prefix(&format!("kiln-bench{}", std::process::id()))
+            .prefix(&sweep::folder_name(std::process::id()))
             .rand_bytes(0)
             .permissions(Permissions::from_mode(0o755))
             .tempdir_in(parent)
-            .map_err(|error| format!("could not make a folder: {error}"))
+            .map_err(|error| format!("could not make a folder: {error}"))?;
+        Ok(Folder {
+            _watch: Watch::start(dir.path())?,
+            dir,
+        })
+    }
+}
+
+/// A work folder and who removes it if nobody else does.
+pub struct Folder {
+    dir: tempfile::TempDir,
+    _watch: Watch,
+}
+
+impl Folder {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 }
 
@@ -126,7 +176,7 @@ pub struct Place {
     pub options: Options,
     /// Accounts of processor time.
     pub groups: Groups,
-    work: tempfile::TempDir,
+    work: Folder,
 }
 
 impl Place {

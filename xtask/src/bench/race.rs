@@ -6,9 +6,13 @@ use super::table::{Table, median, ratio, seconds};
 use crate::peers::daemon::Daemon;
 use crate::peers::registry::Registry;
 use std::process::Command;
+use std::time::Instant;
 
 /// Who takes longer than this for all parts of a round is not asked again, so that a run ends.
 const SLOW: f64 = 20.0;
+/// Nor is another tool that has taken this long in all rounds, nor one for which preparations have.
+const ENOUGH: f64 = 25.0;
+const ENOUGH_PREPARED: f64 = 60.0;
 
 /// Characters that are shown of why something failed.
 const REASON: usize = 60;
@@ -42,6 +46,17 @@ pub struct Part {
     pub goal: Option<f64>,
 }
 
+/// Which bytes of a registry are counted.
+#[derive(Clone, Copy, Debug)]
+pub enum Bytes<'a> {
+    /// None.
+    Uncounted,
+    /// That it has in the end.
+    In(&'a Registry),
+    /// That it sends in the meantime; it must not be written to.
+    From(&'a Registry),
+}
+
 impl Part {
     /// One with a goal or without.
     pub fn new(title: &str, goal: Option<f64>) -> Self {
@@ -52,20 +67,20 @@ impl Part {
     }
 }
 
-/// Runs all rounds of one part and prints the rows. `registry` is the one whose bytes are counted.
+/// Runs all rounds of one part and prints the rows.
 pub fn run(
     place: &Place,
     part: Part,
     contestants: Vec<Contestant<'_>>,
     usual_rounds: usize,
-    registry: Option<&Registry>,
+    bytes: Bytes<'_>,
 ) -> Result<(), String> {
     let alone = |contestant| Visit {
         parts: vec![(0, contestant)],
         finish: Box::new(|| Ok(())),
     };
     let visits = contestants.into_iter().map(alone).collect();
-    run_parts(place, &[part], visits, usual_rounds, registry)
+    run_parts(place, &[part], visits, usual_rounds, bytes)
 }
 
 /// Runs all rounds of several parts and prints a table for each.
@@ -74,7 +89,7 @@ pub fn run_parts(
     parts: &[Part],
     visits: Vec<Visit<'_>>,
     usual_rounds: usize,
-    registry: Option<&Registry>,
+    bytes: Bytes<'_>,
 ) -> Result<(), String> {
     let mut runners: Vec<Runner<'_>> = visits
         .into_iter()
@@ -88,11 +103,11 @@ pub fn run_parts(
         .collect();
     for _ in 0..place.rounds(usual_rounds) {
         for runner in &mut runners {
-            runner.round(place, registry);
+            runner.round(place, bytes);
         }
     }
     for (number, part) in parts.iter().enumerate() {
-        show(number, part, &runners);
+        show(number, part, &runners, bytes);
     }
     let own = runners.iter_mut().find(|runner| is_kiln(runner.name()));
     match own.and_then(|runner| runner.failed.take()) {
@@ -107,6 +122,9 @@ struct Runner<'a> {
     /// Of each of its parts.
     samples: Vec<Vec<Sample>>,
     slow: bool,
+    /// Seconds of all rounds: of the work, and with what was prepared for it.
+    spent: f64,
+    with_preparations: f64,
     failed: Option<String>,
 }
 
@@ -116,6 +134,8 @@ impl<'a> Runner<'a> {
             samples: visit.parts.iter().map(|_| Vec::new()).collect(),
             visit,
             slow: false,
+            spent: 0.0,
+            with_preparations: 0.0,
             failed: None,
         }
     }
@@ -124,13 +144,13 @@ impl<'a> Runner<'a> {
         self.visit.parts.first().map_or("", |(_, one)| &one.name)
     }
 
-    fn round(&mut self, place: &Place, registry: Option<&Registry>) {
+    fn round(&mut self, place: &Place, bytes: Bytes<'_>) {
         if self.slow || self.failed.is_some() {
             return;
         }
-        let mut wall = 0.0;
+        let (mut wall, start) = (0.0, Instant::now());
         for ((_, contestant), samples) in self.visit.parts.iter().zip(&mut self.samples) {
-            match one(place, contestant, registry) {
+            match one(place, contestant, bytes) {
                 Ok(sample) => {
                     wall += sample.wall;
                     samples.push(sample);
@@ -141,10 +161,13 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-        self.slow = wall > SLOW;
         if let Err(error) = (self.visit.finish)() {
             self.failed.get_or_insert(error);
         }
+        self.spent += wall;
+        self.with_preparations += start.elapsed().as_secs_f64();
+        let enough = self.spent > ENOUGH || self.with_preparations > ENOUGH_PREPARED;
+        self.slow = wall > SLOW || (enough && !is_kiln(self.name()));
     }
 
     /// What a part took, if it has it.
@@ -158,17 +181,19 @@ impl<'a> Runner<'a> {
     }
 }
 
-fn one(
-    place: &Place,
-    contestant: &Contestant<'_>,
-    registry: Option<&Registry>,
-) -> Result<Sample, String> {
+fn one(place: &Place, contestant: &Contestant<'_>, bytes: Bytes<'_>) -> Result<Sample, String> {
     (contestant.prepare)()?;
+    let before = match bytes {
+        Bytes::From(registry) => registry.written(),
+        _ => 0,
+    };
     let sample = measure(&place.groups, contestant.daemon, (contestant.work)())?;
-    Ok(Sample {
-        bytes: registry.map_or(Ok(0), Registry::bytes)?,
-        ..sample
-    })
+    let bytes = match bytes {
+        Bytes::Uncounted => 0,
+        Bytes::In(registry) => registry.bytes()?,
+        Bytes::From(registry) => registry.written().saturating_sub(before),
+    };
+    Ok(Sample { bytes, ..sample })
 }
 
 fn is_kiln(name: &str) -> bool {
@@ -185,7 +210,17 @@ fn is_wanted(place: &Place, name: &str) -> bool {
     }
 }
 
-fn show(number: usize, part: &Part, runners: &[Runner<'_>]) {
+/// The last line of an error, shortened.
+pub fn reason(error: &str) -> String {
+    let line = error.lines().rev().find(|line| !line.trim().is_empty());
+    line.unwrap_or_default()
+        .replace('|', "/")
+        .chars()
+        .take(REASON)
+        .collect()
+}
+
+fn show(number: usize, part: &Part, runners: &[Runner<'_>], bytes: Bytes<'_>) {
     let with_bytes = runners
         .iter()
         .filter_map(|runner| runner.of(number))
@@ -200,7 +235,10 @@ fn show(number: usize, part: &Part, runners: &[Runner<'_>]) {
         "ratio",
     ];
     if with_bytes {
-        head.push("bytes in the registry");
+        head.push(match bytes {
+            Bytes::From(_) => "bytes from the registry",
+            _ => "bytes in the registry",
+        });
     }
     let middle = |samples: &[Sample], value: fn(&Sample) -> f64| median(samples.iter().map(value));
     let own = runners
@@ -219,13 +257,12 @@ fn show(number: usize, part: &Part, runners: &[Runner<'_>]) {
             continue;
         };
         if samples.is_empty() {
-            let reason = runner.failed.as_deref().unwrap_or_default();
-            let line = reason.lines().rev().find(|line| !line.trim().is_empty());
-            let line: Option<String> = line.map(|line| line.chars().take(REASON).collect());
+            let failed = runner.failed.as_deref().unwrap_or_default();
+            eprintln!("bench: {}: {failed}", runner.name());
             table.row(vec![format!(
                 "{}: failed: {}",
                 runner.name(),
-                line.unwrap_or_default()
+                reason(failed)
             )]);
             continue;
         }

@@ -2,9 +2,9 @@
 //! one, none of them cached, by Kiln as root and as ordinary users, by docker without and with BuildKit, and by buildah; by
 //! turns, on tmpfs where there is one. A step's time is the difference, divided. Needs root.
 
-use super::limit;
-use super::place::Options;
+use super::place::{Folder, Options};
 use super::table::{Table, median, ratio, seconds};
+use super::{limit, race};
 use crate::accounts::User;
 use crate::peers::tools::Tools;
 use crate::{shell, test};
@@ -16,7 +16,7 @@ use std::time::Instant;
 /// RUN steps of the longer build.
 const STEPS: usize = 30;
 /// Ordinary users that are made for it, with and without ranges of ids.
-const USERS: [(&str, bool); 2] = [("kilnbench", true), ("kilnbench1", false)];
+pub const USERS: [(&str, bool); 2] = [("kilnbench", true), ("kilnbench1", false)];
 
 /// Makes the command that builds a context.
 type Build<'a> = Box<dyn Fn(&Path) -> Option<Command> + 'a>;
@@ -33,18 +33,17 @@ struct Row<'a> {
 
 struct Bench {
     kiln: PathBuf,
-    work: tempfile::TempDir,
+    /// Before the folder in which they work.
     tools: Tools,
     users: Vec<User>,
+    work: Folder,
 }
 
 /// Runs it.
-pub fn run(args: &[String]) -> Result<(), String> {
-    let usage = format!("usage: cargo xtask bench run {}", super::OPTIONS);
-    let options = Options::read(args, &[], &usage)?;
+pub fn run(options: &Options) -> Result<(), String> {
     test::install()?;
     let rounds = options.rounds.unwrap_or(5);
-    let bench = Bench::new(&options)?;
+    let bench = Bench::new(options)?;
     let mut rows = bench.rows()?;
     for round in 0..=rounds {
         for row in &mut rows {
@@ -311,17 +310,17 @@ impl Row<'_> {
 
 fn show(rows: &[Row<'_>], unshare: f64) {
     let mut table = Table::new(
-        "30 steps of RUN true, nothing cached",
+        "builder: RUN true, nothing cached",
         &["", "one RUN", "1 step", "30 steps", "ratio"],
     );
     let first = rows.first().map_or(f64::NAN, Row::step);
     for row in rows {
         if let Some(reason) = &row.failed {
-            let reason = reason.lines().rev().find(|line| !line.trim().is_empty());
-            table.row(vec![
-                row.name.clone(),
-                reason.unwrap_or("failed").to_owned(),
-            ]);
+            table.row(vec![format!(
+                "{}: failed: {}",
+                row.name,
+                race::reason(reason)
+            )]);
             continue;
         }
         table.row(vec![

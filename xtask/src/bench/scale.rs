@@ -1,36 +1,32 @@
-//! `cargo xtask bench scale [steps|files|records|big] [OPTIONS]`: time and peak memory as things grow. Fully cached builds of
-//! 10 to 1,000 steps; contexts of a thousand to a million small files, cold and cached; a store of a thousand to 100,000
-//! records of other builds; a file of 10 GiB of nothing.
+//! `cargo xtask bench scale [steps|files|records|holes|random] [OPTIONS]`: time and peak memory as things grow. Fully cached
+//! builds of 10 to 1,000 steps; contexts of a thousand to a million small files, cold and cached; a store of a thousand to a
+//! million records of other builds; a file of 10 GiB of nothing, and one of random bytes.
 
 use super::measure::{Groups, Sample, measure};
-use super::place::{Options, script_of, write};
-use super::table::{Table, median, seconds};
+use super::place::{Folder, Options, script_of, write};
+use super::table::{self, Table, median, seconds};
 use crate::shell;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const NAMES: [&str; 4] = ["steps", "files", "records", "big"];
 /// GiB of the large file, which is all holes.
 const HOLES: u64 = 10;
+/// What statfs says of a file system in memory.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
 struct Scale {
     kiln: PathBuf,
-    work: tempfile::TempDir,
     groups: Groups,
+    work: Folder,
     rounds: usize,
-    /// Files of the largest context.
-    most: usize,
+    /// Files of the largest context, and records of the largest store.
+    files: usize,
+    records: usize,
 }
 
-/// Runs the parts named, or all.
-pub fn run(args: &[String]) -> Result<(), String> {
-    let usage = format!(
-        "usage: cargo xtask bench scale [{}] {}",
-        NAMES.join("|"),
-        super::OPTIONS
-    );
-    let options = Options::read(args, &NAMES, &usage)?;
+/// Runs one of its parts.
+pub fn run(name: &str, options: &Options) -> Result<(), String> {
     let kiln = options.binary()?;
     let work = options.folder()?;
     let copy = work.path().join("kiln");
@@ -39,22 +35,17 @@ pub fn run(args: &[String]) -> Result<(), String> {
         kiln: copy,
         groups: Groups::new(),
         rounds: options.rounds.unwrap_or(5),
-        most: options.files,
+        files: options.files,
+        records: options.records,
         work,
     };
-    if options.wants("steps") {
-        scale.steps()?;
+    match name {
+        "steps" => scale.steps(),
+        "files" => scale.files(),
+        "records" => scale.records(),
+        "holes" => scale.holes(),
+        _ => scale.random(options),
     }
-    if options.wants("files") {
-        scale.files()?;
-    }
-    if options.wants("records") {
-        scale.records()?;
-    }
-    if options.wants("big") {
-        scale.big()?;
-    }
-    Ok(())
 }
 
 impl Scale {
@@ -111,7 +102,7 @@ impl Scale {
             shell::output(&mut self.build("store-steps", &dir))?;
             let sample = self.measure(self.rounds, "store-steps", &dir)?;
             table.row(vec![
-                format!("{count} steps"),
+                format!("{} steps", table::thousands(count as usize)),
                 seconds(sample.wall),
                 seconds(sample.wall / f64::from(count)),
                 format!("{:.0}", sample.peak_mb),
@@ -136,7 +127,7 @@ impl Scale {
         let mut table = Table::new("context files", &head);
         let mut last: Option<(usize, f64, f64)> = None;
         for count in [1_000, 10_000, 100_000, 1_000_000] {
-            if count > self.most {
+            if count > self.files {
                 break;
             }
             let dir = self.path("files");
@@ -157,7 +148,7 @@ impl Scale {
             let find = measure(&self.groups, None, vec![script_of(&find)])?;
             let each = |wall: f64| seconds(wall / count as f64);
             table.row(vec![
-                format!("{count} files"),
+                format!("{} files", table::thousands(count)),
                 seconds(cold.wall),
                 each(cold.wall),
                 format!("{:.0}", cold.peak_mb),
@@ -169,7 +160,7 @@ impl Scale {
             if let Some((before, cold_mb, warm_mb)) = last {
                 let more = (count - before) as f64;
                 let slope = |peak: f64, before: f64| {
-                    format!("{:.0} bytes a file", (peak - before) * 1e6 / more)
+                    format!("{:.0} bytes a file", (peak - before) * 1_048_576.0 / more)
                 };
                 table.row(vec![
                     "  memory of the files that came to it".to_owned(),
@@ -193,13 +184,26 @@ impl Scale {
     fn records(&self) -> Result<(), String> {
         let mut table = Table::new(
             "records of other builds in the store",
-            &["", "cached build", "peak MB", "of one step that is new"],
+            &[
+                "",
+                "cached build",
+                "peak MB",
+                "build with one new step",
+                "peak MB",
+            ],
         );
         let small = self.path("small");
-        let mut made = 0;
-        for count in [1_000, 10_000, 100_000_usize] {
-            while made < count {
-                made = self.more_records(made, count)?;
+        let (mut steps, mut there, mut wanted) = (0, 0, 1_000);
+        while wanted <= self.records {
+            while there < wanted {
+                // As many as are missing by the records that the steps before left, and a few more.
+                let each = (there / steps.max(1)).max(1);
+                let missing = (wanted - there).div_ceil(each);
+                let end = steps + missing + missing / 100;
+                while steps < end {
+                    steps = self.more_records(steps, end)?;
+                }
+                there = self.count_records()?;
             }
             let text = "FROM scratch\nWORKDIR /a\nWORKDIR /b\nCOPY Dockerfile /\n";
             write(&small.join("Dockerfile"), text)?;
@@ -209,16 +213,19 @@ impl Scale {
             for round in 0..self.rounds {
                 write(
                     &small.join("Dockerfile"),
-                    format!("{text}# {count} {round}\n"),
+                    format!("{text}# {wanted} {round}\n"),
                 )?;
-                new.push(self.measure(1, "store-records", &small)?.wall);
+                new.push(self.measure(1, "store-records", &small)?);
             }
+            let peak = new.iter().map(|sample| sample.peak_mb).fold(0.0, f64::max);
             table.row(vec![
-                format!("{} records", self.count_records()?),
+                format!("{} records", table::thousands(self.count_records()?)),
                 seconds(cached.wall),
                 format!("{:.0}", cached.peak_mb),
-                seconds(median(new)),
+                seconds(median(new.iter().map(|sample| sample.wall))),
+                format!("{peak:.0}"),
             ]);
+            wanted *= 10;
         }
         table.print();
         self.remove("store-records")
@@ -259,19 +266,46 @@ impl Scale {
     }
 
     /// A file of 10 GiB without a byte on the disk.
-    fn big(&self) -> Result<(), String> {
+    fn holes(&self) -> Result<(), String> {
         let dir = self.path("big");
-        write(&dir.join("Dockerfile"), "FROM scratch\nCOPY zeros /\n")?;
-        let file = std::fs::File::create(dir.join("zeros")).map_err(|error| error.to_string())?;
+        write(&dir.join("Dockerfile"), "FROM scratch\nCOPY file /\n")?;
+        let file = std::fs::File::create(dir.join("file")).map_err(|error| error.to_string())?;
         file.set_len(HOLES << 30)
             .map_err(|error| error.to_string())?;
-        let mut table = Table::new(
-            &format!("a file of {HOLES} GiB, all holes"),
-            &["", "wall", "peak MB", "MB on the disk"],
+        self.one_file(&dir, &format!("a file of {HOLES} GiB, all holes"))
+    }
+
+    /// A file of random bytes, which is not in memory: there the store of it must fit.
+    fn random(&self, options: &Options) -> Result<(), String> {
+        let is_same = self.work.path().parent() == Some(options.disk.as_path());
+        let on_disk = (!is_same)
+            .then(|| Options::folder_in(&options.disk))
+            .transpose()?;
+        let dir = on_disk
+            .as_ref()
+            .map_or_else(|| self.path("random"), |folder| folder.path().to_owned());
+        let room = free_gib(&options.disk)?.min(free_gib(self.work.path())?);
+        let size = options.random.min(room.saturating_sub(1));
+        if size == 0 {
+            return Err(format!("no room for random bytes: {room} GiB"));
+        }
+        write(&dir.join("Dockerfile"), "FROM scratch\nCOPY file /\n")?;
+        let script = format!(
+            "head -c {size}G /dev/zero | openssl enc -aes-128-ctr -K 00 -iv 00 2>/dev/null > '{}'",
+            dir.join("file").display()
         );
+        shell::output(&mut script_of(&script))?;
+        self.one_file(&dir, &format!("a file of {size} GiB of random bytes"))
+    }
+
+    /// A context of one large file, cold and cached, beside its hash.
+    fn one_file(&self, dir: &Path, title: &str) -> Result<(), String> {
+        let mut table = Table::new(title, &["", "wall", "peak MB", "MB of the store"]);
         for name in ["cold", "cached"] {
-            let sample = self.measure(1, "store-big", &dir)?;
+            let sample = self.measure(1, "store-big", dir)?;
             let script = format!("du -sm '{}' | cut -f1", self.path("store-big").display());
+            // The file may be younger than the cache trusts, the next time it is not.
+            shell::output(&mut self.build("store-big", dir))?;
             table.row(vec![
                 name.to_owned(),
                 seconds(sample.wall),
@@ -279,10 +313,28 @@ impl Scale {
                 shell::output(&mut script_of(&script))?.trim().to_owned(),
             ]);
         }
-        let script = format!("openssl dgst -sha256 '{}'", dir.join("zeros").display());
+        let script = format!("openssl dgst -sha256 '{}'", dir.join("file").display());
         let limit = measure(&self.groups, None, vec![script_of(&script)])?;
         table.row(vec!["limit: SHA-256 of it".to_owned(), seconds(limit.wall)]);
         table.print();
         self.remove("store-big")
     }
+}
+
+/// What can be written below a folder; in memory, without taking more of it than there is.
+fn free_gib(dir: &Path) -> Result<u64, String> {
+    let room = rustix::fs::statvfs(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let free = room.f_bavail * room.f_frsize;
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or_default();
+    let in_memory = rustix::fs::statfs(dir).is_ok_and(|kind| kind.f_type == TMPFS);
+    Ok(if in_memory {
+        free.min(available << 10) >> 30
+    } else {
+        free >> 30
+    })
 }

@@ -1,14 +1,31 @@
 //! Medians and tables, for a terminal or for a page in Markdown.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 thread_local! {
     static MARKDOWN: Cell<bool> = const { Cell::new(false) };
+    static PRINTED: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// All that was printed since this was last called, in Markdown.
+pub fn take() -> String {
+    PRINTED.take()
+}
+
+/// Prints a text that is in Markdown already.
+pub fn print_markdown(text: &str) {
+    println!("\n{}", text.trim_end());
+    PRINTED.with_borrow_mut(|all| all.push_str(&format!("\n{}\n", text.trim_end())));
 }
 
 /// All tables from here on are in Markdown.
 pub fn use_markdown() {
     MARKDOWN.set(true);
+}
+
+/// Whether they are.
+pub fn is_markdown() -> bool {
+    MARKDOWN.get()
 }
 
 /// The middle of some values; not a number without any.
@@ -44,6 +61,10 @@ impl Table {
     /// Prints it.
     pub fn print(&self) {
         println!("{}", self.text(MARKDOWN.get()));
+        PRINTED.with_borrow_mut(|all| {
+            all.push_str(&self.text(true));
+            all.push('\n');
+        });
     }
 
     fn text(&self, markdown: bool) -> String {
@@ -108,6 +129,19 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
+/// A count with a comma after each three digits.
+pub fn thousands(count: usize) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// How many times as long.
 pub fn ratio(value: f64, own: f64) -> String {
     let ratio = value / own;
@@ -135,6 +169,8 @@ mod tests {
             table.text(true),
             "\n| work | wall | ratio |\n|---|--:|--:|\n| kiln | 5.1 ms | 1.00x |\n| another | 2.00 s | |"
         );
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(thousands(123), "123");
         assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
     }
 }

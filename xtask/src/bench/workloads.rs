@@ -5,7 +5,8 @@ use super::builders::{Builder, How};
 use super::content::{self, Kind};
 use super::limit;
 use super::place::{Place, write};
-use super::race::{self, Contestant, Part, Visit};
+use super::race::{self, Bytes, Contestant, Part, Visit};
+use crate::peers::registry::Registry;
 use crate::shell;
 use std::cell::Cell;
 use std::fmt::Write as _;
@@ -19,9 +20,14 @@ const PIECES: usize = 64;
 /// RUN steps.
 const STEPS: usize = 30;
 
-/// Puts the base into the registry and returns its name.
+/// Puts the base into the registry of bases and returns its name.
 pub fn base(place: &Place) -> Result<String, String> {
-    let name = format!("{}/busybox:1", place.bases.host());
+    push_base(place, &place.bases)
+}
+
+/// Puts it into a registry.
+pub fn push_base(place: &Place, registry: &Registry) -> Result<String, String> {
+    let name = format!("{}/busybox:1", registry.host());
     let layout = shell::root().join("testdata/images/busybox");
     let mut seed = place.tools.skopeo().ok_or("skopeo is not installed")?;
     seed.args(["copy", "-q", "--dest-tls-verify=false"])
@@ -135,7 +141,7 @@ pub fn small(place: &Place, base: &str) -> Result<(), String> {
     visits.push(limit::row(1, "start and end of true", || {
         vec![Command::new("/bin/true")]
     }));
-    race::run_parts(place, &parts, visits, 9, None)
+    race::run_parts(place, &parts, visits, 9, Bytes::Uncounted)
 }
 
 /// W2: 50,000 small files.
@@ -192,7 +198,7 @@ pub fn many_files(place: &Place) -> Result<(), String> {
         format!("find '{dir}' -type f -size -1 -mtime +1"),
     ));
     visits.push(limit::script(2, "tar into SHA-256", tar));
-    race::run_parts(place, &parts, visits, 5, None)?;
+    race::run_parts(place, &parts, visits, 5, Bytes::Uncounted)?;
     place.remove("w2")
 }
 
@@ -241,7 +247,7 @@ pub fn much_data(place: &Place) -> Result<(), String> {
         visits.push(cleaning(&builder, list));
     }
     visits.extend(limits_of_data(&dir));
-    race::run_parts(place, &parts, visits, 3, Some(&place.target))?;
+    race::run_parts(place, &parts, visits, 3, Bytes::In(&place.target))?;
     place.target.clear()?;
     place.remove("w3")
 }
@@ -288,7 +294,7 @@ pub fn many_steps(place: &Place, base: &str) -> Result<(), String> {
         "unshare of a RUN's namespaces and true, 30 times",
         || limit::commands_in_namespaces(STEPS),
     ));
-    race::run_parts(place, &parts, visits, 5, None)
+    race::run_parts(place, &parts, visits, 5, Bytes::Uncounted)
 }
 
 /// W5: a RUN that makes 20,000 files and one that deletes 10,000 of them.
@@ -325,7 +331,7 @@ pub fn files_of_commands(place: &Place, base: &str) -> Result<(), String> {
         "the same by sh, with tar into SHA-256",
         script,
     ));
-    race::run_parts(place, &parts, visits, 5, None)
+    race::run_parts(place, &parts, visits, 5, Bytes::Uncounted)
 }
 
 /// W6: six stages that wait for two seconds.
@@ -355,5 +361,5 @@ pub fn stages(place: &Place, base: &str) -> Result<(), String> {
         .map(|builder| keeping(vec![uncached(builder, "w6")]))
         .collect();
     visits.push(limit::script(0, "sleep 2", "sleep 2".to_owned()));
-    race::run_parts(place, &parts, visits, 3, None)
+    race::run_parts(place, &parts, visits, 3, Bytes::Uncounted)
 }

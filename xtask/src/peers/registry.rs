@@ -76,6 +76,11 @@ impl Registry {
             .sum())
     }
 
+    /// Bytes that it has written since its start, to files and connections.
+    pub fn written(&self) -> u64 {
+        crate::bench::written(&self.process.id().to_string())
+    }
+
     /// Forgets all content.
     pub fn clear(&self) -> Result<(), String> {
         match std::fs::remove_dir_all(&self.storage) {

@@ -3,6 +3,7 @@
 use super::daemon::{Daemon, IN_CHROOT_NAME, ON_HOST_NAME};
 use super::find;
 use crate::bench::Groups;
+use crate::shell;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -79,6 +80,12 @@ impl Tools {
             host,
             chroot,
         })
+    }
+
+    /// Whether the daemons answer.
+    pub fn answer(&self) -> bool {
+        let mut daemons = self.host.iter().chain(&self.chroot);
+        daemons.all(|daemon| shell::output(daemon.docker().arg("version")).is_ok())
     }
 
     /// podman or buildah of the host.

@@ -2,7 +2,7 @@
 
 use crate::bench::content;
 use crate::bench::place::{Place, script_of, write};
-use crate::bench::race::{self, Contestant, Part};
+use crate::bench::race::{self, Bytes, Contestant, Part};
 use crate::shell;
 use std::path::Path;
 use std::process::Command;
@@ -47,7 +47,7 @@ pub fn pull(place: &Place) -> Result<(), String> {
     let host = place.bases.host();
     let unpack = place.path("unpacked");
     list.push(Contestant {
-        name: "limit: curl | gzip -dc | tar x".to_owned(),
+        name: "limit: curl, gzip -dc, tar x".to_owned(),
         prepare: Box::new(|| {
             place.remove("unpacked")?;
             std::fs::create_dir_all(place.path("unpacked")).map_err(|error| error.to_string())
@@ -70,7 +70,7 @@ pub fn pull(place: &Place) -> Result<(), String> {
         Part::new("W7: pull and unpack of a 170 MB base", Some(1.4)),
         list,
         3,
-        None,
+        Bytes::Uncounted,
     )
 }
 
@@ -127,7 +127,7 @@ fn pull_in_chroot<'a>(place: &'a Place, base: &'a str, context: &Path) -> Vec<Co
     let mut list = Vec::new();
     if place.tools.crane().is_some() {
         list.push(Contestant {
-            name: "crane export | tar x".to_owned(),
+            name: "crane export, tar x".to_owned(),
             prepare: Box::new(|| {
                 place.remove("unpacked")?;
                 std::fs::create_dir_all(place.path("unpacked")).map_err(|error| error.to_string())
@@ -227,7 +227,7 @@ pub fn push(place: &Place) -> Result<(), String> {
             Part::new(&format!("push of 1 GiB, {format}"), None),
             list,
             3,
-            Some(&place.target),
+            Bytes::In(&place.target),
         )?;
     }
     Ok(())

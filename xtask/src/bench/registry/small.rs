@@ -2,7 +2,7 @@
 
 use crate::bench::content;
 use crate::bench::place::{Place, script_of, write};
-use crate::bench::race::{self, Contestant, Part};
+use crate::bench::race::{self, Bytes, Contestant, Part};
 use crate::shell;
 use std::path::Path;
 use std::process::Command;
@@ -67,7 +67,7 @@ pub fn repush(place: &Place) -> Result<(), String> {
         Part::new("W9: ten more tags of an image that is there", Some(0.1)),
         list,
         5,
-        None,
+        Bytes::Uncounted,
     )?;
     let again = vec![
         one_build(place),
@@ -83,7 +83,7 @@ pub fn repush(place: &Place) -> Result<(), String> {
         Part::new("ten tags that are there", None),
         again,
         5,
-        None,
+        Bytes::Uncounted,
     )
 }
 
@@ -269,7 +269,7 @@ pub fn index(place: &Place) -> Result<(), String> {
         Part::new("W8: two-platform index, built and pushed", Some(0.08)),
         list,
         5,
-        Some(&place.target),
+        Bytes::In(&place.target),
     )
 }
 
