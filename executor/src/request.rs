@@ -180,7 +180,8 @@ pub enum ContextMode {
     #[default]
     Exact,
     /// As Git keeps them, whatever the umask of a checkout: 644 or 755 for files, by the owner's execute bit, and 755
-    /// for folders. Times, of which Git keeps none, are all the same.
+    /// for folders. Times, of which Git keeps none, are all the same; hard links are files of their
+    /// own, and there are no extended attributes.
     Git,
 }
 
@@ -202,6 +203,14 @@ impl ContextMode {
         match self {
             Self::Exact => time,
             Self::Git => NO_TIME,
+        }
+    }
+
+    /// Whether two names of one file stay one file, and files keep their extended attributes.
+    pub(crate) fn keeps_all(self) -> bool {
+        match self {
+            Self::Exact => true,
+            Self::Git => false,
         }
     }
 }

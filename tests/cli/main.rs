@@ -44,6 +44,7 @@ mod layer_entries;
 mod limits;
 mod load;
 mod login;
+mod machines;
 mod manifest;
 mod missing_layers;
 mod modes;

@@ -2,6 +2,7 @@
 
 use crate::support::{Project, is_root};
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 const DOCKERFILE: &str = "\
 FROM busybox AS build
@@ -50,6 +51,35 @@ fn one_source_date_epoch_gives_one_archive() {
         seen.push(archives.remove(0));
     }
     assert_ne!(seen[0], seen[2], "the epoch is in the image");
+}
+
+/// Times are in no key. Those after SOURCE_DATE_EPOCH end as it, and with `--context-mode=git` there are none; an older one is
+/// that of the first build.
+#[test]
+fn times_that_changed_since_the_first_build() {
+    for (mode, epoch, is_same) in [
+        ("exact", "1000", true),
+        ("git", "1700000000", true),
+        ("exact", "1700000000", false),
+    ] {
+        let used = Project::new("FROM scratch\nCOPY file /\n");
+        let file = used.write("file", "content");
+        let build = |project: &Project, seconds| {
+            let file = fs::File::open(&file).unwrap();
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            file.set_modified(time).unwrap();
+            let context = used.path("context");
+            let mut command =
+                project.command(&["build", "--context-mode", mode, "--iidfile", "id"]);
+            command.arg(context).env("SOURCE_DATE_EPOCH", epoch);
+            project.run(command).ok();
+            fs::read_to_string(project.path("id")).unwrap()
+        };
+        let first = build(&used, 1_000_000);
+        assert_eq!(build(&used, 2_000_000), first, "{mode} {epoch}");
+        let clean = build(&Project::new(""), 2_000_000);
+        assert_eq!(clean == first, is_same, "{mode} {epoch}");
+    }
 }
 
 /// Metadata, but for what names the one build that it is of.

@@ -25,7 +25,9 @@ use planner::scheduler::{Cancel, StepEvent};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sandbox::{Exit, RunSpec, Sandbox};
 use std::collections::{HashMap, HashSet};
+use std::fs::Permissions;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -53,7 +55,10 @@ pub(crate) fn run(
     let changes = held.folder(CHANGES)?;
     // A command may give its root to somebody else, and what is theirs cannot be moved: the folder around it can.
     let upper = changes.join("upper");
-    std::fs::create_dir(&upper).map_err(|source| Error::Io {
+    // The command's root directory, whatever the umask.
+    let made = std::fs::create_dir(&upper)
+        .and_then(|()| std::fs::set_permissions(&upper, Permissions::from_mode(0o755)));
+    made.map_err(|source| Error::Io {
         op: "create",
         path: upper.clone(),
         source,

@@ -340,7 +340,9 @@ impl Context {
             Ok((details.digest, details.xattrs.to_vec()))
         })?;
         let (found, xattrs) = details.ok_or_else(|| self.root.changed(&entry.path))?;
-        entry.xattrs = xattrs;
+        if self.root.modes.keeps_all() {
+            entry.xattrs = xattrs;
+        }
         if let Kind::File { digest, .. } = &mut entry.kind {
             *digest = Some(found);
         }
@@ -505,7 +507,7 @@ impl FileTree for Context {
     }
 
     fn link_id(&self, path: &[u8]) -> Option<(u64, u64)> {
-        if !self.any_hard_links.load(Ordering::Relaxed) {
+        if !self.root.modes.keeps_all() || !self.any_hard_links.load(Ordering::Relaxed) {
             return None;
         }
         let id = self.with_node(path, |_, node| {

@@ -189,7 +189,8 @@ impl Listing {
 
     /// The entry of a node, with what is known of its content.
     pub(super) fn entry(&self, node: &Node, modes: ContextMode) -> Entry {
-        let xattrs = node.details.get().map(|details| details.xattrs.to_vec());
+        let details = node.details.get().filter(|_| modes.keeps_all());
+        let xattrs = details.map(|details| details.xattrs.to_vec());
         Entry {
             path: self.path(node),
             kind: node.kind(),

@@ -10,6 +10,8 @@ use std::collections::HashMap;
 const FLUSH: usize = 32 * 1024;
 /// Changes when the encoding does.
 const DOMAIN: &[u8] = b"kiln copy source 1";
+/// Where the numbers of items begin that later names of the same file refer to.
+const LINKED: u64 = 1 << 32;
 
 /// Encodes fields with their lengths, so that no two selections read alike.
 struct Encoder {
@@ -53,15 +55,13 @@ pub(super) fn digest(selection: Selection) -> ([u8; 32], Reads) {
         encoder.number(group.items.len() as u64);
         encoder.bytes(&group.name);
         let mut links: HashMap<(u64, u64), u64> = HashMap::new();
-        for item in group.items.drain() {
+        for (at, item) in (LINKED..).zip(group.items.drain()) {
             // Empty for the root of what is copied.
             let relative = item.entry.path.get(group.strip..).unwrap_or_default();
             encoder.bytes(relative);
-            let link = item.link.map_or(0, |id| {
-                let next = links.len() as u64 + 1;
-                *links.entry(id).or_insert(next)
-            });
-            encoder.number(link);
+            // The first name of a file is like any file: its other names may lie where nothing is copied from.
+            let first = item.link.map_or(at, |id| *links.entry(id).or_insert(at));
+            encoder.number(if first == at { 0 } else { first });
             // A directory that is the source itself gives its files, not its own attributes.
             let unnamed = relative.is_empty() && item.entry.kind == Kind::Directory;
             encode(&mut encoder, &item, unnamed);
