@@ -90,21 +90,14 @@ impl Scale {
         let mut table = Table::new("steps, all cached", &["", "wall", "per step", "peak MB"]);
         for count in [10, 100, 1000] {
             let dir = self.path("steps");
-            let mut text = String::from("FROM scratch AS s0\n");
-            for step in 0..count {
-                // Layers of an image are bounded: every stage has some.
-                if step > 0 && step % 50 == 0 {
-                    let _ = writeln!(text, "FROM s{} AS s{}", step / 50 - 1, step / 50);
-                }
-                let _ = writeln!(text, "WORKDIR /d{step}");
-            }
+            let text = stages_of_steps("d", count);
             write(&dir.join("Dockerfile"), text)?;
             shell::output(&mut self.build("store-steps", &dir))?;
             let sample = self.measure(self.rounds, "store-steps", &dir)?;
             table.row(vec![
-                format!("{} steps", table::thousands(count as usize)),
+                format!("{} steps", table::thousands(count)),
                 seconds(sample.wall),
-                seconds(sample.wall / f64::from(count)),
+                seconds(sample.wall / count as f64),
                 format!("{:.0}", sample.peak_mb),
             ]);
         }
@@ -236,18 +229,7 @@ impl Scale {
         const AT_ONCE: usize = 2_000;
         let dir = self.path("many");
         let count = AT_ONCE.min(wanted - made);
-        let mut text = String::new();
-        // Stages of their own: a chain would hold the layers of all.
-        for stage in 0..count.div_ceil(50) {
-            let _ = writeln!(text, "FROM scratch AS s{stage}");
-            for step in 0..50.min(count - stage * 50) {
-                let _ = writeln!(text, "WORKDIR /m{made}/{stage}/{step}");
-            }
-        }
-        text.push_str("FROM scratch\n");
-        for stage in 0..count.div_ceil(50) {
-            let _ = writeln!(text, "COPY --from=s{stage} /m{made} /m{made}");
-        }
+        let text = stages_of_steps(&format!("m{made}"), count);
         write(&dir.join("Dockerfile"), text)?;
         shell::output(&mut self.build("store-records", &dir))?;
         Ok(made + count)
@@ -319,6 +301,22 @@ impl Scale {
         table.print();
         self.remove("store-big")
     }
+}
+
+/// So many steps in stages of 50, as images have no more layers than some, and one that copies from all of them.
+fn stages_of_steps(name: &str, count: usize) -> String {
+    let mut text = String::new();
+    for stage in 0..count.div_ceil(50) {
+        let _ = writeln!(text, "FROM scratch AS s{stage}");
+        for step in 0..50.min(count - stage * 50) {
+            let _ = writeln!(text, "WORKDIR /{name}/{stage}/{step}");
+        }
+    }
+    text.push_str("FROM scratch\n");
+    for stage in 0..count.div_ceil(50) {
+        let _ = writeln!(text, "COPY --from=s{stage} /{name} /{name}");
+    }
+    text
 }
 
 /// What can be written below a folder; in memory, without taking more of it than there is.
