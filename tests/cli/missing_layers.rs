@@ -145,3 +145,97 @@ fn g02_a_pull_remembers_where_blobs_are_so_that_a_push_mounts_them() {
         assert_eq!(fetched.filter(|get| get.path != "/v2/").count(), 0);
     }
 }
+
+/// A store with an image over `HOST/team/base:1`, of whose layers only the unpacked trees are left.
+fn unpacked() -> (FakeRegistry, Project, String) {
+    let registry = FakeRegistry::start();
+    // A header as GNU tar writes it: no layer of ours has such.
+    let layer = |path: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_data(&mut header, path, &b"abc"[..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    registry.put_image(
+        "team/base",
+        Some("1"),
+        arch(),
+        &[layer("one"), layer("two")],
+    );
+    let name = format!("{}/team/base:1", registry.host());
+    let project = Project::new(&format!(
+        "FROM {name}\nCOPY --from=busybox / /\nRUN echo made > /made\n"
+    ));
+    project.build(&["-t", "made"]).ok();
+    let layers = project.store().join("layers/sha256");
+    for entry in std::fs::read_dir(layers).unwrap() {
+        let folder = entry.unwrap().path();
+        let meta = std::fs::read(folder.join("meta.json")).unwrap();
+        let meta: serde_json::Value = serde_json::from_slice(&meta).unwrap();
+        assert!(folder.join("tree").is_dir(), "RUN had all of them unpacked");
+        let forms = meta["blobs"].as_array().unwrap().iter();
+        for form in forms.filter(|form| form["encoder"] == "pulled") {
+            let digest = form["descriptor"]["digest"].as_str().unwrap();
+            let blob = project.store().join("blobs").join(digest.replace(':', "/"));
+            if blob.exists() {
+                std::fs::remove_file(blob).unwrap();
+            }
+        }
+    }
+    let before = registry.requests().len();
+    project.kiln(&["inspect", "made"]).ok();
+    assert_eq!(registry.requests().len(), before);
+    (registry, project, name)
+}
+
+/// A pulled layer of which only the tree is left: its tar cannot be made again from that, so that what needs it fetches it.
+#[test]
+fn g03_what_needs_the_blob_of_an_unpacked_layer_fetches_it() {
+    type Get<'a> = &'a dyn Fn(&Project) -> crate::support::Run;
+    let ways: [(&str, Get<'_>); 4] = [
+        ("build", &|project| {
+            project.build(&["-o", "type=oci,tar=false,dest=layout"])
+        }),
+        ("build with other layers", &|project| {
+            project.build(&[
+                "-o",
+                "type=oci,tar=false,dest=layout,compression=zstd,force-compression=true",
+            ])
+        }),
+        ("save", &|project| {
+            project.kiln(&["save", "--format", "oci-dir", "-o", "layout", "made"])
+        }),
+        ("push", &|project| {
+            let registry = FakeRegistry::start();
+            let name = format!("{}/made:1", registry.host());
+            let run = project.kiln(&["push", "made", &name]);
+            assert!(run.status != 0 || registry.tagged("made", "1").is_some());
+            run
+        }),
+    ];
+    for (way, get) in ways {
+        let (registry, project, name) = unpacked();
+        registry.fault(testkit::registry::Fault::on("GET", "/blobs/").status(404));
+        let layout = project.path("layout");
+        let repository = name.strip_suffix(":1").unwrap();
+        let run = get(&project);
+        assert_eq!(run.status, 1, "{way}: {}", run.stderr);
+        assert!(run.stderr.contains(repository), "{way}: {}", run.stderr);
+        assert!(!layout.exists(), "{way}");
+        let files = project.path("files");
+        let output = format!("type=local,dest={}", files.display());
+        project.build(&["-o", &output]).ok();
+        assert_eq!(std::fs::read(files.join("one")).unwrap(), b"abc");
+        registry.heal();
+        let run = get(&project);
+        assert_eq!(run.status, 0, "{way}: {}", run.stderr);
+        if layout.exists() {
+            testkit::validate(&layout).unwrap();
+        }
+    }
+}

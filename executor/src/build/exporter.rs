@@ -9,7 +9,7 @@ use crate::build::manifest::{self, Desc};
 use crate::build::record::StepOutput;
 use crate::build::{BuildResult, Ui};
 use crate::cache::{Site, inline};
-use crate::layer::{self, Compression};
+use crate::layer::{self, Compression, Form};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::dest::Destination;
 use crate::push::Packing;
@@ -72,8 +72,15 @@ impl Exporter<'_> {
             OutputKind::Image => output.image.is_stored() || self.changes_layers(output),
             _ => true,
         };
-        if outputs.iter().any(needs_bases) {
-            self.fetch_bases()?;
+        let needs_tars = |output: &OutputRequest| match output.kind {
+            OutputKind::Image | OutputKind::CacheOnly => self.changes_layers(output),
+            OutputKind::Local | OutputKind::Tar => false,
+            _ => true,
+        };
+        if outputs.iter().any(needs_tars) {
+            self.fetch_bases(Form::Blob)?;
+        } else if outputs.iter().any(needs_bases) {
+            self.fetch_bases(Form::Readable)?;
         }
         let exported = match outputs {
             [only] => vec![self.one(only)?],
@@ -129,12 +136,11 @@ impl Exporter<'_> {
 
     /// Whatever is exported must be whole: layers that no step read are fetched now, those of the base and those that
     /// a cache has.
-    fn fetch_bases(&self) -> Result<(), Error> {
+    fn fetch_bases(&self, form: Form) -> Result<(), Error> {
         let (mut missing, mut of_cache) = (Vec::new(), false);
         for output in &self.results {
             for (position, layer) in output.snapshot().layers.into_iter().enumerate() {
-                if !crate::build::fetch::available(self.space, &layer)? && !missing.contains(&layer)
-                {
+                if !layer::is_here(self.space.store(), form, &layer)? && !missing.contains(&layer) {
                     of_cache |= position >= output.base.len();
                     missing.push(layer);
                 }
@@ -151,7 +157,8 @@ impl Exporter<'_> {
         self.task(name, |task| {
             let progress =
                 |what: &str, done: u64, total: u64| self.ui.task_progress(task, what, done, total);
-            self.fetcher.ensure(&missing, &progress, self.cancel)
+            let cancel = self.cancel;
+            self.fetcher.ensure_as(form, &missing, &progress, cancel)
         })
     }
 

@@ -274,7 +274,7 @@ impl<'a> Fetcher<'a> {
         let mut missing = Vec::new();
         let mut seen = HashSet::new();
         for layer in layers {
-            if seen.insert(layer) && !available(self.space, layer)? {
+            if seen.insert(layer) && !layer::is_here(self.space.store(), form, layer)? {
                 missing.push(layer);
             }
         }
@@ -365,24 +365,40 @@ impl<'a> Fetcher<'a> {
         cancel: &Cancel,
     ) -> Result<(), Error> {
         self.space.in_turn(format!("fetch {diff_id}"), || {
-            if available(self.space, diff_id)? {
+            if layer::is_here(self.space.store(), form, diff_id)? {
                 return Ok(());
             }
-            let mut failed = None;
-            loop {
-                let Some(known) = self.place(diff_id) else {
-                    return Err(failed.unwrap_or_else(|| self.nowhere_in_base(diff_id)));
-                };
-                match self.fetch_from(diff_id, &known, form, (progress, cancel)) {
-                    // Another cache may have it.
-                    Err(error) if known.cache.is_some() && !cancel.is_cancelled() => {
-                        self.refuse(&known, diff_id, &error);
-                        failed = Some(error);
-                    }
-                    ended => return ended,
-                }
+            let brought = self.fetch_somewhere(diff_id, form, (progress, cancel));
+            if brought.is_ok() || cancel.is_cancelled() || !available(self.space, diff_id)? {
+                return brought;
             }
+            // Only its tree is here, which gives its tar again if it is one of ours.
+            layer::materialise::plain(self.space, diff_id)
+                .or_else(|error| brought.and(Err(error)))?;
+            Ok(())
         })
+    }
+
+    fn fetch_somewhere(
+        &self,
+        diff_id: &Digest,
+        form: Form,
+        (progress, cancel): (Progress<'_>, &Cancel),
+    ) -> Result<(), Error> {
+        let mut failed = None;
+        loop {
+            let Some(known) = self.place(diff_id) else {
+                return Err(failed.unwrap_or_else(|| self.nowhere_in_base(diff_id)));
+            };
+            match self.fetch_from(diff_id, &known, form, (progress, cancel)) {
+                // Another cache may have it.
+                Err(error) if known.cache.is_some() && !cancel.is_cancelled() => {
+                    self.refuse(&known, diff_id, &error);
+                    failed = Some(error);
+                }
+                ended => return ended,
+            }
+        }
     }
 
     /// A cache turned out not to have what it says.
@@ -576,19 +592,8 @@ fn copy_from_layout(
     }
 }
 
-/// Whether the store holds a layer in a form from which every other can be made.
+/// Whether the store holds a layer in a form that can be read and mounted. Whether its tar can be had is
+/// [`layer::is_here`].
 pub(crate) fn available(space: &Space, diff_id: &Digest) -> Result<bool, Error> {
-    let store = space.store();
-    // A tree alone cannot be read without its index: then the layer is made again.
-    let has_tree = store.layer_tree(diff_id).is_some() && store.layer_index(diff_id).is_some();
-    if has_tree || store.blob_size(diff_id).is_some() {
-        return Ok(true);
-    }
-    let Some(meta) = store.layer(diff_id)? else {
-        return Ok(false);
-    };
-    Ok(meta
-        .blobs
-        .iter()
-        .any(|blob| store.blob_size(blob.descriptor.digest()).is_some()))
+    layer::is_readable(space.store(), diff_id)
 }

@@ -122,12 +122,10 @@ impl Unpacked {
     /// Makes it visible in the store, beside its blob, which is there already.
     pub(crate) fn put(self, store: &Store, blob: &Descriptor) -> Result<(), Error> {
         let mut meta = self.meta;
-        if *blob.digest() != meta.diff_id {
-            meta.blobs.push(LayerBlob {
-                descriptor: blob.clone(),
-                encoder: PULLED.to_owned(),
-            });
-        }
+        meta.blobs.push(LayerBlob {
+            descriptor: blob.clone(),
+            encoder: PULLED.to_owned(),
+        });
         Ok(store.put_layer(&meta, self.staged)?)
     }
 }

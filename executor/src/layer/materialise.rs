@@ -88,15 +88,13 @@ pub(crate) fn register_blob(
         diff_id: diff_id.clone(),
         identity: None,
         size: None,
-        blobs: Vec::new(),
+        blobs: vec![LayerBlob {
+            descriptor: blob.clone(),
+            encoder: PULLED.to_owned(),
+        }],
     };
     if plain {
         meta.size = Some(blob.size());
-    } else {
-        meta.blobs.push(LayerBlob {
-            descriptor: blob.clone(),
-            encoder: PULLED.to_owned(),
-        });
     }
     Ok(space.store().put_layer(&meta, StagedLayer::default())?)
 }
@@ -251,7 +249,7 @@ pub(crate) fn capture(
     if let Some(known) = store
         .layer_by_identity(&written.identity)?
         .filter(|known| *known != written.diff_id)
-        && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
+        && super::is_readable(store, &known)?
     {
         space
             .remove_tree(&folder)
@@ -414,7 +412,7 @@ pub(crate) fn clamp_times(space: &Space, diff_id: &Digest, epoch: i64) -> Result
     if let Some(known) = store
         .record(&key)?
         .and_then(|known| Digest::try_from(String::from_utf8(known).ok()?).ok())
-        && (store.layer_tree(&known).is_some() || source(store, &known)?.is_some())
+        && super::is_readable(store, &known)?
     {
         return Ok(known);
     }

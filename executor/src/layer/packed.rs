@@ -95,8 +95,10 @@ pub(crate) fn known(
         "zstd"
     };
     let fits = |blob: &&LayerBlob| {
-        let pulled =
-            blob.encoder == PULLED && blob.descriptor.media_type().to_string().ends_with(family);
+        // What others have compressed cannot be made again once it is gone.
+        let pulled = blob.encoder == PULLED
+            && blob.descriptor.media_type().to_string().ends_with(family)
+            && store.blob_size(blob.descriptor.digest()).is_some();
         blob.encoder == encoder || (pulled && !force)
     };
     let blobs = meta.map(|meta| meta.blobs).unwrap_or_default();

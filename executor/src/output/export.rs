@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::build::{fetch, manifest};
-use crate::layer;
+use crate::layer::{self, Form};
 use crate::output::files;
 use crate::output::images::{self, Member};
 use crate::output::missing;
@@ -54,7 +54,12 @@ pub(super) fn layers(
 ) -> Result<Vec<Digest>, Error> {
     let member = member(space, name, platform)?;
     let image = images::find(space, name)?;
-    missing::bring((space, remote), &image, std::slice::from_ref(&member))?;
+    missing::bring(
+        (space, remote),
+        &image,
+        std::slice::from_ref(&member),
+        Form::Readable,
+    )?;
     let mut layers = Vec::new();
     for (diff_id, desc) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let diff_id = manifest::digest(diff_id)?;

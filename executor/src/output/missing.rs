@@ -4,6 +4,7 @@
 use crate::Error;
 use crate::build::fetch::{self, Fetcher, Origin};
 use crate::build::manifest;
+use crate::layer::{self, Form};
 use crate::output::archive::familiar;
 use crate::output::images::Member;
 use crate::places;
@@ -12,11 +13,12 @@ use crate::repo_digests;
 use crate::space::Space;
 use store::ImageRef;
 
-/// Brings the layers of some of an image's members into the store.
+/// Brings the layers of some of an image's members into the store, in this form at least.
 pub(super) fn bring(
     (space, remote): (&Space, &Remote),
     image: &ImageRef,
     members: &[Member],
+    form: Form,
 ) -> Result<(), Error> {
     let store = space.store();
     let mut fetcher = Fetcher::without_layers(space, remote);
@@ -24,7 +26,7 @@ pub(super) fn bring(
     for member in members {
         for (diff_id, desc) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
             let (diff_id, digest) = (manifest::digest(diff_id)?, desc.digest()?);
-            if store.blob_size(&digest).is_some() || fetch::available(space, &diff_id)? {
+            if store.blob_size(&digest).is_some() || layer::is_here(store, form, &diff_id)? {
                 continue;
             }
             let seen = places::of(store, &digest)?.into_iter().next();
@@ -33,6 +35,9 @@ pub(super) fn bring(
                 None => repo_digests::repository(store, image.descriptor.digest())?,
             };
             let Some(place) = place else {
+                if fetch::available(space, &diff_id)? {
+                    continue;
+                }
                 return Err(Error::NeverPulled {
                     image: shown(image),
                     layer: desc.digest.clone(),
@@ -43,7 +48,7 @@ pub(super) fn bring(
             missing.push(diff_id);
         }
     }
-    fetcher.ensure(&missing, &|_, _, _| {}, remote.cancel())
+    fetcher.ensure_as(form, &missing, &|_, _, _| {}, remote.cancel())
 }
 
 /// A name to pull it by.

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::build::image;
 use crate::build::manifest::{self, Desc, DescPlatform, Document};
-use crate::layer::{self, Compression};
+use crate::layer::{self, Compression, Form};
 use crate::output::archive::{self, Contents, DockerEntry, Entry};
 use crate::output::images::{self, Member};
 use crate::output::missing;
@@ -76,7 +76,7 @@ fn add(
     }
     let format = options.format;
     let members = chosen(image, all, options)?;
-    missing::bring((space, remote), image, &members)?;
+    missing::bring((space, remote), image, &members, Form::Blob)?;
     let (mut descs, mut docker) = (Vec::new(), None);
     for member in &members {
         let layers = layers(space, contents, member, options.compression)?;

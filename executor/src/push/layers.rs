@@ -235,6 +235,11 @@ impl<'a> Layers<'a> {
                 }
             }),
         };
+        // What broke off because something else failed is not to hide that.
+        let made = made.map_err(|error| match stop.is_cancelled() {
+            true => Error::Cancelled,
+            false => error,
+        });
         if let Err(error) = &made {
             outgoing.abandon(&crate::error::chain(error));
         }
