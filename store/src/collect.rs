@@ -330,10 +330,12 @@ fn order(pieces: &[Piece], select: Option<Select<'_>>) -> Vec<usize> {
             !piece.is_needed && !piece.is_in_use && select.is_none_or(|select| select(piece))
         })
         .collect();
+    // What a wrong clock dated into the future was used now at the latest.
+    let now = SystemTime::now();
     order.sort_by_cached_key(|position| {
         let piece = &pieces[*position];
         let worth = (piece.cost.saturating_mul(WORTH)).min(MOST_WORTH);
-        (piece.is_recorded, piece.used + worth, *position)
+        (piece.is_recorded, piece.used.min(now) + worth, *position)
     });
     order
 }

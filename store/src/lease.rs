@@ -2,7 +2,8 @@
 //!
 //! Whoever opens a store holds a *lease*: a locked file `leases/SECONDS-RANDOM` with the time in its name. What a
 //! process looks at it touches (mtime), once. So whatever was used since the oldest lease may be in use, and all else is
-//! not. Both sides meet at the file `gc`: it is locked shared for a touch and exclusively for the decision to take something away,
+//! not. A clock that goes back makes nothing look unused: who holds a lease from later than now touches as of its lease, and
+//! meanwhile all counts as in use. Both sides meet at the file `gc`: it is locked shared for a touch and exclusively for the decision to take something away,
 //! so that nothing goes between the look and the touch.
 
 use crate::Store;
@@ -21,11 +22,15 @@ use std::time::{Duration, SystemTime};
 const TICK: Duration = Duration::from_millis(20);
 /// How exact the time of last use of something that is not protected by it has to be.
 const PRECISION: Duration = Duration::from_secs(3600);
+/// So many seconds two looks at one clock may seem to go back.
+const SKEW: u64 = 2;
 
 /// A process's lease; ends with the process, however that ends.
 #[derive(Debug)]
 pub(crate) struct Lease {
     path: PathBuf,
+    /// Seconds since the epoch.
+    begun: u64,
     _lock: File,
 }
 
@@ -33,7 +38,8 @@ impl Lease {
     /// `None` where the disk is full: then the store can at least be pruned.
     pub(crate) fn take(leases: &Path) -> Result<Option<Self>, Error> {
         loop {
-            let name = format!("{}-{}", now(), file::random_name()?);
+            let begun = now();
+            let name = format!("{begun}-{}", file::random_name()?);
             let path = leases.join(name);
             let lock = match File::create_new(&path) {
                 Ok(lock) => lock,
@@ -53,7 +59,11 @@ impl Lease {
             let locked = file::try_lock(&lock, FlockOperation::NonBlockingLockExclusive, &path)?;
             // A sweeper may have taken it for dead before it was locked.
             if locked && file::still_named(&lock, &path) {
-                return Ok(Some(Self { path, _lock: lock }));
+                return Ok(Some(Self {
+                    path,
+                    begun,
+                    _lock: lock,
+                }));
             }
         }
     }
@@ -72,10 +82,11 @@ fn now() -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// What was used since then may be in use: the beginning of the oldest process that has the store open, or now. Removes leases of
-/// the dead.
+/// What was used since then may be in use: the beginning of the oldest process that has the store open, or now; the epoch
+/// when one began later than now, by a clock that went back since. Removes leases of the dead.
 pub(crate) fn oldest(leases: &Path) -> Result<SystemTime, Error> {
-    let mut oldest = now();
+    let now = now();
+    let mut oldest = now;
     for entry in file::list(leases)? {
         let path = entry.path();
         let Ok(lock) = File::open(&path) else {
@@ -88,6 +99,7 @@ pub(crate) fn oldest(leases: &Path) -> Result<SystemTime, Error> {
         }
         let name = entry.file_name().to_string_lossy().into_owned();
         let begun = name.split('-').next().and_then(|begun| begun.parse().ok());
+        let begun = begun.filter(|begun| *begun <= now.saturating_add(SKEW));
         oldest = oldest.min(begun.unwrap_or(0));
     }
     Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(oldest))
@@ -136,7 +148,7 @@ impl Store {
         let guarded = state.guard.as_ref().is_some_and(|guard| {
             file::lock(guard, FlockOperation::LockShared, &guard_path).is_ok()
         });
-        let touched = touch(path);
+        let touched = touch(path, self.inner.behind());
         if let (true, Some(guard)) = (guarded, &state.guard) {
             let _ = file::lock(guard, FlockOperation::Unlock, &guard_path);
         }
@@ -176,15 +188,28 @@ impl Store {
         let used = fs::metadata(path).and_then(|meta| meta.modified());
         let is_old = used.is_ok_and(|used| {
             let age = SystemTime::now().duration_since(used);
-            age.is_ok_and(|age| age > PRECISION)
+            age.unwrap_or_else(|ahead| ahead.duration()) > PRECISION
         });
         if is_old {
-            touch(path);
+            touch(path, self.inner.behind());
         }
     }
 }
 
 impl crate::Inner {
+    /// When our lease began, if that is later than the clock says.
+    fn behind(&self) -> Option<u64> {
+        let begun = self.lease.as_ref()?.begun;
+        (now() < begun).then_some(begun)
+    }
+
+    /// Something new has the clock's time, which may be earlier than our lease.
+    pub(crate) fn date(&self, path: &Path) {
+        if let Some(begun) = self.behind() {
+            touch(path, Some(begun));
+        }
+    }
+
     /// The file at which those who use something and those who remove it meet.
     pub(crate) fn open_guard(&self) -> Result<File, Error> {
         let path = self.layout.guard();
@@ -198,15 +223,18 @@ impl crate::Inner {
     }
 }
 
-/// Sets the time of last use to now; `false` when it is not there.
-fn touch(path: &Path) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
+/// Sets the time of last use to now, or to so many seconds since the epoch; `false` when it is not there.
+fn touch(path: &Path, seconds: Option<u64>) -> bool {
+    let time = match seconds.and_then(|seconds| i64::try_from(seconds).ok()) {
+        Some(tv_sec) => Timespec { tv_sec, tv_nsec: 0 },
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
     };
     let times = Timestamps {
-        last_access: now,
-        last_modification: now,
+        last_access: time,
+        last_modification: time,
     };
     loop {
         match rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {

@@ -70,7 +70,7 @@ struct Inner {
     session: Mutex<Option<LockedDir>>,
     counter: AtomicU64,
     /// Says that this process is there; see `lease`.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
     uses: Uses,
     growth: Growth,
 }
@@ -100,7 +100,7 @@ impl Store {
                 lock,
                 session: Mutex::new(None),
                 counter: AtomicU64::new(0),
-                _lease: lease,
+                lease,
                 uses: Uses::default(),
                 growth: Growth::default(),
             }),
@@ -185,6 +185,8 @@ impl Inner {
             }
             (first, _) => first,
         };
-        result.map_err(|e| Error::io("create", to, e))
+        result.map_err(|e| Error::io("create", to, e))?;
+        self.date(to);
+        Ok(())
     }
 }

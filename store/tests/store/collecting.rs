@@ -140,6 +140,84 @@ fn what_this_process_used_stays_and_the_estimate_follows() {
     assert!(told >= grown, "{told} {grown}");
 }
 
+/// What was last used in the future was used now: it is no reason to keep it for ever, and a look at it sets it right.
+#[test]
+fn times_of_the_future_are_now() {
+    let fixture = Fixture::new();
+    let (future, costly) = (put_layer(&fixture.store, 1), put_layer(&fixture.store, 2));
+    for (key, layer) in [(1, &future), (2, &costly)] {
+        let layers = std::slice::from_ref(layer);
+        fixture.store.put_record(&[key; 32], b"{}", layers).unwrap();
+    }
+    let minute = Duration::from_secs(60);
+    fixture.store.note_cost(&costly, minute).unwrap();
+    let root = fixture.root();
+    grow_old(&root);
+    used(&root, &costly, 5);
+    let later = SystemTime::now() + minute * 60 * 24 * 365;
+    let record = root.join("records/01").join("01".repeat(31));
+    let name = future.digest();
+    let paths = ["layers/sha256", "blobs/sha256"].map(|folder| root.join(folder).join(name));
+    for path in paths.iter().chain([&record]) {
+        fs::File::open(path).unwrap().set_modified(later).unwrap();
+    }
+    let store = &fixture.store;
+    store.quiet().record(&[1; 32]).unwrap().unwrap();
+    let of_record = || fs::metadata(&record).unwrap().modified().unwrap();
+    assert_eq!(of_record(), later, "who only looks around changes nothing");
+    // A minute of work counts as an hour.
+    let collection = Collection {
+        limits: at_most(bytes_of(store, &[&costly]) + 8 * 4096),
+        // While others work it may be in use.
+        may_be_alone: true,
+        ..Collection::default()
+    };
+    let report = store.collect(&collection, &store::remove_tree).unwrap();
+    assert!(
+        report.removed.contains(&format!("layer {future}")),
+        "{:?}",
+        report.removed
+    );
+    assert!(store.quiet().layer_tree(&costly).is_some());
+    store.put_record(&[2; 32], b"{}", &[]).unwrap();
+    let record = root.join("records/02").join("02".repeat(31));
+    fs::File::open(&record)
+        .unwrap()
+        .set_modified(later)
+        .unwrap();
+    store.record(&[2; 32]).unwrap().unwrap();
+    let used = fs::metadata(&record).unwrap().modified().unwrap();
+    assert!(used < SystemTime::now() + minute);
+}
+
+/// Another process began by a clock that has gone back since: nobody can say what it has used, so that all stays.
+#[test]
+fn a_clock_that_went_back_removes_nothing_in_use() {
+    let fixture = Fixture::new();
+    let layer = put_layer(&fixture.store, 1);
+    grow_old(&fixture.root());
+    let later = SystemTime::UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(7200);
+    let lease = fixture
+        .root()
+        .join(format!("leases/{}-0123", later.as_secs()));
+    let held = fs::File::create(&lease).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let store = fixture.reopen();
+    let report = collect(&store, at_most(0));
+    assert_eq!(report.removed, [""; 0]);
+    let all = store::PruneOptions {
+        all: true,
+        ..store::PruneOptions::default()
+    };
+    let other = fixture.reopen();
+    let report = other.prune(&all, &store::remove_tree).unwrap();
+    assert_eq!(report.removed, [""; 0]);
+    drop((held, other));
+    let report = collect(&store, at_most(0));
+    assert!(report.removed.contains(&format!("layer {layer}")));
+    assert!(!lease.exists());
+}
+
 #[test]
 fn images_without_a_name_make_room() {
     let fixture = Fixture::new();
