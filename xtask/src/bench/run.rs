@@ -20,6 +20,49 @@ const ENOUGH: f64 = 25.0;
 /// Ordinary users that are made for it, with and without ranges of ids.
 pub const USERS: [(&str, bool); 2] = [("kilnbench", true), ("kilnbench1", false)];
 
+/// What is shown of options, and the options.
+type Flags = (&'static str, &'static [&'static str]);
+
+/// Kiln as root.
+const AS_ROOT: [Flags; 5] = [
+    ("kiln, root, --network none", &["--network", "none"]),
+    ("kiln, root, --network host", &["--network", "host"]),
+    ("kiln, root, network of the build", &[]),
+    (
+        "kiln, root, arm64 emulated, --network none",
+        &["--network", "none", "--platform", "linux/arm64"],
+    ),
+    (
+        "kiln, root, --isolation chroot",
+        &["--isolation", "chroot", "--network", "host"],
+    ),
+];
+/// Kinds of roots of a sandbox, where the binary knows them.
+const ROOTS: [Flags; 3] = [
+    (
+        "kiln, root, root by fuse-overlayfs",
+        &["--network", "none", "--sandbox-root", "fuse-overlayfs"],
+    ),
+    (
+        "kiln, root, root by reflinks",
+        &["--network", "none", "--sandbox-root", "reflink"],
+    ),
+    (
+        "kiln, root, root by a copy",
+        &["--network", "none", "--sandbox-root", "copy"],
+    ),
+];
+/// Kiln as a user of any kind.
+const AS_USER: [Flags; 4] = [
+    ("--network none", &["--network", "none"]),
+    ("--network host", &["--network", "host"]),
+    ("network of the build", &[]),
+    (
+        "arm64 emulated, --network none",
+        &["--network", "none", "--platform", "linux/arm64"],
+    ),
+];
+
 /// Makes the command that builds a context.
 type Build<'a> = Box<dyn Fn(&Path) -> Option<Command> + 'a>;
 
@@ -93,41 +136,14 @@ impl Bench {
         let mut add = |name: &str, build: Build<'a>| {
             rows.push((name.to_owned(), build));
         };
-        let own: [(&str, &'static [&'static str]); 5] = [
-            ("kiln, root, --network none", &["--network", "none"]),
-            ("kiln, root, --network host", &["--network", "host"]),
-            ("kiln, root, network of the build", &[]),
-            (
-                "kiln, root, arm64 emulated, --network none",
-                &["--network", "none", "--platform", "linux/arm64"],
-            ),
-            (
-                "kiln, root, --isolation chroot",
-                &["--isolation", "chroot", "--network", "host"],
-            ),
-        ];
-        for (name, flags) in own {
+        for (name, flags) in AS_ROOT {
             add(
                 name,
                 Box::new(move |context| Some(self.kiln(None, flags, context))),
             );
         }
-        let kinds: [(&str, &'static [&'static str]); 3] = [
-            (
-                "kiln, root, root by fuse-overlayfs",
-                &["--network", "none", "--sandbox-root", "fuse-overlayfs"],
-            ),
-            (
-                "kiln, root, root by reflinks",
-                &["--network", "none", "--sandbox-root", "reflink"],
-            ),
-            (
-                "kiln, root, root by a copy",
-                &["--network", "none", "--sandbox-root", "copy"],
-            ),
-        ];
         let help = shell::output(Command::new(&self.kiln).args(["build", "--help"]))?;
-        for (name, flags) in kinds {
+        for (name, flags) in ROOTS {
             if help.contains("--sandbox-root") {
                 add(
                     name,
@@ -141,16 +157,7 @@ impl Bench {
             } else {
                 "user without ranges"
             };
-            let flags: [(&str, &'static [&'static str]); 4] = [
-                ("--network none", &["--network", "none"]),
-                ("--network host", &["--network", "host"]),
-                ("network of the build", &[]),
-                (
-                    "arm64 emulated, --network none",
-                    &["--network", "none", "--platform", "linux/arm64"],
-                ),
-            ];
-            for (what, flags) in flags {
+            for (what, flags) in AS_USER {
                 let name = format!("kiln, {kind}, {what}");
                 add(
                     &name,
