@@ -99,6 +99,15 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A layer that a cache of `--cache-from` has, as it says. The build makes the layer then.
+    #[error("layer {layer} could not be had from a cache")]
+    CacheLayer {
+        /// diff_id.
+        layer: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// A name that no image can have.
     #[error("invalid tag {name:?}")]
     Name {

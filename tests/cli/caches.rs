@@ -569,3 +569,56 @@ fn secrets_are_in_no_cache() {
     }
     assert_eq!(seen, 1, "the records were looked into");
 }
+
+/// How many lines of a log say how a step ended, by step.
+fn ends(run: &Run) -> std::collections::BTreeMap<(&str, &str), usize> {
+    let mut ends = std::collections::BTreeMap::new();
+    for line in run.stderr.lines() {
+        let mut words = line.split([' ', ':']);
+        if let (Some(step), Some(end @ ("DONE" | "CACHED"))) = (words.next(), words.next()) {
+            *ends.entry((step, end)).or_default() += 1;
+        }
+    }
+    ends
+}
+
+#[test]
+fn ca04_what_a_cache_lacks_is_made_and_told_once() {
+    let here = machine();
+    let cache = here.path("cache");
+    content(&here, &[&to(&cache, ",mode=max")]);
+    for layer in parts(&cache).0 {
+        std::fs::remove_file(layer).unwrap();
+    }
+    // A step that runs reads what is not there; then the output does.
+    for dockerfile in [DOCKERFILE.replace("wc -c", "wc  -c"), DOCKERFILE.to_owned()] {
+        let there = machine();
+        there.write("Dockerfile", dockerfile);
+        let args = ["--output", "type=tar,dest=-", &from(&cache)];
+        let run = there.build(&args).ok();
+        for wrong in ["ERROR", "CANCELED"] {
+            assert!(!run.stderr.contains(wrong), "{}", run.stderr);
+        }
+        let last = ran(&run).pop().unwrap();
+        assert!(last.contains("RUN wc"), "{}", run.stderr);
+        assert_eq!(ran(&run).len(), 4, "{}", run.stderr);
+        assert!(
+            ends(&run).values().all(|count| *count == 1),
+            "{}",
+            run.stderr
+        );
+        let mut archive = tar::Archive::new(run.stdout.as_slice());
+        let entries = archive.entries().unwrap();
+        let names = entries.map(|entry| entry.unwrap().path_bytes().into_owned());
+        let taken = names.filter(|name| name.ends_with(b"taken")).count();
+        assert_eq!(taken, 1, "one archive");
+        // The story is the whole build's.
+        let story = there.kiln(&["explain"]).ok();
+        assert_eq!(
+            story.text().matches("  ran  ").count(),
+            4,
+            "{}",
+            story.text()
+        );
+    }
+}

@@ -3,6 +3,7 @@
 pub(crate) mod publish;
 
 use crate::Error;
+use crate::build::again;
 use crate::build::fetch::Fetcher;
 use crate::build::image::{self, Flavour, Image, Top};
 use crate::build::manifest::{self, Desc};
@@ -26,7 +27,7 @@ use planner::scheduler::Cancel;
 use registry_client::Reference;
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 
 /// Everything outputs are made from.
 pub(crate) struct Exporter<'a> {
@@ -56,14 +57,10 @@ pub(super) struct Exported {
 }
 
 impl Exporter<'_> {
-    /// Writes all outputs, at the same time when there are several.
-    pub(crate) fn export(&self) -> Result<BuildResult, Error> {
-        let default = [OutputRequest::default()];
-        let outputs = if self.request.outputs.is_empty() {
-            &default[..]
-        } else {
-            &self.request.outputs
-        };
+    /// Sees to it that the outputs can be written: that they can be what they are said to be, and that all layers are
+    /// here, unless none of the outputs needs them here. Whether they are.
+    pub(crate) fn gather(&self) -> Result<bool, Error> {
+        let outputs = self.outputs();
         for output in outputs {
             self.check(output)?;
         }
@@ -81,7 +78,23 @@ impl Exporter<'_> {
             self.fetch_bases(Form::Blob)?;
         } else if outputs.iter().any(needs_bases) {
             self.fetch_bases(Form::Readable)?;
+        } else {
+            return Ok(false);
         }
+        Ok(true)
+    }
+
+    fn outputs(&self) -> &[OutputRequest] {
+        static DEFAULT: LazyLock<[OutputRequest; 1]> = LazyLock::new(|| [OutputRequest::default()]);
+        match self.request.outputs.as_slice() {
+            [] => DEFAULT.as_slice(),
+            given => given,
+        }
+    }
+
+    /// Writes all outputs, at the same time when there are several.
+    pub(crate) fn export(&self) -> Result<BuildResult, Error> {
+        let outputs = self.outputs();
         let exported = match outputs {
             [only] => vec![self.one(only)?],
             several => std::thread::scope(|scope| {
@@ -199,7 +212,13 @@ impl Exporter<'_> {
             Err(_) if self.cancel.is_cancelled() => Err(Error::Cancelled),
             ended => ended,
         };
-        let error = ended.as_ref().err().map(crate::error::chain);
+        let is_of_cache = ended.as_ref().is_err_and(again::is_of_cache);
+        if is_of_cache {
+            let note = "a layer was not in the cache: the steps that make it run";
+            self.ui.task_progress(task, note, 0, 0);
+        }
+        let error = ended.as_ref().err().filter(|_| !is_of_cache);
+        let error = error.map(crate::error::chain);
         self.ui.task_finished(task, error.as_deref());
         ended
     }

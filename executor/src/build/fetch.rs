@@ -17,7 +17,7 @@ use planner::scheduler::Cancel;
 use registry_client::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::io::{Read, Write};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -240,7 +240,7 @@ impl<'a> Fetcher<'a> {
                     Some(_) => layer::adopt(self.space, diff_id, &descriptor),
                 }
             };
-            bring().inspect_err(|error| self.refuse(&known, diff_id, error))
+            bring().map_err(|error| self.refuse(&known, diff_id, error))
         })
     }
 
@@ -393,21 +393,23 @@ impl<'a> Fetcher<'a> {
             match self.fetch_from(diff_id, &known, form, (progress, cancel)) {
                 // Another cache may have it.
                 Err(error) if known.cache.is_some() && !cancel.is_cancelled() => {
-                    self.refuse(&known, diff_id, &error);
-                    failed = Some(error);
+                    failed = Some(self.refuse(&known, diff_id, error));
                 }
                 ended => return ended,
             }
         }
     }
 
-    /// A cache turned out not to have what it says.
-    fn refuse(&self, known: &Known, diff_id: &Digest, error: &Error) {
-        if let (Some(imports), Some(cache)) = (self.imports, known.cache)
-            && !matches!(error, Error::Cancelled)
-        {
-            imports.refuse(cache, diff_id, error);
+    /// A cache turned out not to have what it says; the error says so.
+    fn refuse(&self, known: &Known, diff_id: &Digest, error: Error) -> Error {
+        let (Some(imports), Some(cache)) = (self.imports, known.cache) else {
+            return error;
+        };
+        if matches!(error, Error::Cancelled) {
+            return error;
         }
+        imports.refuse(cache, diff_id, &error);
+        of_cache(diff_id, error)
     }
 
     fn nowhere_in_base(&self, diff_id: &Digest) -> Error {
@@ -417,10 +419,15 @@ impl<'a> Fetcher<'a> {
                 layer: diff_id.to_string(),
             };
         }
-        Error::Layer {
+        let error = Error::Layer {
             layer: diff_id.to_string(),
             reason: "it is not in the store, and no base image of this build has it".to_owned(),
+        };
+        // It was to be had when it was found.
+        if self.imports.is_some_and(Imports::was_refused) {
+            return of_cache(diff_id, error);
         }
+        error
     }
 
     fn fetch_from(
@@ -525,7 +532,7 @@ impl<'a> Fetcher<'a> {
             Ok(())
         };
         let moved = match &known.origin {
-            Origin::Layout(dir) => copy_from_layout(&Layout::known(dir), desc, &mut sink),
+            Origin::Layout(dir) => Layout::known(dir).stream(desc, &mut sink),
             Origin::Repository(name) => Reference::parse(name)
                 .map_err(|source| Error::Registry {
                     reference: name.clone(),
@@ -558,38 +565,19 @@ impl<'a> Fetcher<'a> {
     }
 }
 
+fn of_cache(diff_id: &Digest, error: Error) -> Error {
+    Error::CacheLayer {
+        layer: diff_id.to_string(),
+        source: Box::new(error),
+    }
+}
+
 /// The step at the bottom of the root file system that a step makes.
 pub(crate) fn bottom_of(plan: &Plan, mut step: usize) -> usize {
     while let Some(below) = base_of(&plan.steps[step].op) {
         step = plan.steps[step].inputs[below].0 as usize;
     }
     step
-}
-
-fn copy_from_layout(
-    layout: &Layout,
-    desc: &Desc,
-    sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
-) -> Result<(), Error> {
-    let path = layout.path_of(desc.digest()?.as_ref());
-    let fail = |source| Error::Io {
-        op: "read",
-        path: path.clone(),
-        source,
-    };
-    let mut file = std::fs::File::open(&path).map_err(fail)?;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let read = file.read(&mut buffer).map_err(fail)?;
-        if read == 0 {
-            return Ok(());
-        }
-        sink(&buffer[..read]).map_err(|source| Error::Io {
-            op: "copy into the store",
-            path: path.clone(),
-            source,
-        })?;
-    }
 }
 
 /// Whether the store holds a layer in a form that can be read and mounted. Whether its tar can be had is

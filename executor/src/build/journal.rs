@@ -137,7 +137,7 @@ pub(crate) struct Journal {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
     keys: Vec<CacheKey>,
     sources: Vec<Option<ContentId>>,
@@ -148,6 +148,34 @@ struct State {
     reasons: Vec<Option<Reason>>,
     ended: Vec<Ended>,
     begun: Vec<bool>,
+    failed: Option<StepId>,
+}
+
+impl State {
+    /// Takes over what an earlier run of the same plan has told.
+    fn follow(&mut self, earlier: Self) {
+        if earlier.begun.len() != self.begun.len() || !earlier.begun.contains(&true) {
+            return;
+        }
+        self.matters = true;
+        self.keys = earlier.keys;
+        self.sources = earlier.sources;
+        self.reasons.resize(self.begun.len(), None);
+        for at in 0..self.begun.len() {
+            if !earlier.begun[at] {
+                continue;
+            }
+            self.begun[at] = true;
+            if self.ended[at] == Ended::Cached {
+                self.ended[at] = Ended::Ran;
+            }
+            if let Some(reason) = earlier.reasons.get(at).cloned().flatten() {
+                self.reasons[at] = Some(reason);
+            }
+        }
+        self.past = earlier.past;
+        self.compared = earlier.compared;
+    }
 }
 
 impl Journal {
@@ -155,7 +183,8 @@ impl Journal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how the steps stand, and finds out why those have to run that have to.
+    /// Notes how the steps stand, and finds out why those have to run that have to. A build that goes over its plan again
+    /// tells one story.
     pub(crate) fn begin<O>(&self, executor: &Executor<'_>, plan: &Plan, survey: &Survey<O>) {
         let store = executor.space.store();
         let subject = Subject::of(executor.request, plan);
@@ -198,7 +227,8 @@ impl Journal {
             state.keys.clone_from(&survey.keys);
             state.sources.clone_from(&survey.sources);
         }
-        *self.lock() = state;
+        let earlier = std::mem::replace(&mut *self.lock(), state);
+        self.lock().follow(earlier);
     }
 
     /// A step begins to run. Gives the phrase that says why.
@@ -224,12 +254,16 @@ impl Journal {
 
     /// Remembers the build, when there is something new to remember. What goes wrong is no failure of the build.
     pub(crate) fn finish(&self, executor: &Executor<'_>, plan: &Plan, failed: Option<StepId>) {
-        let state = std::mem::take(&mut *self.lock());
+        // Kept for another run of the plan.
+        let state = State {
+            failed,
+            ..self.lock().clone()
+        };
         if !state.matters || state.keys.len() != plan.steps.len() {
             return;
         }
         let subject = Subject::of(executor.request, plan);
-        if let Err(error) = write(executor, plan, &subject, state, failed) {
+        if let Err(error) = write(executor, plan, &subject, state) {
             tracing::debug!(%error, "what was built is not remembered");
         }
     }
@@ -240,9 +274,9 @@ fn write(
     plan: &Plan,
     subject: &Subject,
     mut state: State,
-    failed: Option<StepId>,
 ) -> Result<(), Error> {
     let store = executor.space.store();
+    let failed = state.failed;
     if let Some(step) = failed {
         state.ended[step.0 as usize] = Ended::Failed;
     }

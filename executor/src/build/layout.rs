@@ -55,6 +55,33 @@ impl Layout {
         }
     }
 
+    /// The bytes of a blob, unchecked, piece by piece.
+    pub(crate) fn stream(
+        &self,
+        desc: &Desc,
+        sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), Error> {
+        let path = self.path_of(desc.digest()?.as_ref());
+        let fail = |source| Error::Io {
+            op: "read",
+            path: path.clone(),
+            source,
+        };
+        let mut file = File::open(&path).map_err(fail)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let read = file.read(&mut buffer).map_err(fail)?;
+            if read == 0 {
+                return Ok(());
+            }
+            sink(&buffer[..read]).map_err(|source| Error::Io {
+                op: "copy into the store",
+                path: path.clone(),
+                source,
+            })?;
+        }
+    }
+
     /// The entries that a tag or digest selects: several when the layout holds one for each platform.
     /// Without either it is `latest`, or all there is when it is one image.
     pub(crate) fn select(

@@ -1,5 +1,6 @@
 //! A build from request to outputs: resolve bases, lower, schedule, assemble, write outputs.
 
+mod again;
 pub(crate) mod backend;
 pub(crate) mod ca;
 mod cache_mounts;
@@ -50,6 +51,7 @@ use crate::request::{BuildRequest, ContextSource};
 use crate::source::Sources;
 use crate::space::Space;
 use crate::ssh::Agents;
+use again::Shows;
 use backend::Executor;
 use contexts::Contexts;
 use exporter::Exporter;
@@ -218,13 +220,7 @@ pub fn build(
         executor.plan = Some(&plan);
         executor.exports = Some(&exports);
         executor.travel = Some(&travel);
-        loop {
-            match carry_out(site, &executor, cancel, stdout.as_ref()) {
-                // Something that was found in a cache is not there, and has to be made.
-                Err(_) if imports.take_refusal() && !cancel.is_cancelled() => {}
-                ended => return ended,
-            }
-        }
+        carry_out(site, &executor, cancel, stdout.as_ref())
     });
     // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
     let saved = contexts.save();
@@ -236,7 +232,8 @@ pub fn build(
     Ok(result)
 }
 
-/// Runs the steps and writes the outputs; with the steps' keys.
+/// Runs the steps and writes the outputs; with the steps' keys. When something that was found in a cache is not there, and
+/// has to be made, the plan is gone over again.
 #[expect(clippy::result_large_err, reason = "a build fails once")]
 fn carry_out(
     site: Site<'_>,
@@ -244,6 +241,46 @@ fn carry_out(
     cancel: &Cancel,
     stdout: Option<&std::fs::File>,
 ) -> Result<(BuildResult, Vec<CacheKey>), BuildFailure> {
+    let shows = Shows::new(site.ui, site.imports, site.plan);
+    let ended = loop {
+        match attempt(site, executor, &shows, cancel, stdout) {
+            Err((_, Again::Possible)) if site.imports.take_refusal() && !cancel.is_cancelled() => {
+                shows.repeat();
+            }
+            ended => break ended,
+        }
+    };
+    shows.end();
+    let (exported, outcome) = ended.map_err(|(failure, _)| failure)?;
+    let verified = site
+        .request
+        .verify
+        .then(|| verify::verify(executor, site.plan, &outcome, site.ui, cancel))
+        .transpose()?;
+    let executed = shows.ran().unwrap_or(outcome.executed);
+    let result = BuildResult {
+        verified,
+        executed,
+        cached: site.plan.steps.len() - executed,
+        ..exported
+    };
+    room::Room::new(site.request.cache_max).check(site.space);
+    Ok((result, outcome.keys))
+}
+
+/// Whether a failure may be one of a cache alone.
+enum Again {
+    Possible,
+    Useless,
+}
+
+fn attempt(
+    site: Site<'_>,
+    executor: &Executor<'_>,
+    shows: &Shows<'_>,
+    cancel: &Cancel,
+    stdout: Option<&std::fs::File>,
+) -> Result<(BuildResult, Outcome<StepOutput>), (BuildFailure, Again)> {
     let Site {
         space,
         request,
@@ -253,24 +290,46 @@ fn carry_out(
         plan,
         ..
     } = site;
-    let ran = scheduler::run(plan, executor, ui, request.jobs, cancel);
-    executor.journal.finish(executor, plan, failed_step(&ran));
-    let outcome = ran.map_err(|error| failure(error, plan, executor))?;
+    let told = |error: Error| {
+        let again = if again::is_of_cache(&error) {
+            Again::Possible
+        } else {
+            Again::Useless
+        };
+        (error.into(), again)
+    };
+    let ran = scheduler::run(plan, executor, shows, request.jobs, cancel);
+    let ran = match ran {
+        Err(RunError::Step { source, step }) if again::is_of_cache(&source) => {
+            let origin = Some(plan.steps[step.0 as usize].origin.clone());
+            let error = source;
+            return Err((BuildFailure { error, origin }, Again::Possible));
+        }
+        ran => {
+            executor.journal.finish(executor, plan, failed_step(&ran));
+            ran
+        }
+    };
+    let outcome = match ran {
+        Ok(outcome) => outcome,
+        Err(error) => return Err((failure(error, plan, executor), Again::Useless)),
+    };
     let mut results = results(plan, &outcome);
     let mut squashed = None;
     if request.squash {
-        fetcher.ensure(&layers(&results), &|_, _, _| {}, cancel)?;
+        let all = layers(&results);
+        fetcher.ensure(&all, &|_, _, _| {}, cancel).map_err(told)?;
         let plan = squashed.insert(plan.clone());
-        squash::squash(space, plan, &mut results)?;
+        squash::squash(space, plan, &mut results).map_err(told)?;
     }
-    let stdout = stdout
-        .map(std::fs::File::try_clone)
-        .transpose()
-        .map_err(|source| Error::Io {
+    let stdout = stdout.map(std::fs::File::try_clone).transpose();
+    let stdout = stdout.map_err(|source| {
+        told(Error::Io {
             op: "duplicate",
             path: "standard output".into(),
             source,
-        })?;
+        })
+    })?;
     let exporter = Exporter {
         space,
         request,
@@ -283,19 +342,17 @@ fn carry_out(
         stdout: Mutex::new(stdout),
         cache: (site, &outcome.keys),
     };
-    let exported = exporter.export()?;
-    let verified = request
-        .verify
-        .then(|| verify::verify(executor, plan, &outcome, ui, cancel))
-        .transpose()?;
-    let result = BuildResult {
-        verified,
-        executed: outcome.executed,
-        cached: outcome.cached,
-        ..exported
-    };
-    room::Room::new(request.cache_max).check(space);
-    Ok((result, outcome.keys))
+    let is_here = exporter.gather().map_err(told)?;
+    let exported = exporter.export().map_err(|error| {
+        // What is begun only once all layers are here is not begun twice.
+        let again = if is_here {
+            Again::Useless
+        } else {
+            Again::Possible
+        };
+        (error.into(), again)
+    })?;
+    Ok((exported, outcome))
 }
 
 fn options(request: &BuildRequest) -> LowerOptions {

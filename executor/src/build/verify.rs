@@ -5,6 +5,7 @@
 
 use crate::Error;
 use crate::build::Ui;
+use crate::build::again::is_of_cache;
 use crate::build::backend::{Executor, Work};
 use crate::build::record::StepOutput;
 use crate::error::chain;
@@ -74,6 +75,12 @@ pub(super) fn verify(
         if cancel.is_cancelled() {
             ui.task_finished(task, Some("cancelled"));
             return Err(Error::Cancelled);
+        }
+        if difference.as_ref().is_err_and(is_of_cache) {
+            let note = "not verified: a layer that it needs was not in the cache";
+            ui.task_progress(task, note, 0, 0);
+            ui.task_finished(task, None);
+            continue;
         }
         let difference =
             difference.unwrap_or_else(|error| Some(format!("failed: {}", chain(&error))));
