@@ -52,8 +52,8 @@ pub trait Backend: Sync {
     /// Called once, before anything runs, with the steps that have to: what they need from outside can be checked.
     ///
     /// # Errors
-    /// Something is missing, and the first step that needs it.
-    fn prepare(&self, wanted: &[&Step]) -> Result<(), (StepId, Self::Error)> {
+    /// Something is missing, and the first step that needs it, if it is not the whole build that does.
+    fn prepare(&self, wanted: &[&Step]) -> Result<(), (Option<StepId>, Self::Error)> {
         let _ = wanted;
         Ok(())
     }
@@ -177,6 +177,13 @@ pub enum RunError<E: std::error::Error + 'static> {
         /// Which.
         step: StepId,
         /// Why.
+        #[source]
+        source: E,
+    },
+    /// Something is missing that no step alone needs.
+    #[error("nothing was run")]
+    Prepare {
+        /// What.
         #[source]
         source: E,
     },
@@ -334,10 +341,15 @@ pub fn run<B: Backend>(
         .iter()
         .filter(|step| survey.standings[index(step.id)] == Standing::Miss)
         .collect();
-    backend.prepare(&wanted).map_err(|(step, source)| {
-        observer.event(step, StepEvent::Failed(chain(&source)));
-        RunError::Step { step, source }
-    })?;
+    backend
+        .prepare(&wanted)
+        .map_err(|(step, source)| match step {
+            None => RunError::Prepare { source },
+            Some(step) => {
+                observer.event(step, StepEvent::Failed(chain(&source)));
+                RunError::Step { step, source }
+            }
+        })?;
     let execution = Execution::new(
         plan,
         backend,

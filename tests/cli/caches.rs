@@ -357,6 +357,32 @@ fn ca03_a_failed_export_fails_the_build_and_leaves_the_old_cache() {
     assert_eq!(ran(&run).len(), 0);
 }
 
+#[test]
+fn ca03_a_place_that_takes_nothing_is_found_before_a_command_runs() {
+    let registry = FakeRegistry::start();
+    let reference = reference(&registry);
+    registry.fault(Fault::on("HEAD", "/manifests/").error(403, "DENIED", "not today"));
+    let here = machine();
+    here.write("../file", "no folder");
+    let folder = here.path("file").join("cache");
+    let places = [
+        (to_registry(&reference, ""), reference.clone()),
+        (to(&folder, ""), folder.display().to_string()),
+    ];
+    for (place, name) in places {
+        let failed = here.build(&["-t", "x", &place]);
+        let says = format!("failed to export the cache to {name}");
+        let failed = failed.fails(1, &[&says]);
+        assert_eq!(ran(&failed), [""; 0], "{}", failed.stderr);
+        let run = machine().build(&["-t", "x", &format!("{place},ignore-error=true")]);
+        let run = run.ok();
+        assert_eq!(ran(&run).len(), 4, "{}", run.stderr);
+        let says = format!("the cache is not exported to {name}");
+        assert_eq!(run.stderr.matches(&says).count(), 1, "{}", run.stderr);
+    }
+    assert_eq!(registry.count("POST", "/blobs/uploads/"), 0);
+}
+
 /// The blobs of a folder that are layers, and that of the records.
 fn parts(cache: &Path) -> (Vec<std::path::PathBuf>, std::path::PathBuf) {
     let read = |path: &Path| -> serde_json::Value {

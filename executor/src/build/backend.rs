@@ -464,8 +464,8 @@ impl Backend for Executor<'_> {
         self.journal.began(step.id)
     }
 
-    fn prepare(&self, wanted: &[&Step]) -> Result<(), (StepId, Error)> {
-        preflight::required(self.request, wanted).map_or(Ok(()), Err)
+    fn prepare(&self, wanted: &[&Step]) -> Result<(), (Option<StepId>, Error)> {
+        preflight::prepare(self, wanted)
     }
 
     fn input_identity(

@@ -274,6 +274,7 @@ enum Again {
     Useless,
 }
 
+#[expect(clippy::result_large_err, reason = "a build fails once")]
 fn attempt(
     site: Site<'_>,
     executor: &Executor<'_>,
@@ -447,10 +448,8 @@ fn failed_step(ran: &Result<Outcome<StepOutput>, RunError<Error>>) -> Option<Ste
 
 fn failure(error: RunError<Error>, plan: &Plan, executor: &Executor<'_>) -> BuildFailure {
     match error {
-        RunError::Cancelled => BuildFailure {
-            error: Error::Cancelled,
-            origin: None,
-        },
+        RunError::Cancelled => Error::Cancelled.into(),
+        RunError::Prepare { source } => source.into(),
         RunError::Step { step, source } => BuildFailure {
             error: preflight::unreadable_sources(executor, plan, step)
                 .unwrap_or_else(|| preflight::in_buildkits_words(source, plan, step)),

@@ -1,5 +1,5 @@
 //! What can be found wrong before any step runs, all of it at once: sources that no context has, secrets and agents
-//! that were not given.
+//! that were not given, caches that cannot be written.
 //!
 //! A build that is in order pays nothing for it: sources are looked at again only when one was missing.
 
@@ -84,8 +84,24 @@ fn where_sources_are(request: &BuildRequest, context: &str) -> Option<String> {
     Some(format!("sources are paths in the context: {place}"))
 }
 
+/// What steps need that are about to run, and whether the caches can be written that they are to go to.
+#[expect(clippy::result_large_err, reason = "a build fails once")]
+pub(crate) fn prepare(
+    executor: &Executor<'_>,
+    wanted: &[&Step],
+) -> Result<(), (Option<StepId>, Error)> {
+    if let Some((step, error)) = required(executor.request, wanted) {
+        return Err((Some(step), error));
+    }
+    let runs = wanted.iter().any(|step| matches!(step.op, Op::Run(_)));
+    match executor.exports.filter(|_| runs) {
+        Some(exports) => exports.ask().map_err(|error| (None, error)),
+        None => Ok(()),
+    }
+}
+
 /// The secrets and agents that steps about to run require and nobody gave, and the first such step.
-pub(crate) fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(StepId, Error)> {
+fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(StepId, Error)> {
     let mut found: Vec<Diagnostic> = Vec::new();
     let mut first = None;
     for step in wanted {

@@ -23,6 +23,7 @@ use planner::key::CacheKey;
 use planner::plan::{Op, Plan, StepId};
 use planner::scheduler::Cancel;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 
@@ -67,6 +68,8 @@ pub(super) struct Place<'a> {
     kind: Kind,
     /// Layers that are there, by the layer that steps made.
     sent: Mutex<HashMap<Digest, CachedLayer>>,
+    /// It does not take anything, which was told and is to be ignored.
+    is_given_up: AtomicBool,
 }
 
 enum Kind {
@@ -110,6 +113,7 @@ impl<'a> Exports<'a> {
                 packing: packing.map_err(Error::Request)?,
                 kind,
                 sent: Mutex::default(),
+                is_given_up: AtomicBool::new(false),
             });
         }
         let (queue, waiting) = channel();
@@ -122,6 +126,52 @@ impl<'a> Exports<'a> {
             queue: Mutex::new(Some(queue)),
             waiting: Mutex::new(Some(waiting)),
         })
+    }
+
+    /// Asks before commands run whether the places can be written, all at once.
+    pub(crate) fn ask(&self) -> Result<(), Error> {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .places
+                .iter()
+                .map(|place| scope.spawn(|| self.ask_one(place)))
+                .collect();
+            // All are waited for.
+            let ended: Vec<Result<(), Error>> = threads
+                .into_iter()
+                .map(|thread| thread.join().expect("BUG: asking a place does not panic"))
+                .collect();
+            ended.into_iter().collect()
+        })
+    }
+
+    fn ask_one(&self, place: &Place<'_>) -> Result<(), Error> {
+        let ui = self.site.ui;
+        let ended = match &place.kind {
+            Kind::Registry(registry) => {
+                let name = registry.repository();
+                let task = ui.task_started(&format!("checking access to {name}"));
+                let ended = registry.ask(self.site, &self.stop);
+                let text = ended.as_ref().err().map(crate::error::chain);
+                ui.task_finished(task, text.as_deref());
+                ended
+            }
+            Kind::Folder(folder) => folder.ask(),
+        };
+        match ended {
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(error) if place.export.ignore_error => {
+                place.is_given_up.store(true, Ordering::SeqCst);
+                let name = place.name();
+                let error = crate::error::chain(&error);
+                ui.warning(&format!("the cache is not exported to {name}: {error}"));
+                Ok(())
+            }
+            ended => ended.map_err(|source| Error::CacheExport {
+                place: place.name(),
+                source: Box::new(source),
+            }),
+        }
     }
 
     /// A step ran and made this layer, which can go out now.
@@ -175,7 +225,8 @@ impl<'a> Exports<'a> {
     }
 
     fn is_wanted(&self, place: &Place<'_>, step: StepId) -> bool {
-        place.export.mode == CacheMode::Max || self.of_result.contains(&step)
+        !place.is_given_up.load(Ordering::SeqCst)
+            && (place.export.mode == CacheMode::Max || self.of_result.contains(&step))
     }
 
     /// Brings a layer to a place, once.
@@ -237,6 +288,9 @@ impl<'a> Exports<'a> {
     fn export(&self, place: &Place<'_>, keys: &[CacheKey]) -> Result<(), Error> {
         if self.stop.is_cancelled() {
             return Err(Error::Cancelled);
+        }
+        if place.is_given_up.load(Ordering::SeqCst) {
+            return Ok(());
         }
         let ui = self.site.ui;
         let task = ui.task_started(match place.kind {

@@ -12,7 +12,7 @@ use crate::output::dest::Destination;
 use crate::push::Packing;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
-use rustix::fs::FlockOperation;
+use rustix::fs::{Access, FlockOperation};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -66,6 +66,13 @@ impl FolderPlace {
             dir: dir.to_owned(),
             tag: tag.to_owned(),
         }
+    }
+
+    /// Makes the folder, and sees whether files can be put there.
+    pub(super) fn ask(&self) -> Result<(), Error> {
+        fs::create_dir_all(&self.dir).map_err(|source| failed("create", &self.dir, source))?;
+        rustix::fs::access(&self.dir, Access::WRITE_OK | Access::EXEC_OK)
+            .map_err(|errno| failed("write to", &self.dir, io::Error::from(errno)))
     }
 
     pub(super) fn blob_path(&self, digest: &str) -> PathBuf {

@@ -107,6 +107,25 @@ impl RegistryPlace {
         })
     }
 
+    /// Its name without the tag.
+    pub(super) fn repository(&self) -> String {
+        self.reference.name()
+    }
+
+    /// Asks whether it can be reached and knows us: one request, with the rights that an export will need.
+    pub(super) fn ask(&self, site: Site<'_>, stop: &Cancel) -> Result<(), Error> {
+        let repository = Reference {
+            tag: None,
+            digest: None,
+            ..self.reference.clone()
+        };
+        let nothing = manifest::digest_of(b"");
+        let remote = site.remote;
+        remote
+            .has_manifest_until(&repository, &nothing, stop)
+            .map(drop)
+    }
+
     /// Brings a layer into the repository: it is there, is mounted, or is sent while it is compressed.
     pub(super) fn send(
         &self,
