@@ -162,7 +162,7 @@ fn machine(options: &Options) -> String {
     let rounds = match options.rounds {
         Some(1) => "one round".to_owned(),
         Some(rounds) => format!("{rounds} rounds"),
-        None => "three to nine rounds".to_owned(),
+        None => "three to seven rounds".to_owned(),
     };
     format!(
         "Processors: {processors} ({}); {:.0} GB of memory, Linux {}; load {} before the start; {rounds}, W3 with {} MiB.",

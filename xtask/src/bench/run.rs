@@ -89,7 +89,7 @@ struct Bench {
 /// Runs it.
 pub fn run(options: &Options) -> Result<(), String> {
     test::install()?;
-    let rounds = options.rounds.unwrap_or(5);
+    let rounds = options.rounds.unwrap_or(3);
     let bench = Bench::new(options)?;
     let mut rows = bench.rows()?;
     for round in 0..=rounds {

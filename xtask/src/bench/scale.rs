@@ -303,13 +303,14 @@ impl Scale {
     }
 }
 
-/// So many steps in stages of 50, as images have no more layers than some, and one that copies from all of them.
+/// So many steps in stages of 50, as images have no more layers than some, and one that copies from all of them. Only the
+/// first step of each makes what no other does: the steps after it leave records, but blobs that are there already.
 fn stages_of_steps(name: &str, count: usize) -> String {
     let mut text = String::new();
     for stage in 0..count.div_ceil(50) {
-        let _ = writeln!(text, "FROM scratch AS s{stage}");
-        for step in 0..50.min(count - stage * 50) {
-            let _ = writeln!(text, "WORKDIR /{name}/{stage}/{step}");
+        let _ = writeln!(text, "FROM scratch AS s{stage}\nWORKDIR /{name}/{stage}");
+        for step in 1..50.min(count - stage * 50) {
+            let _ = writeln!(text, "WORKDIR /d{step}");
         }
     }
     text.push_str("FROM scratch\n");

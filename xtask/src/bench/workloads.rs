@@ -141,7 +141,7 @@ pub fn small(place: &Place, base: &str) -> Result<(), String> {
     visits.push(limit::row(1, "start and end of true", || {
         vec![Command::new("/bin/true")]
     }));
-    race::run_parts(place, &parts, visits, 9, Bytes::Uncounted)
+    race::run_parts(place, &parts, visits, 7, Bytes::Uncounted)
 }
 
 /// W2: 50,000 small files.
