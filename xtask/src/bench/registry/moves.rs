@@ -1,4 +1,4 @@
-//! Pull and unpack of a 170 MB base; push of 1 GiB that must be compressed.
+//! Pull and unpack of a 170 MB base; push of much data that must be compressed.
 
 use crate::bench::content;
 use crate::bench::place::{Place, script_of, write};
@@ -196,10 +196,11 @@ fn pull_in_chroot<'a>(place: &'a Place, base: &'a str, context: &Path) -> Vec<Co
     list
 }
 
-/// Push of 1 GiB that the store has uncompressed.
+/// Push of much data that the store has uncompressed.
 pub fn push(place: &Place) -> Result<(), String> {
     let dir = place.path("big");
-    content::write(&dir.join("data"), 64, |_| 16 << 20)?;
+    let size = place.options.big;
+    content::write(&dir.join("data"), 64, |_| (size << 20) / 64)?;
     write(&dir.join("Dockerfile"), "FROM scratch\nCOPY data /data\n")?;
     let layout = layout_of(place, &dir, "big-layout")?;
     shell::output(place.kiln("big", &["build", "-q", "-t", "big"]).arg(&dir))?;
@@ -224,7 +225,7 @@ pub fn push(place: &Place) -> Result<(), String> {
         push_in_chroot(place, &dir, &reference, format, &mut list)?;
         race::run(
             place,
-            Part::new(&format!("push of 1 GiB, {format}"), None),
+            Part::new(&format!("push of {size} MiB, {format}"), None),
             list,
             3,
             Bytes::In(&place.target),
