@@ -196,7 +196,10 @@ impl Scale {
                 while steps < end {
                     steps = self.more_records(steps, end)?;
                 }
-                there = self.count_records()?;
+                let before = std::mem::replace(&mut there, self.count_records()?);
+                if there <= before {
+                    return Err(format!("the store keeps no more than {there} records"));
+                }
             }
             let text = "FROM scratch\nWORKDIR /a\nWORKDIR /b\nCOPY Dockerfile /\n";
             write(&small.join("Dockerfile"), text)?;
