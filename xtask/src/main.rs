@@ -39,7 +39,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
   modes-debian [MODE..]  apt, a compiler and file capabilities on Debian in every mode of RUN: the same tree (root)
-  bench [WORKLOAD..]   measure the release binary
+  bench [SECTION..]    measure the release binary; `bench page FILE` puts the figures into docs/performance.md
   stress [--rounds N] [--builds N] [--kill]  many builds at once on one store, killed at random
   static               build the static release binary";
 
