@@ -26,6 +26,7 @@ mod ssh;
 pub mod tools;
 pub mod tree;
 
+pub use cache::wire;
 pub use error::Error;
 
 /// Tasks that run inside the build's user namespace; `main` hands them to `sandbox::init_if_child`.

@@ -205,8 +205,9 @@ pub fn content_key(
     hasher.finish()
 }
 
-/// The key of a `COPY --link` step's own layer, which does not depend on the base it is stacked on.
-/// `None` for every other step. Its result (base and layer) still has keys that include the base.
+/// The key of a `COPY --link` step's own layer, which does not depend on the base it is stacked on, unless that says
+/// what the names of its owners mean. `None` for every other step. Its result (base and layer) still has keys that
+/// include the base.
 #[must_use]
 pub fn layer_key(
     step: &Step,
@@ -229,9 +230,17 @@ pub fn layer_key(
     for (index, identity) in input_identities.iter().enumerate() {
         if Some(index) != copy.base {
             hasher.field(&format!("input {index}"), Value::Digest(&identity.0));
+        } else if names_owner(copy) {
+            hasher.field("accounts", Value::Digest(&identity.0));
         }
     }
     Some(hasher.finish())
+}
+
+/// Whether owners are given by names, which the accounts of the base resolve.
+fn names_owner(copy: &CopyOp) -> bool {
+    let owner = copy.chown.as_deref().unwrap_or_default();
+    !owner.is_empty() && owner.split(':').any(|part| part.parse::<u32>().is_err())
 }
 
 /// The fields that are in the step's keys, apart from its inputs.

@@ -154,3 +154,42 @@ fn a_failed_step_is_not_kept_but_those_before_it_are() {
         assert_eq!(run.step("RUN test"), "ERROR");
     }
 }
+
+/// What is given to a build besides the Dockerfile, and whether a command that was cached without it has to run.
+#[test]
+fn ru20_what_changes_a_result_is_in_the_key_of_a_command() {
+    let project = Project::new(
+        "FROM busybox\nARG A=1\nRUN --mount=type=secret,id=s --mount=type=cache,target=/c echo made > /made\n",
+    );
+    std::fs::write(project.path("one"), "1").unwrap();
+    std::fs::write(project.path("two"), "2").unwrap();
+    let step = |more: &[&str]| {
+        let mut args = vec!["--secret=id=s,src=one", "-o", "type=cacheonly"];
+        args.extend(more);
+        project.build(&args).ok().step("echo made")
+    };
+    assert_eq!(step(&[]), "DONE");
+    for (flag, end) in [
+        ("--add-host=a:192.0.2.1", "DONE"),
+        ("--add-host=a:192.0.2.2", "DONE"),
+        ("--shm-size=1m", "DONE"),
+        ("--ulimit=nofile=99:99", "DONE"),
+        ("--network=none", "DONE"),
+        ("--build-arg=A=2", "DONE"),
+        ("--build-arg=BUILDKIT_CACHE_MOUNT_NS=other", "DONE"),
+        ("--build-arg=BUILDKIT_SANDBOX_HOSTNAME=other", "DONE"),
+        ("--build-arg=UNUSED=1", "CACHED"),
+        ("--build-arg=HTTP_PROXY=http://192.0.2.1", "CACHED"),
+        ("--build-arg=SOURCE_DATE_EPOCH=1", "CACHED"),
+        ("--secret=id=s,src=two", "CACHED"),
+        ("--dns=192.0.2.1", "CACHED"),
+        ("--cap-drop=CHOWN", "CACHED"),
+        ("--security-opt=seccomp=unconfined", "CACHED"),
+        ("--context-mode=git", "CACHED"),
+        ("--label=a=b", "CACHED"),
+        ("--timeout=100s", "CACHED"),
+    ] {
+        assert_eq!(step(&[flag]), end, "{flag}");
+    }
+    assert_eq!(step(&[]), "CACHED", "nothing was replaced");
+}

@@ -32,6 +32,7 @@ mod explain;
 mod guides;
 mod histories;
 mod hostile;
+mod hostile_caches;
 mod hostile_registry;
 mod image_diff;
 mod images;

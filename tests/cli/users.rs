@@ -219,3 +219,19 @@ fn ordinary_users_build_what_root_builds() {
         ));
     }
 }
+
+/// Two images that call different numbers by one name: a linked layer of one is none of the other.
+#[test]
+fn cp_a_linked_copy_takes_owners_from_its_own_image() {
+    let project = Project::new(
+        "FROM busybox\nARG ID\nRUN echo \"app:x:$ID:$ID::/:/bin/sh\" >> /etc/passwd && echo \"app:x:$ID:\" >> /etc/group\n\
+         COPY --link --chown=app:app f /f\nRUN stat -c %u:%g /f > /owner\n",
+    );
+    project.write("f", "content");
+    for id in ["1111", "2222", "1111"] {
+        let arg = format!("ID={id}");
+        project.build(&["--build-arg", &arg, "-o", "out"]).ok();
+        let owner = std::fs::read_to_string(project.path("out/owner")).unwrap();
+        assert_eq!(owner.trim(), format!("{id}:{id}"));
+    }
+}

@@ -439,7 +439,7 @@ impl Backend for Executor<'_> {
             return Ok(Some(output));
         }
         let imports = self.fetcher.imports();
-        let found = imports.map(|imports| imports.lookup(key, inputs.is_some()));
+        let found = imports.map(|imports| imports.lookup(key, inputs.is_some(), (self.plan, step)));
         for found in found.unwrap_or_default() {
             let keys = OtherKeys {
                 content: found.content,

@@ -3,8 +3,9 @@
 
 use crate::Error;
 use crate::build::manifest::{self, Desc, Document, Index};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Annotation with a tag (image-spec annotations.md).
@@ -67,7 +68,9 @@ impl Layout {
             path: path.clone(),
             source,
         };
-        let mut file = File::open(&path).map_err(fail)?;
+        // One byte more than it should have is enough to see that it is another.
+        let most = desc.size.saturating_add(1);
+        let mut file = open_file(&path).map_err(fail)?.take(most);
         let mut buffer = vec![0; 256 << 10];
         loop {
             let read = file.read(&mut buffer).map_err(fail)?;
@@ -157,6 +160,19 @@ impl Layout {
     }
 }
 
+/// Opens a regular file: a FIFO or a terminal in its place would be waited for without end.
+fn open_file(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a regular file",
+        ));
+    }
+    Ok(file)
+}
+
 fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::Io {
         op: "read",
@@ -164,7 +180,7 @@ fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
         source,
     };
     let mut bytes = Vec::new();
-    File::open(path)
+    open_file(path)
         .map_err(fail)?
         .take(limit + 1)
         .read_to_end(&mut bytes)

@@ -297,7 +297,7 @@ fn parse_json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
 }
 
 /// About how many values a text has: what separates and opens them, outside of strings.
-fn values(bytes: &[u8]) -> usize {
+pub(crate) fn values(bytes: &[u8]) -> usize {
     let (mut count, mut in_string, mut escaped) = (0, false, false);
     for byte in bytes {
         match byte {

@@ -9,7 +9,7 @@ use crate::copy::Reads;
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
 use planner::key::{CacheKey, ContentId, Field};
-use planner::plan::Op;
+use planner::plan::{Op, Plan, Step};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -130,5 +130,26 @@ pub(crate) fn base_of(op: &Op) -> Option<usize> {
         Op::Copy(copy) => copy.base,
         Op::Run(run) => run.base,
         Op::Mkdir(mkdir) => mkdir.base,
+    }
+}
+
+/// Whether a root file system is one that a step of the plan can have: over the layers of its base image, with a link for
+/// each step from there up. What a cache says for a key need not be.
+pub(crate) fn fits(plan: &Plan, step: &Step, output: &StepOutput) -> bool {
+    let (mut links, mut step) = (1, step);
+    loop {
+        let below = base_of(&step.op).and_then(|input| step.inputs.get(input));
+        match below.and_then(|id| plan.steps.get(id.0 as usize)) {
+            None => return output.base.is_empty() && output.chain.len() == links,
+            Some(Step {
+                op: Op::Image(image),
+                ..
+            }) => {
+                let base = output.base.iter().map(AsRef::as_ref);
+                return base.eq(image.diff_ids.iter().map(String::as_str))
+                    && output.chain.len() == links;
+            }
+            Some(other) => (links, step) = (links + 1, other),
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::output::dest::Destination;
 use crate::push::Packing;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
-use rustix::fs::{Access, FlockOperation};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -46,7 +46,11 @@ pub(super) fn read(
 }
 
 pub(super) fn lock(dir: &Path, operation: FlockOperation) -> Result<File, Error> {
-    let folder = File::open(dir).map_err(|source| failed("open", dir, source))?;
+    // Something else in its place would be waited for.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(dir, flags, Mode::empty())
+        .map(File::from)
+        .map_err(|errno| failed("open", dir, io::Error::from(errno)))?;
     rustix::fs::flock(&folder, operation)
         .map_err(|errno| failed("lock", dir, io::Error::from(errno)))?;
     Ok(folder)
@@ -264,7 +268,8 @@ impl FolderPlace {
                 Err(_) => return,
             }
         }
-        parts.retain(|digest| !used.contains(digest));
+        // They are what somebody wrote into a manifest: a path is no digest, and leads elsewhere.
+        parts.retain(|digest| !used.contains(digest) && manifest::digest(digest).is_ok());
         for digest in parts {
             // What stays is only in the way.
             let _ = fs::remove_file(self.blob_path(&digest));

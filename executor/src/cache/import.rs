@@ -10,12 +10,13 @@ use crate::Error;
 use crate::build::Ui;
 use crate::build::fetch::Origin;
 use crate::build::manifest::{Desc, Document};
-use crate::build::record::Link;
+use crate::build::record::{self, Link};
 use crate::remote::Remote;
 use crate::request::{BuildRequest, CacheImport};
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::key::CacheKey;
+use planner::plan::{Plan, Step};
 use planner::platform::Platform;
 use registry_client::Reference;
 use std::collections::HashSet;
@@ -88,14 +89,24 @@ impl<'a> Imports<'a> {
         all.filter(|(_, cache)| !cache.is_refused.load(Ordering::SeqCst))
     }
 
-    /// What the caches have for a key, in the order in which they were named.
-    pub(crate) fn lookup(&self, key: &CacheKey, is_content: bool) -> Vec<Found> {
+    /// What the caches have for a key of a step, in the order in which they were named.
+    pub(crate) fn lookup(
+        &self,
+        key: &CacheKey,
+        is_content: bool,
+        (plan, step): (Option<&Plan>, &Step),
+    ) -> Vec<Found> {
         let found = self.in_use().filter_map(|(_, cache)| {
             if is_content {
-                cache.records.by_content(key)
-            } else {
-                cache.records.by_definition(key)
+                return cache.records.by_content(key);
             }
+            let found = cache.records.by_definition(key)?;
+            if plan.is_none_or(|plan| record::fits(plan, step, &found.output)) {
+                return Some(found);
+            }
+            let (name, step) = (&cache.name, step.id.0);
+            tracing::warn!("cache {name}: what it has for step {step} is no result of it");
+            None
         });
         found.collect()
     }
@@ -105,7 +116,10 @@ impl<'a> Imports<'a> {
         if self.loaded.get().is_none() {
             return Vec::new();
         }
-        self.lookup(key, false)
+        let found = self.in_use();
+        found
+            .filter_map(|(_, cache)| cache.records.by_definition(key))
+            .collect()
     }
 
     /// The layers that the caches have for the key of a `COPY --link`.

@@ -17,6 +17,7 @@ pub(crate) mod mounts;
 mod read;
 mod records;
 mod registry;
+pub mod wire;
 
 pub(crate) use claims::Claims;
 pub(crate) use export::{Exports, Site};

@@ -403,6 +403,25 @@ fn a_linked_layer_does_not_depend_on_its_base() {
 }
 
 #[test]
+fn cp_a_linked_layer_depends_on_the_accounts_that_its_owner_s_names_are_looked_up_in() {
+    let key = |owner: &str, base: u8| {
+        let op = CopyOp {
+            link: true,
+            chown: Some(owner.to_owned()),
+            ..copy()
+        };
+        let step = step(0, Op::Copy(op), &[]);
+        layer_key(&step, &[ContentId([base; 32])], None).unwrap()
+    };
+    for named in ["app", "app:app", "1:app", "app:1", "1:", ":1"] {
+        assert_ne!(key(named, 1), key(named, 2), "{named}");
+    }
+    for numbered in ["", "1", "1:1"] {
+        assert_eq!(key(numbered, 1), key(numbered, 2), "{numbered}");
+    }
+}
+
+#[test]
 fn fields_say_what_is_in_the_key() {
     let text = |op: Op| {
         let lines = fields(&step(0, op, &[]), Some(&SOURCE))

@@ -18,6 +18,8 @@ const VERSION: u32 = 1;
 pub(super) const DOC_LIMIT: u64 = 64 << 20;
 /// Most bytes that it may decompress to.
 const PLAIN_LIMIT: u64 = 512 << 20;
+/// Most values of the JSON: an entry has about twelve.
+const MOST_VALUES: usize = 40_000_000;
 /// Level of zstd.
 const LEVEL: i32 = 3;
 /// Most entries of a mount.
@@ -173,6 +175,9 @@ impl Doc {
             .map_err(|e| format!("it does not decompress: {e}"))?;
         if plain.len() as u64 > PLAIN_LIMIT {
             return Err(format!("it decompresses to more than {PLAIN_LIMIT} bytes"));
+        }
+        if manifest::values(&plain) > MOST_VALUES {
+            return Err(format!("it has more than {MOST_VALUES} values"));
         }
         let doc: Self = serde_json::from_slice(&plain).map_err(|e| e.to_string())?;
         doc.check()?;

@@ -203,11 +203,15 @@ impl<'a> Travel<'a> {
         };
         let doc = Doc::decode(&packed).map_err(damaged)?;
         let blobs = doc.packs.iter().map(|pack| pack.size).sum();
-        let (content, most) = (doc.content(), bounded(self.space, blobs, true).tar);
-        if content > most {
-            return Err(damaged(format!(
-                "its files have {content} bytes, and {most} are allowed here"
-            )));
+        let most = bounded(self.space, blobs, true).tar;
+        // Packs lie here decompressed, whatever the files take of them.
+        let packs = doc.packs.iter().map(|pack| pack.plain).sum();
+        for (what, bytes) in [("files", doc.content()), ("packs", packs)] {
+            if bytes > most {
+                return Err(damaged(format!(
+                    "its {what} have {bytes} bytes, and {most} are allowed here"
+                )));
+            }
         }
         let scratch = self.space.store().scratch()?;
         let packs = scratch.path().join("packs");
@@ -329,4 +333,9 @@ fn wanted(request: &BuildRequest, plan: &Plan) -> BTreeMap<String, String> {
         }
     }
     wanted
+}
+
+/// What is read of a document, written again.
+pub(super) fn rewritten(packed: &[u8]) -> Option<Vec<u8>> {
+    Doc::decode(packed).ok().map(|doc| doc.encode())
 }

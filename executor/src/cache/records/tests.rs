@@ -1,6 +1,8 @@
 //! The format of records: round trips, sizes, bounds, lies.
 
+use super::wire::PLAIN_LIMIT;
 use super::*;
+use crate::build::manifest;
 use proptest::prelude::*;
 
 fn digest(number: u8) -> Digest {
@@ -87,7 +89,7 @@ fn a_thousand_steps_take_less_than_a_megabyte() {
         let hash = |what: &str| manifest::digest_of(format!("{what} {number}").as_bytes());
         let bytes = |what: &str| {
             let text = hash(what).to_string();
-            super::key(text.strip_prefix("sha256:").unwrap()).unwrap()
+            super::wire::key(text.strip_prefix("sha256:").unwrap()).unwrap()
         };
         let diff_id = hash("layer");
         records.put_layer(CachedLayer {
@@ -183,6 +185,31 @@ fn lies_are_refused() {
     let bomb = zstd::bulk::compress(&huge, 1).unwrap();
     let told = Records::decode(&bomb).unwrap_err();
     assert!(told.contains("larger than the limit"), "{told}");
+}
+
+/// Little text that would take a thousand times its memory, or be copied for hours.
+#[test]
+fn what_would_take_too_much_memory_or_time_is_refused() {
+    let encode = |text: &str| zstd::bulk::compress(text.as_bytes(), 1).unwrap();
+    let refused = |text: &str| Records::decode(&encode(text)).unwrap_err();
+    let many = "[],".repeat(5_000_000);
+    let bases =
+        format!(r#"{{"version":1,"layers":[],"bases":[{many}[]],"nodes":[],"records":[]}}"#);
+    assert!(refused(&bases).contains("values"));
+    let deep = format!("{}1", "[".repeat(100_000));
+    assert!(refused(&deep).contains("damaged"));
+    // Many records over a deep stack.
+    let id = digest(1).to_string();
+    let blob = format!(r#"{{"mediaType":"x","digest":"{id}","size":1}}"#);
+    let nodes: String = (0..10_000).map(|at| format!("[{at},0,0],")).collect();
+    let record = |at: u32| format!(r#"{{"key":"{at:064x}","node":10000,"seen":1}}"#);
+    let records: Vec<String> = (0..5000).map(record).collect();
+    let text = format!(
+        r#"{{"version":1,"layers":[{{"diff_id":"{id}","blob":{blob}}}],"bases":[[]],"nodes":[[-1,0,0],{}],"records":[{}]}}"#,
+        nodes.trim_end_matches(','),
+        records.join(",")
+    );
+    assert!(refused(&text).contains("layers together"));
 }
 
 proptest! {
