@@ -75,7 +75,7 @@ pub(super) fn write(
         path: tar.to_path_buf(),
         source,
     })?;
-    let mut writer = LayerWriter::new(Holes::new(file));
+    let mut writer = LayerWriter::behind(Holes::new(file));
     let changes = &finished.changes;
     let paths = changes.iter().map(|change| change.entry.path.len());
     writer.expect(changes.len(), paths.sum());

@@ -158,7 +158,8 @@ impl Decoded {
             .hasher
             .take()
             .expect("BUG: the hasher is taken once")
-            .finish(&[]);
+            .finish(&[])
+            .expect("BUG: this stream is not written");
         let actual = digest_of(&diff_id);
         if actual != self.layer.diff_id {
             return Err(self.refuse(format!("its content has the digest {actual} instead")));
@@ -190,7 +191,7 @@ impl Decoded {
                 .hasher
                 .as_mut()
                 .expect("BUG: taken only at the end")
-                .feed(used);
+                .feed(used)?;
             if let Some(back) = &self.back {
                 drop(back.send(empty));
             }

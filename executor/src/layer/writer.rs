@@ -11,7 +11,7 @@ use crate::Error;
 use crate::tree::{Entry, FileDigest, Kind};
 use oci_spec::image::Digest;
 use std::cmp::Ordering;
-use std::io::{Read, Write};
+use std::io::{self, Read, Sink, Write};
 use std::path::Path;
 
 /// How errors call a layer that has no digest yet.
@@ -43,13 +43,25 @@ pub struct LayerWriter<W: Write> {
     index: IndexBuilder,
 }
 
+impl LayerWriter<Sink> {
+    /// Starts a tar that a thread of its own writes once it is long. What `out` cannot take is told later than it happens,
+    /// at the end at the latest.
+    pub(crate) fn behind(out: impl Write + Send + 'static) -> Self {
+        Self::start(io::sink(), StreamHasher::writing(Box::new(out)))
+    }
+}
+
 impl<W: Write> LayerWriter<W> {
     /// Starts a tar on `out`; the index is kept in memory until [`LayerWriter::finish`].
     pub fn new(out: W) -> Self {
+        Self::start(out, StreamHasher::new())
+    }
+
+    fn start(out: W, hasher: StreamHasher) -> Self {
         Self {
             out,
             chunk: Chunk::new(),
-            hasher: StreamHasher::new(),
+            hasher,
             size: 0,
             encoder: HeaderEncoder::default(),
             header: Vec::new(),
@@ -277,7 +289,7 @@ impl<W: Write> LayerWriter<W> {
                 len: 0,
             },
         );
-        self.chunk = self.hasher.feed(full);
+        self.chunk = self.hasher.feed(full).map_err(write_error)?;
         Ok(())
     }
 
@@ -296,7 +308,10 @@ impl<W: Write> LayerWriter<W> {
         self.put(&[0; 2 * BLOCK])?;
         write_out(&mut self.out, self.chunk.filled())?;
         self.out.flush().map_err(write_error)?;
-        let diff_id = self.hasher.finish(self.chunk.filled());
+        let diff_id = self
+            .hasher
+            .finish(self.chunk.filled())
+            .map_err(write_error)?;
         let index = self.index.finish(diff_id, self.size);
         check_links(&index)?;
         let written = Written {
