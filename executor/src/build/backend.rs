@@ -195,7 +195,8 @@ impl<'a> Executor<'a> {
         } else {
             CopySourceTree::Mixed(&source, &inputs)
         };
-        let written = copy::copy(self.space, op, &base, source)?;
+        let anew = step.no_cache || self.verifying.load(Ordering::SeqCst);
+        let written = copy::carry_out(self.space, op, &base, source, !anew)?;
         let layer = self.known(written)?;
         if let Some(key) = layer_key.filter(|_| !self.verifying.load(Ordering::SeqCst)) {
             let output = StepOutput::default().with(Link {

@@ -7,6 +7,7 @@ mod apply;
 pub(crate) mod archive;
 mod chmod;
 mod digest;
+mod earlier;
 mod job;
 mod mixed;
 mod owner;
@@ -64,7 +65,8 @@ pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Re
     Ok(digest::digest(select::select(op, source)?))
 }
 
-/// Carries a COPY/ADD out: one new layer over `base`, an empty one when nothing changes, as BuildKit has it.
+/// Carries a COPY/ADD out: one new layer over `base`, an empty one when nothing changes, as BuildKit has it. All content is
+/// read where it is.
 ///
 /// # Errors
 /// BuildKit's messages for missing sources, files in the way of directories, unknown users, bad modes.
@@ -74,6 +76,21 @@ pub fn copy(
     base: &Snapshot,
     source: CopySourceTree<'_>,
 ) -> Result<Written, Error> {
+    carry_out(space, op, base, source, false)
+}
+
+/// [`copy`]; with `again`, content that did not change since the same copy was carried out is taken from the layer that it
+/// made then.
+///
+/// # Errors
+/// As [`copy`].
+pub fn carry_out(
+    space: &Space,
+    op: &CopyOp,
+    base: &Snapshot,
+    source: CopySourceTree<'_>,
+    again: bool,
+) -> Result<Written, Error> {
     let scratch = space.store().scratch()?;
     let base = if op.link && !names_owner(op) {
         Vec::new()
@@ -81,6 +98,12 @@ pub fn copy(
         readable(space, base)?
     };
     let source = SourceFiles::new(space, source)?;
+    let memory = match &source {
+        SourceFiles::Context(context) => Some(earlier::Memory::of(op, context)),
+        _ => None,
+    };
+    let before = memory.as_ref().filter(|_| again);
+    let before = before.and_then(|memory| memory.layer(space));
     let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
     // The base's own files matter only for names of owners, and for archives that link to them.
     let reads_base = names_owner(op) || op.add;
@@ -95,9 +118,16 @@ pub fn copy(
         };
         space.task(COPY_TASK, &job)?
     } else {
-        source.open(&mut |files| run(op, &base, files, scratch.path()))?
+        source.open(&mut |files| {
+            let sources = (files, before.as_ref());
+            run(op, &base, sources, scratch.path())
+        })?
     };
-    keep(space, written, scratch.path())
+    let written = keep(space, written, scratch.path())?;
+    if let Some(memory) = memory {
+        memory.keep(space.store(), &written.diff_id)?;
+    }
+    Ok(written)
 }
 
 /// Carries a WORKDIR out: one new layer, an empty one when the directory is there, as BuildKit has it.
@@ -119,6 +149,7 @@ pub fn mkdir(space: &Space, op: &MkdirOp, base: &Snapshot) -> Result<Written, Er
         source: CopySourceFiles::Empty,
         base: Some(&view),
         spool: None,
+        earlier: None,
     };
     let written = finish(target, contents, scratch.path())?;
     keep(space, written, scratch.path())
@@ -209,6 +240,7 @@ pub fn unpack_archive(content: impl Read, name: &str, out: &Path) -> Result<Laye
         source: CopySourceFiles::Empty,
         base: None,
         spool: Some(&spool),
+        earlier: None,
     };
     let written = finish(target, contents, out)?;
     spool.remove();
@@ -310,7 +342,7 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
 fn run(
     op: &CopyOp,
     base: &[LayerFiles],
-    source: CopySourceFiles<'_>,
+    (source, earlier): (CopySourceFiles<'_>, Option<&earlier::Earlier>),
     out: &Path,
 ) -> Result<Written, Error> {
     let base = View::load(base)?;
@@ -341,6 +373,7 @@ fn run(
             source,
             base: below,
             spool: Some(&spool),
+            earlier,
         },
         out,
     )

@@ -3,13 +3,14 @@
 //! Small files are read ahead by another thread, since opening them costs more than their bytes; large ones are streamed.
 
 use super::archive::Spool;
+use super::earlier::Earlier;
 use super::paths::show;
 use super::target::{Change, Data, Finished};
 use super::{CopySourceFiles, Written};
 use crate::Error;
 use crate::layer::{Holes, LayerWriter, compare};
 use crate::snapshot::View;
-use crate::tree::{FileTree, Kind};
+use crate::tree::{FileDigest, FileTree, Kind};
 use planner::plan::{CopyOp, CopySource};
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -32,6 +33,8 @@ pub(super) struct Contents<'a> {
     pub(super) source: CopySourceFiles<'a>,
     pub(super) base: Option<&'a View>,
     pub(super) spool: Option<&'a Spool>,
+    /// What the same copy made before.
+    pub(super) earlier: Option<&'a Earlier>,
 }
 
 impl<'a> Contents<'a> {
@@ -101,8 +104,11 @@ pub(super) fn write(
             }
             match &queue {
                 Some(queue) if is_read_ahead(change) => {
-                    let content = queue.take()?;
-                    writer.entry(&change.entry, Some(&mut content.as_slice()))?;
+                    let (content, digest) = queue.take()?;
+                    match digest {
+                        Some(digest) => writer.file(&change.entry, &content, digest)?,
+                        None => writer.entry(&change.entry, Some(&mut content.as_slice()))?,
+                    }
                 }
                 _ => match contents.open(change)? {
                     Some(mut content) => writer.entry(&change.entry, Some(&mut content))?,
@@ -125,6 +131,9 @@ fn is_read_ahead(change: &Change) -> bool {
         && matches!(change.entry.kind, Kind::File { size, .. } if size > 0 && size <= AHEAD_FILE)
 }
 
+/// A file's content, and its digest where that has been checked.
+type Ready = (Vec<u8>, Option<FileDigest>);
+
 /// Contents read ahead, in order.
 #[derive(Debug, Default)]
 struct Queue {
@@ -134,7 +143,7 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    ready: VecDeque<Result<Vec<u8>, Error>>,
+    ready: VecDeque<Result<Ready, Error>>,
     bytes: usize,
     stopped: bool,
 }
@@ -145,8 +154,13 @@ impl Queue {
     }
 
     fn fill(&self, changes: &[&Change], contents: Contents<'_>) {
+        let mut earlier = contents.earlier.map(Earlier::reader);
         for change in changes {
-            let content = read(change, contents);
+            let known = earlier.as_mut().and_then(|earlier| earlier.content(change));
+            let content = match known {
+                Some((content, digest)) => Ok((content, Some(digest))),
+                None => read(change, contents).map(|content| (content, None)),
+            };
             let failed = content.is_err();
             let mut state = self.lock();
             while state.bytes >= AHEAD_BYTES && !state.stopped {
@@ -158,7 +172,7 @@ impl Queue {
             if state.stopped {
                 return;
             }
-            state.bytes += content.as_ref().map_or(0, Vec::len);
+            state.bytes += content.as_ref().map_or(0, |(content, _)| content.len());
             state.ready.push_back(content);
             // The writer only waits when it has run dry.
             if state.ready.len() == 1 {
@@ -170,13 +184,13 @@ impl Queue {
         }
     }
 
-    fn take(&self) -> Result<Vec<u8>, Error> {
+    fn take(&self) -> Result<Ready, Error> {
         let mut state = self.lock();
         loop {
             if let Some(content) = state.ready.pop_front() {
                 let content = content?;
                 let full = state.bytes >= AHEAD_BYTES;
-                state.bytes -= content.len();
+                state.bytes -= content.0.len();
                 if full {
                     self.changed.notify_all();
                 }

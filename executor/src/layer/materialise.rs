@@ -65,7 +65,7 @@ pub(crate) fn missing(diff_id: &Digest) -> Error {
     }
 }
 
-fn files(store: &Store, diff_id: &Digest) -> Option<LayerFiles> {
+pub(crate) fn files(store: &Store, diff_id: &Digest) -> Option<LayerFiles> {
     let index = store.layer_index(diff_id)?;
     let tar = store.blob_size(diff_id).map(|_| store.blob_path(diff_id));
     let tree = store.layer_tree(diff_id);

@@ -93,6 +93,25 @@ impl<W: Write> LayerWriter<W> {
     /// # Errors
     /// As above, and I/O.
     pub fn entry(&mut self, entry: &Entry, data: Option<&mut dyn Read>) -> Result<(), Error> {
+        self.add(entry, data, None)
+    }
+
+    /// Adds a file whose content has this digest, which the caller has made sure of.
+    pub(crate) fn file(
+        &mut self,
+        entry: &Entry,
+        mut content: &[u8],
+        digest: FileDigest,
+    ) -> Result<(), Error> {
+        self.add(entry, Some(&mut content), Some(digest))
+    }
+
+    fn add(
+        &mut self,
+        entry: &Entry,
+        data: Option<&mut dyn Read>,
+        known: Option<FileDigest>,
+    ) -> Result<(), Error> {
         self.check_place(&entry.path)?;
         check_kind(entry)?;
         let mut header = std::mem::take(&mut self.header);
@@ -104,7 +123,7 @@ impl<W: Write> LayerWriter<W> {
         let what = match &entry.kind {
             Kind::File { size, digest } => {
                 let offset = self.size;
-                let found = self.content(&entry.path, *size, data)?;
+                let found = self.content(&entry.path, *size, data, known)?;
                 if digest.is_some_and(|expected| expected != found) {
                     return Err(entry_error(
                         UNFINISHED,
@@ -217,12 +236,13 @@ impl<W: Write> LayerWriter<W> {
         Ok(())
     }
 
-    /// Copies one file's content through the buffer, hashing it.
+    /// Copies one file's content through the buffer, hashing it if its digest is not known.
     fn content(
         &mut self,
         path: &[u8],
         size: u64,
         data: Option<&mut dyn Read>,
+        known: Option<FileDigest>,
     ) -> Result<FileDigest, Error> {
         let Some(data) = data else {
             if size > 0 {
@@ -248,7 +268,9 @@ impl<W: Write> LayerWriter<W> {
                     "the file became shorter while it was read",
                 ));
             }
-            hasher.update(&self.chunk.data[start..start + got]);
+            if known.is_none() {
+                hasher.update(&self.chunk.data[start..start + got]);
+            }
             self.chunk.len += got;
             self.size += got as u64;
             left -= got as u64;
@@ -261,7 +283,7 @@ impl<W: Write> LayerWriter<W> {
             ));
         }
         self.put(&[0; BLOCK][..padding(size)])?;
-        Ok(*hasher.finalize().as_bytes())
+        Ok(known.unwrap_or_else(|| *hasher.finalize().as_bytes()))
     }
 
     /// Adds bytes to the tar.
