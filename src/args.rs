@@ -1,6 +1,10 @@
 //! What can be typed: the flags as clap sees them, spelled as `docker buildx build` spells them.
 //!
 //! Nothing is resolved here; [`crate::build_spec`] turns the raw flags into a request.
+//!
+//! Commands are deferred: clap learns the flags of the command that was typed, not of all. What such a command's struct
+//! (or the enum of its own commands) says of itself would then replace what this enum says of the command, so those have
+//! plain comments.
 
 mod archive;
 mod cache;
@@ -74,6 +78,7 @@ pub struct Cli {
 
 /// Subcommands.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum Command {
     /// Build an image from a Dockerfile
     #[command(visible_alias = "b", args_override_self = true)]
@@ -138,7 +143,7 @@ pub enum Command {
     Version(VersionArgs),
 }
 
-/// `kiln build`.
+// `kiln build`.
 #[derive(Args, Debug)]
 pub struct BuildArgs {
     /// Context: a folder, a tar file, a URL, a Git repository, or `-` for a tar or a Dockerfile on standard input
@@ -256,10 +261,42 @@ pub enum ProgressMode {
     Rawjson,
 }
 
-/// `kiln version`.
+// `kiln version`.
 #[derive(Args, Debug)]
 pub struct VersionArgs {
     /// Print the number only
     #[arg(short, long)]
     pub short: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::{Command, CommandFactory as _};
+
+    /// What commands say of themselves, by the words that are typed.
+    fn abouts(command: &Command, typed: &str, all: &mut Vec<(String, String)>) {
+        for sub in command.get_subcommands() {
+            let typed = format!("{typed} {}", sub.get_name());
+            let about = sub.get_about().map(ToString::to_string);
+            all.push((typed.clone(), about.unwrap_or_default()));
+            abouts(sub, &typed, all);
+        }
+    }
+
+    #[test]
+    fn a_command_says_of_itself_what_the_list_of_commands_says() {
+        let mut command = Cli::command();
+        let mut before = Vec::new();
+        abouts(&command, "kiln", &mut before);
+        command.build();
+        let mut after = Vec::new();
+        abouts(&command, "kiln", &mut after);
+        assert!(before.len() > 20);
+        for (typed, about) in before {
+            assert!(!about.is_empty(), "{typed}");
+            assert!(after.contains(&(typed.clone(), about)), "{typed}");
+        }
+        assert!(!after.iter().any(|(_, about)| about.starts_with('`')));
+    }
 }

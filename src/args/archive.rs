@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// `kiln load`.
+// `kiln load`.
 #[derive(Args, Debug)]
 pub struct LoadArgs {
     /// Archive, or folder with an OCI layout [default: standard input]
@@ -18,7 +18,7 @@ pub struct LoadArgs {
     pub platform: Option<String>,
 }
 
-/// `kiln save`.
+// `kiln save`.
 #[derive(Args, Debug)]
 pub struct SaveArgs {
     /// Names, digests or IDs
@@ -59,7 +59,7 @@ pub enum SaveFormat {
     OciDir,
 }
 
-/// `kiln import`.
+// `kiln import`.
 #[derive(Args, Debug)]
 pub struct ImportArgs {
     /// A tar, plain or compressed; `-` for standard input
@@ -81,7 +81,7 @@ pub struct ImportArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln export`.
+// `kiln export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
     /// Name, digest or ID

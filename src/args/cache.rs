@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Caches beside the store.
+// Caches beside the store.
 #[derive(Args, Debug, Default)]
 pub struct CacheArgs {
     /// Cache to read: an image or cache in a registry, or `type=registry,ref=REF`, `type=local,src=DIR[,tag=TAG]`; may be given several times

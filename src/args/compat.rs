@@ -3,7 +3,7 @@
 
 use clap::Args;
 
-/// Flags taken for the sake of scripts written for other builders.
+// Flags taken for the sake of scripts written for other builders.
 #[derive(Args, Debug, Default)]
 pub struct CompatArgs {
     /// Builder instance (accepted for scripts: there is one builder)

@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::Args;
 use std::path::PathBuf;
 
-/// `kiln copy`.
+// `kiln copy`.
 #[derive(Args, Debug)]
 pub struct CopyArgs {
     /// The image: a name in a registry (also with `docker://`), `store:NAME`, `oci:DIR[:TAG]`, `oci-archive:FILE[:NAME]`,

@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// `kiln debug`.
+// `kiln debug`.
 #[derive(Args, Debug)]
 pub struct DebugArgs {
     /// Sandbox to enter, by the beginning of its ID, and a step of the failed stage, by number or by a part of its name [default: the newest, the failed step]

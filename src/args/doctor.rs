@@ -3,7 +3,7 @@
 use super::IsolationArgs;
 use clap::{Args, ValueEnum};
 
-/// `kiln doctor`.
+// `kiln doctor`.
 #[derive(Args, Debug)]
 pub struct DoctorArgs {
     /// How the answer is shown

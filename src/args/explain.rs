@@ -3,7 +3,7 @@
 use super::BuildArgs;
 use clap::Args;
 
-/// How a build takes its contexts.
+// How a build takes its contexts.
 #[derive(Args, Debug, Default)]
 pub struct ContextArgs {
     /// Modes and times of context files: `exact`, as they are, or `git`, as Git keeps them [default: $KILN_CONTEXT_MODE, else exact]
@@ -11,7 +11,7 @@ pub struct ContextArgs {
     pub context_mode: Option<String>,
 }
 
-/// `kiln explain`.
+// `kiln explain`.
 #[derive(Args, Debug)]
 pub struct ExplainArgs {
     /// Step: its number, or `STAGE:LINE`; all steps in short without it
@@ -24,7 +24,7 @@ pub struct ExplainArgs {
     pub format: Option<String>,
 }
 
-/// `kiln plan`.
+// `kiln plan`.
 #[derive(Args, Debug)]
 pub struct PlanArgs {
     /// End with status 3 when a step would run, or may

@@ -5,7 +5,7 @@ use super::{
 };
 use clap::{Args, Subcommand};
 
-/// `kiln image`.
+// `kiln image`.
 #[derive(Args, Debug)]
 pub struct ImageArgs {
     /// What to do
@@ -13,8 +13,9 @@ pub struct ImageArgs {
     pub command: ImageCommand,
 }
 
-/// Subcommands of `kiln image`: the same as those of `kiln` that work on images.
+// Subcommands of `kiln image`: the same as those of `kiln` that work on images.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum ImageCommand {
     /// List images in the store
     #[command(visible_alias = "list")]
@@ -46,7 +47,7 @@ pub enum ImageCommand {
     Prune(PruneArgs),
 }
 
-/// `kiln images`.
+// `kiln images`.
 #[derive(Args, Debug)]
 pub struct ImagesArgs {
     /// Show images of this name only; may be a pattern
@@ -75,7 +76,7 @@ pub struct ImagesArgs {
     pub tree: bool,
 }
 
-/// `kiln rmi`.
+// `kiln rmi`.
 #[derive(Args, Debug)]
 pub struct RmiArgs {
     /// Names, digests or IDs
@@ -96,7 +97,7 @@ pub struct RmiArgs {
     pub platforms: Vec<String>,
 }
 
-/// `kiln tag`.
+// `kiln tag`.
 #[derive(Args, Debug)]
 pub struct TagArgs {
     /// Name, digest or ID
@@ -107,7 +108,7 @@ pub struct TagArgs {
     pub targets: Vec<String>,
 }
 
-/// `kiln inspect`.
+// `kiln inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
     /// Names, digests or IDs
@@ -130,7 +131,7 @@ pub struct InspectArgs {
     pub raw: bool,
 }
 
-/// `kiln history`.
+// `kiln history`.
 #[derive(Args, Debug)]
 pub struct HistoryArgs {
     /// Name, digest or ID
@@ -153,7 +154,7 @@ pub struct HistoryArgs {
     pub platform: Option<String>,
 }
 
-/// `kiln diff`.
+// `kiln diff`.
 #[derive(Args, Debug)]
 pub struct DiffArgs {
     /// Name, digest or ID

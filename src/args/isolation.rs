@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// The isolation of RUN steps.
+// The isolation of RUN steps.
 #[derive(Args, Debug, Default)]
 pub struct IsolationArgs {
     /// Isolation of RUN steps: `auto`, `full`, `nested` or `chroot` [default: $KILN_ISOLATION, $BUILDAH_ISOLATION, else auto]

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Limits of each RUN step.
+// Limits of each RUN step.
 #[derive(Args, Debug, Default)]
 pub struct LimitArgs {
     /// Memory of a RUN step (bytes; suffixes k, m, g)

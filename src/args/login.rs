@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::Args;
 use registry_client::Secret;
 
-/// `kiln login`.
+// `kiln login`.
 #[derive(Args, Debug)]
 pub struct LoginArgs {
     /// Registry: `host[:port]`, or `host[:port]/name` for a part of it [default: Docker Hub]
@@ -30,7 +30,7 @@ pub struct LoginArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln logout`.
+// `kiln logout`.
 #[derive(Args, Debug)]
 pub struct LogoutArgs {
     /// Registry, as it was named at the login [default: Docker Hub]

@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
-/// `kiln manifest`.
+// `kiln manifest`.
 #[derive(Args, Debug)]
 pub struct ManifestArgs {
     /// What to do.
@@ -12,8 +12,9 @@ pub struct ManifestArgs {
     pub command: ManifestCommand,
 }
 
-/// Subcommands of `kiln manifest`.
+// Subcommands of `kiln manifest`.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum ManifestCommand {
     /// Create a manifest list of images in the store or in registries
     Create(ManifestCreateArgs),
@@ -33,7 +34,7 @@ pub enum ManifestCommand {
     Push(ManifestPushArgs),
 }
 
-/// `kiln manifest create`.
+// `kiln manifest create`.
 #[derive(Args, Debug)]
 pub struct ManifestCreateArgs {
     /// Name of the list
@@ -56,7 +57,7 @@ pub struct ManifestCreateArgs {
     pub registry: RegistryArgs,
 }
 
-/// What a list says of an image.
+// What a list says of an image.
 #[derive(Args, Debug, Default)]
 pub struct EntryArgs {
     /// Operating system
@@ -82,7 +83,7 @@ pub struct EntryArgs {
     pub annotations: Vec<String>,
 }
 
-/// `kiln manifest add`.
+// `kiln manifest add`.
 #[derive(Args, Debug)]
 pub struct ManifestAddArgs {
     /// Name of the list
@@ -102,7 +103,7 @@ pub struct ManifestAddArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln manifest annotate`.
+// `kiln manifest annotate`.
 #[derive(Args, Debug)]
 pub struct ManifestAnnotateArgs {
     /// Name of the list
@@ -119,7 +120,7 @@ pub struct ManifestAnnotateArgs {
     pub entry: EntryArgs,
 }
 
-/// `kiln manifest remove`.
+// `kiln manifest remove`.
 #[derive(Args, Debug)]
 pub struct ManifestRemoveArgs {
     /// Name of the list
@@ -130,7 +131,7 @@ pub struct ManifestRemoveArgs {
     pub digests: Vec<String>,
 }
 
-/// `kiln manifest rm`.
+// `kiln manifest rm`.
 #[derive(Args, Debug)]
 pub struct ManifestRmArgs {
     /// Names of lists
@@ -138,7 +139,7 @@ pub struct ManifestRmArgs {
     pub lists: Vec<String>,
 }
 
-/// `kiln manifest exists`.
+// `kiln manifest exists`.
 #[derive(Args, Debug)]
 pub struct ManifestExistsArgs {
     /// Name of the list
@@ -146,7 +147,7 @@ pub struct ManifestExistsArgs {
     pub list: String,
 }
 
-/// `kiln manifest inspect`.
+// `kiln manifest inspect`.
 #[derive(Args, Debug)]
 pub struct ManifestInspectArgs {
     /// A list, or a manifest in a registry; after the name of a list, an image in it
@@ -160,7 +161,7 @@ pub struct ManifestInspectArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln manifest push`.
+// `kiln manifest push`.
 #[derive(Args, Debug)]
 pub struct ManifestPushArgs {
     /// Name of the list

@@ -3,7 +3,7 @@
 use clap::Args;
 use std::path::PathBuf;
 
-/// The network of RUN steps.
+// The network of RUN steps.
 #[derive(Args, Debug, Default)]
 pub struct NetworkArgs {
     /// Network of RUN steps: `default`, `none`, `host`; `pasta` or `slirp4netns` to choose the program behind the default

@@ -3,7 +3,7 @@
 use super::RegistryArgs;
 use clap::Args;
 
-/// `kiln pull`.
+// `kiln pull`.
 #[derive(Args, Debug)]
 pub struct PullArgs {
     /// Images: `NAME[:TAG]`, `NAME@DIGEST`

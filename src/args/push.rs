@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-/// `kiln push`.
+// `kiln push`.
 #[derive(Args, Debug)]
 pub struct PushArgs {
     /// Image of the store: name, digest or ID

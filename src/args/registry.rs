@@ -5,7 +5,7 @@ use registry_client::Secret;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How registries are reached.
+// How registries are reached.
 #[derive(Args, Clone, Debug, Default)]
 pub struct RegistryArgs {
     /// Registry reached in plain HTTP, or without verification of its certificate

@@ -4,7 +4,7 @@ use super::RegistryArgs;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
-/// `kiln imagetools`.
+// `kiln imagetools`.
 #[derive(Args, Debug)]
 pub struct ImagetoolsArgs {
     /// What to do.
@@ -12,8 +12,9 @@ pub struct ImagetoolsArgs {
     pub command: ImagetoolsCommand,
 }
 
-/// Subcommands of `kiln imagetools`.
+// Subcommands of `kiln imagetools`.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum ImagetoolsCommand {
     /// Create an image in a registry of images that are in registries
     Create(ImagetoolsCreateArgs),
@@ -21,7 +22,7 @@ pub enum ImagetoolsCommand {
     Inspect(ImagetoolsInspectArgs),
 }
 
-/// `kiln imagetools create`.
+// `kiln imagetools create`.
 #[derive(Args, Debug)]
 pub struct ImagetoolsCreateArgs {
     /// Images: names, digests in the repository of the tag, or descriptors in JSON
@@ -65,7 +66,7 @@ pub struct ImagetoolsCreateArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln imagetools inspect`.
+// `kiln imagetools inspect`.
 #[derive(Args, Debug)]
 pub struct ImagetoolsInspectArgs {
     /// Name of the image
@@ -85,7 +86,7 @@ pub struct ImagetoolsInspectArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln search`.
+// `kiln search`.
 #[derive(Args, Debug)]
 pub struct SearchArgs {
     /// What to look for; `HOST/TERM` looks in that registry
@@ -116,7 +117,7 @@ pub struct SearchArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln catalog`.
+// `kiln catalog`.
 #[derive(Args, Debug)]
 pub struct CatalogArgs {
     /// The registry
@@ -127,7 +128,7 @@ pub struct CatalogArgs {
     pub registry: RegistryArgs,
 }
 
-/// `kiln tags`.
+// `kiln tags`.
 #[derive(Args, Debug)]
 pub struct TagsArgs {
     /// A repository

@@ -4,7 +4,7 @@ use super::{IsolationArgs, LimitArgs, NetworkArgs, SecurityArgs};
 use clap::Args;
 use std::path::PathBuf;
 
-/// What RUN steps get.
+// What RUN steps get.
 #[derive(Args, Debug, Default)]
 pub struct RunArgs {
     /// Allow what commands and outputs ask for: `network.host`, `security.insecure`, `device[=NAME]`, `buildx.local.delete`

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// What RUN steps may do.
+// What RUN steps may do.
 #[derive(Args, Debug, Default)]
 pub struct SecurityArgs {
     /// Capabilities for RUN steps besides the default ones: `NAME[,NAME...]`, `ALL`

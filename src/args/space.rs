@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// How large the cache may grow.
+// How large the cache may grow.
 #[derive(Args, Debug, Default)]
 pub struct CacheMaxArgs {
     /// Bytes that the cache may take before what was not used for longest goes, such as 20GB; `auto` goes by the disk, `unlimited`
@@ -11,7 +11,7 @@ pub struct CacheMaxArgs {
     pub cache_max: Option<String>,
 }
 
-/// `kiln prune`.
+// `kiln prune`.
 #[derive(Args, Debug)]
 pub struct PruneArgs {
     /// Also remove the cache of builds; images that have a name stay
@@ -41,7 +41,7 @@ pub struct PruneArgs {
     pub dry_run: bool,
 }
 
-/// `kiln du`.
+// `kiln du`.
 #[derive(Args, Debug)]
 pub struct DuArgs {
     /// Show these only: `id=`, `type=`, `description=`, `inuse`, `shared`, `private`, `mutable`, `immutable`, `until=`

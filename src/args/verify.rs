@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// `--verify`.
+// `--verify`.
 #[derive(Args, Debug, Default)]
 pub struct VerifyArgs {
     /// Carry all steps out again and compare them with what the cache has; status 1 if one gave something else
