@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|differential|histories|interop|modes-debian|bench|stress|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|cutoff|differential|histories|interop|modes-debian|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -13,6 +13,7 @@
 mod accounts;
 mod bench;
 mod conformance;
+mod cutoff;
 mod demo;
 mod depgraph;
 mod differential;
@@ -35,6 +36,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   features             every feature of the language has a test that names it
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
+  cutoff [CASE..]      how often early cutoff helps: ten Dockerfiles (root)
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Some("features") => features::run(),
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
+        Some("cutoff") => cutoff::run(rest),
         Some("differential") => differential::run(rest),
         Some("histories") => histories::run(rest),
         Some("interop") => interop::run(rest),

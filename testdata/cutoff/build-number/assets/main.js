@@ -1,0 +1,2 @@
+/* Starts. */
+console.log("started");
