@@ -159,16 +159,19 @@ pub struct HistoryArgs {
 pub struct DiffArgs {
     /// Name, digest or ID
     #[arg(value_name = "IMAGE1")]
-    pub first: String,
+    pub old: String,
     /// What to compare it with
     #[arg(value_name = "IMAGE2")]
-    pub second: String,
+    pub new: String,
     /// Platform of images with several
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
     /// Compare the configs, not the files
     #[arg(long)]
     pub config: bool,
+    /// Only the first difference: the layer, what made it, the file, and where its content parts
+    #[arg(long, conflicts_with_all = ["config", "times"])]
+    pub first: bool,
     /// Files of different times differ
     #[arg(long, conflicts_with = "config")]
     pub times: bool,

@@ -105,3 +105,80 @@ fn owners_are_compared() {
     );
     assert_eq!(told, ["/f owner"], "root: {}", is_root());
 }
+
+/// Two builds of one Dockerfile whose RUN writes what is never the same.
+#[test]
+fn the_first_difference_is_named() {
+    let project = Project::new(
+        "FROM busybox\nCOPY f /f\nRUN mkdir /d && echo same > /d/a\nRUN (echo made; cat /proc/sys/kernel/random/uuid) > /d/id && touch /d/z\nRUN cat /proc/sys/kernel/random/uuid > /later\n",
+    );
+    project.write("f", "x");
+    for name in ["one", "two"] {
+        project.build(&["-t", name, "--no-cache"]).ok();
+    }
+    let text = lines(&project, &["diff", "--first", "one", "two"]);
+    assert_eq!(text.len(), 2, "{text:?}");
+    assert!(
+        text[0].starts_with("layer 4: RUN /bin/sh -c (echo made; cat "),
+        "{text:?}"
+    );
+    assert!(
+        text[1].starts_with("/d/id: content differs from byte "),
+        "{text:?}"
+    );
+    assert!(text[1].contains(" on (42 -> 42 bytes): \""), "{text:?}");
+    let json = lines(
+        &project,
+        &["diff", "--first", "--format", "json", "one", "two"],
+    );
+    let json: Value = serde_json::from_str(&json[0]).unwrap();
+    assert_eq!(
+        (&json["Layer"], &json["Path"]),
+        (&4.into(), &"/d/id".into())
+    );
+    assert_eq!(json["Differs"], "content");
+    let byte = json["Byte"].as_u64().unwrap();
+    assert!((5..25).contains(&byte), "{json}");
+    let side = |key: &str| json[key].as_str().unwrap().to_owned();
+    assert_ne!(side("Old")[..1], side("New")[..1], "{json}");
+    assert_eq!(
+        (&json["OldSize"], &json["NewSize"]),
+        (&42.into(), &42.into())
+    );
+    assert!(lines(&project, &["diff", "--first", "one", "one"]).is_empty());
+    assert!(
+        lines(
+            &project,
+            &["diff", "--first", "--format", "json", "one", "one"]
+        )
+        .is_empty()
+    );
+}
+
+#[test]
+fn attributes_times_layers_and_configs_are_first_differences_too() {
+    let project = Project::new(
+        "FROM busybox AS base\nRUN touch -d @5 /f && chmod 600 /f\nFROM busybox AS mode\nRUN touch -d @5 /f\n\
+         FROM busybox AS time\nRUN touch -d @6 /f && chmod 600 /f\nFROM base AS more\nRUN touch /g\nFROM base AS label\nLABEL a=b\n",
+    );
+    for target in ["base", "mode", "more", "label", "time"] {
+        project.build(&["-t", target, "--target", target]).ok();
+    }
+    let first = |new: &str| lines(&project, &["diff", "--first", "base", new]);
+    assert_eq!(first("mode")[1], "/f: mode 600 -> 644");
+    assert_eq!(
+        first("mode")[0],
+        "layer 2: RUN /bin/sh -c touch -d @5 /f && chmod 600 /f # buildkit -> RUN /bin/sh -c touch -d @5 /f # buildkit"
+    );
+    assert_eq!(first("more")[1], "only in the second image");
+    assert_eq!(first("label"), ["config: Config.Labels.a: null -> \"b\""]);
+    // A command that gives the same but for times takes the layer that is there.
+    let time = first("time");
+    assert!(
+        !time.iter().any(|line| line.starts_with("layer")),
+        "{time:?}"
+    );
+    project
+        .kiln(&["diff", "--first", "--times", "base", "mode"])
+        .fails(2, &["--first"]);
+}

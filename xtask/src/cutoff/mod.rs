@@ -98,12 +98,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     Ok(())
 }
 
+/// Outcomes of both edits, and files that differ.
+type Measured = (Vec<Outcome>, Vec<Outcome>, Vec<String>);
+
 /// Builds, edits and builds again; the last answer are files of the image that changed without need.
-fn measure(
-    bench: &Bench,
-    case: &Case,
-    rounds: usize,
-) -> Result<(Vec<Outcome>, Vec<Outcome>, Vec<String>), String> {
+fn measure(bench: &Bench, case: &Case, rounds: usize) -> Result<Measured, String> {
     let context = bench.work.join(case.name);
     let source = shell::root().join(case.context);
     shell::output(Command::new("cp").arg("-a").arg(source).arg(&context))?;
