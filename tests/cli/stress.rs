@@ -1,4 +1,5 @@
-//! Many builds at once on one store, killed at random, while the cache is kept tiny and pruned: nothing wrong, nothing left.
+//! Many builds at once on one store, while the cache is kept tiny and pruned, with builds and prunes killed at random: nothing
+//! wrong, and nothing left: no process, mount, namespace, control group, scratch folder or temporary file.
 //!
 //! `cargo xtask stress` runs the same for longer, by `KILN_STRESS_ROUNDS`, `KILN_STRESS_BUILDS`, `KILN_STRESS_SEED`.
 
@@ -6,8 +7,8 @@ use crate::support::{Project, Run, Started, unique, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Contexts that differ.
@@ -54,6 +55,7 @@ fn project() -> Project {
          COPY --from=made /made /made\n\
          RUN cat /v /made/v /shared > /all && rm /v\n",
     );
+    project.write("limited.Dockerfile", "FROM busybox\nRUN true\n");
     project.write("shared", vec![b's'; 300_000]);
     for variant in 0..VARIANTS {
         project.write(
@@ -79,6 +81,25 @@ fn arguments((variant, name): What, dest: &str) -> Vec<String> {
     }
     args
 }
+
+/// Where programs leave what is no output: for each an empty folder.
+const FOLDERS: [&str; 3] = ["temporary", "home", "runtime"];
+const GROUPS: &str = "/sys/fs/cgroup";
+
+/// Ways to prune.
+const PRUNES: &[&[&str]] = &[
+    &["prune"],
+    &["prune", "--all"],
+    &["prune", "--max-used-space", "1m"],
+    &["prune", "--filter", "type=exec.cachemount"],
+    &[
+        "prune",
+        "--reserved-space",
+        "500k",
+        "--filter",
+        "type=regular",
+    ],
+];
 
 struct Build {
     what: What,
@@ -112,6 +133,29 @@ struct Stress {
     marker: String,
     random: Random,
     ended: BTreeMap<&'static str, usize>,
+    /// Whether control groups can be made here.
+    has_groups: bool,
+    /// Mounts that hold namespaces, before the first build.
+    namespaces: usize,
+}
+
+/// Mounts of this process that hold a namespace open.
+fn held_namespaces() -> usize {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts
+        .lines()
+        .filter(|line| line.contains(" nsfs "))
+        .count()
+}
+
+/// Processes that this says something of.
+fn processes(mut is_it: impl FnMut(&Path) -> bool) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|name| is_it(&Path::new("/proc").join(name)))
+        .collect()
 }
 
 impl Stress {
@@ -133,13 +177,50 @@ impl Stress {
             }
             fs::remove_dir_all(store).unwrap();
         }
-        Self {
+        for folder in FOLDERS {
+            fs::create_dir_all(project.path(folder)).unwrap();
+        }
+        let mut stress = Self {
             project,
             references,
             marker: unique("stress"),
             random: Random(seed),
             ended: BTreeMap::new(),
+            has_groups: true,
+            namespaces: held_namespaces(),
+        };
+        let run = stress.limited();
+        stress.has_groups = run.status == 0;
+        assert!(
+            stress.has_groups || run.stderr.contains("could not set the limit"),
+            "{}",
+            run.stderr
+        );
+        stress
+    }
+
+    /// A program with folders of its own for all that goes nowhere in particular.
+    fn command(&self, mut command: Command) -> Command {
+        command.env("STRESS_MARKER", &self.marker);
+        for (name, folder) in ["TMPDIR", "HOME", "XDG_RUNTIME_DIR"].iter().zip(FOLDERS) {
+            command.env(name, self.project.path(folder));
         }
+        command
+    }
+
+    /// Flags that put commands into a control group.
+    fn limits(&self) -> [String; 4] {
+        ["--pids-limit", "500", "--cgroup-parent", &self.marker].map(str::to_owned)
+    }
+
+    /// A build in a control group, which sweeps what others have left beside its own.
+    fn limited(&self) -> Run {
+        let limits = self.limits();
+        let mut args: Vec<&str> = limits.iter().map(String::as_str).collect();
+        args.extend(["--no-cache", "-o", "type=cacheonly"]);
+        args.extend(["-f", "context/limited.Dockerfile"]);
+        self.project
+            .run(self.command(self.project.build_command(&args)))
     }
 
     fn start(&mut self, number: u64) -> Build {
@@ -155,9 +236,14 @@ impl Stress {
             let most = ["0", "300k", "2m"][usize::try_from(self.random.below(3)).unwrap()];
             args.extend(["--cache-max".to_owned(), most.to_owned()]);
         }
+        if self.has_groups && self.random.below(3) == 0 {
+            args.extend(self.limits());
+        }
+        if self.random.below(3) == 0 {
+            args.extend(["--network".to_owned(), "none".to_owned()]);
+        }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let mut command = self.project.build_command(&args);
-        command.env("STRESS_MARKER", &self.marker);
+        let command = self.command(self.project.build_command(&args));
         Build {
             what,
             archive: self.project.path(&archive),
@@ -166,23 +252,25 @@ impl Stress {
         }
     }
 
-    /// One round: so many builds at once, some of which are killed, or lose their helper.
+    /// One round: so many builds at once and prunes beside them, some of which are killed, or lose their helper.
     fn round(&mut self, builds: u64, kills: bool) {
         let mut running: Vec<Build> = (0..builds).map(|number| self.start(number)).collect();
-        let pruned = AtomicBool::new(false);
+        let mut prunes = Vec::new();
+        for _ in 0..=self.random.below(3) {
+            let way = PRUNES[usize::try_from(self.random.below(PRUNES.len() as u64)).unwrap()];
+            let command = self.command(self.project.command(way));
+            let is_hit = kills && self.random.below(2) == 0;
+            let wait = Duration::from_millis(self.random.below(40));
+            prunes.push((self.project.start(command), is_hit.then_some(wait)));
+        }
         std::thread::scope(|scope| {
-            let all: &[&str] = [
-                &["prune"][..],
-                &["prune", "--all"],
-                &["prune", "--max-used-space", "1m"],
-            ][usize::try_from(self.random.below(3)).unwrap()];
-            let mut command = self.project.command(all);
-            command.env("STRESS_MARKER", &self.marker);
-            let (project, pruned) = (&self.project, &pruned);
-            scope.spawn(move || {
-                project.run(command).ok();
-                pruned.store(true, Ordering::Relaxed);
-            });
+            for (prune, wait) in &prunes {
+                let Some(wait) = *wait else { continue };
+                scope.spawn(move || {
+                    std::thread::sleep(wait);
+                    prune.signal(Signal::KILL);
+                });
+            }
             for build in running.iter_mut().filter(|_| kills) {
                 match self.random.below(5) {
                     0 | 1 => {}
@@ -201,7 +289,15 @@ impl Stress {
                 }
             }
         });
-        assert!(pruned.load(Ordering::Relaxed));
+        for (prune, wait) in prunes {
+            let run = prune.finish();
+            let how = match (run.status, wait) {
+                (0, _) => "pruned",
+                (137, Some(_)) => "prune killed",
+                _ => panic!("prune: status {}:\n{}", run.status, run.stderr),
+            };
+            *self.ended.entry(how).or_default() += 1;
+        }
         for build in running {
             let run = build.started.finish();
             let how = self.judge(&run, build.what, build.was_hit, &build.archive);
@@ -230,27 +326,58 @@ impl Stress {
 
     /// After a sweep nothing of dead builds is there.
     fn nothing_left(&self) {
-        let is_ours = || {
-            fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-                let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-                String::from_utf8_lossy(&environment).contains(&self.marker)
-            })
-        };
-        assert!(
-            wait_until(Duration::from_secs(10), || !is_ours()),
-            "processes are left"
-        );
-        self.project.kiln(&["prune"]).ok();
         let store = self.project.store();
-        for folder in ["scratch", "leases"] {
-            let left: Vec<_> = fs::read_dir(store.join(folder))
+        let store_text = store.to_str().unwrap();
+        let is_ours = |process: &Path| {
+            let environment = fs::read(process.join("environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(&self.marker)
+        };
+        // Whoever it is that keeps a mount namespace of a build alive, or lives in one.
+        let holds = |process: &Path| {
+            let mounts = fs::read(process.join("mountinfo")).unwrap_or_default();
+            let places = ["root", "cwd"].map(|name| fs::read_link(process.join(name)));
+            String::from_utf8_lossy(&mounts).contains(store_text)
+                || places
+                    .iter()
+                    .flatten()
+                    .any(|place| place.starts_with(&store))
+        };
+        let gone = || processes(is_ours).is_empty() && processes(holds).is_empty();
+        assert!(
+            wait_until(Duration::from_secs(10), gone),
+            "processes are left: {:?}, with mounts {:?}",
+            processes(is_ours),
+            processes(holds)
+        );
+        assert!(held_namespaces() <= self.namespaces);
+        self.project
+            .run(self.command(self.project.command(&["prune"])))
+            .ok();
+        if self.has_groups {
+            self.limited().ok();
+        }
+        let folders = FOLDERS.iter().map(|folder| self.project.path(folder));
+        let scratch = ["scratch", "leases"]
+            .iter()
+            .map(|folder| store.join(folder));
+        let groups = self.groups();
+        for folder in scratch.chain(folders).chain(groups) {
+            let left: Vec<_> = fs::read_dir(&folder)
                 .unwrap()
-                .map(|entry| entry.unwrap().path())
+                .map(|entry| entry.unwrap())
+                .filter(|entry| !folder.starts_with(GROUPS) || entry.path().is_dir())
+                .map(|entry| entry.path())
                 .collect();
             assert!(left.is_empty(), "{left:?}");
         }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(store.to_str().unwrap()), "{mounts}");
+    }
+
+    /// Control groups that the builds' own are in.
+    fn groups(&self) -> Vec<PathBuf> {
+        let roots = fs::read_dir(GROUPS).into_iter().flatten().flatten();
+        let all = roots.map(|root| root.path()).chain([GROUPS.into()]);
+        let found = all.map(|root| root.join(&self.marker));
+        found.filter(|group| group.is_dir()).collect()
     }
 
     /// What has a name is whole.
@@ -272,6 +399,14 @@ impl Stress {
             self.project.build(&args).ok();
             testkit::validate(&out).unwrap();
             fs::remove_dir_all(out).unwrap();
+        }
+    }
+}
+
+impl Drop for Stress {
+    fn drop(&mut self) {
+        for group in self.groups() {
+            let _ = fs::remove_dir(group);
         }
     }
 }
