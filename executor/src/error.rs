@@ -341,7 +341,7 @@ impl Error {
             ),
             Self::Secret { id } => Some(format!("give it with --secret id={id},src=FILE")),
             error if error.is_disk_full() => Some(
-                "the disk is full: free space, run `kiln prune`, or use another --root".to_owned(),
+                "the disk is full: free space on it, or use another; `kiln prune` frees the store's, and --root names another store".to_owned(),
             ),
             _ => None,
         }

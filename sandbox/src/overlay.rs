@@ -45,21 +45,34 @@ pub(crate) fn mount(layers: &Layers<'_>, spare: &Spare<'_>) -> Result<OwnedFd, F
         Err(Attempt::Failed(failure)) => return Err(failure),
         Ok(mounted) => mounted,
     };
-    if layers.upper.is_some() {
-        refuse_read_only(&mounted)?;
+    if let Some((upper, _)) = layers.upper {
+        refuse_read_only(&mounted, upper)?;
     }
     Ok(mounted)
 }
 
 /// The kernel mounts an overlay read-only, and says so in its log only, when it could not use the work folder.
-fn refuse_read_only(mounted: &OwnedFd) -> Result<(), Failure> {
-    let stat = rustix::fs::fstatvfs(mounted).stage("look at the overlay root")?;
+fn refuse_read_only(mounted: &OwnedFd, upper: BorrowedFd<'_>) -> Result<(), Failure> {
+    let look = "look at the overlay root";
+    let stat = rustix::fs::fstatvfs(mounted).stage(look)?;
     if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        let disk = rustix::fs::fstatvfs(upper).stage(look)?;
+        // File systems without a table of inodes count none.
+        let lacks_inodes = disk.f_files > 0 && disk.f_favail < LEAST;
+        if disk.f_bavail < LEAST || lacks_inodes {
+            let what = if lacks_inodes { "inodes" } else { "blocks" };
+            let detail = format!("the file system of the store has almost no {what} left");
+            let failure = Failure::new("mount the overlay root for writing", Errno::NOSPC);
+            return Err(failure.detail(detail));
+        }
         let fix = "it came up read-only: the file system of the store cannot hold an overlay's upper folder (ext4, xfs, btrfs and tmpfs can)";
         return Err(Failure::new("mount the overlay root for writing", Errno::ROFS).detail(fix));
     }
     Ok(())
 }
+
+/// So many blocks and inodes an overlay needs for itself, about.
+const LEAST: u64 = 16;
 
 enum Attempt {
     Unsupported,
@@ -244,7 +257,7 @@ mod tests {
                 name: "spare".to_owned(),
             };
             let mounted = by_mount(&layers, &spare).unwrap();
-            refuse_read_only(&mounted).unwrap();
+            refuse_read_only(&mounted, upper.as_fd()).unwrap();
             let found = |name: &str| {
                 rustix::fs::statat(&mounted, name, rustix::fs::AtFlags::empty()).is_ok()
             };

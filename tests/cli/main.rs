@@ -8,6 +8,7 @@
     reason = "a test may panic, says what it skips, and has no public surface"
 )]
 
+mod accounting;
 mod accounts;
 mod add_remote;
 mod arguments;
@@ -29,6 +30,7 @@ mod epoch;
 mod errors;
 mod examples;
 mod explain;
+mod full_disk;
 mod guides;
 mod histories;
 mod hostile;
