@@ -1,12 +1,13 @@
 //! Everything that a build leaves in a store: seen by `du`, removed by filters, bounded by `--cache-max`, and kept where an
 //! image or a kept sandbox needs it.
 
-use crate::support::Project;
+use crate::support::{Project, files_below, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 use testkit::http::{Answer, Web};
 
 const MOUNT: &str = "FROM busybox\nRUN --mount=type=cache,target=/c,id=travels head -c 300000 /bin/busybox > /c/x\n";
@@ -46,7 +47,31 @@ fn filled() -> (Project, Web) {
     project
         .build(&["--on-failure", "keep"])
         .fails(1, &["exit code: 3"]);
+    // What is known of files is kept once they are older than the precision of their times.
+    project.write("Dockerfile", "FROM scratch\nCOPY f /f\n");
+    let is_known = || {
+        project.build(&["-o", "type=cacheonly"]).ok();
+        !files_below(&project.store().join("stat")).is_empty()
+    };
+    assert!(wait_until(Duration::from_secs(60), is_known));
+    // What was used in the second in which a build begins counts as used by it.
+    let before = SystemTime::now() - Duration::from_secs(3600);
+    grow_old(&project.store(), before);
     (project, web)
+}
+
+/// Makes all look last used then.
+fn grow_old(folder: &Path, time: SystemTime) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            grow_old(&entry.path(), time);
+        }
+        if kind.is_dir() || kind.is_file() {
+            let file = fs::File::open(entry.path()).unwrap();
+            file.set_modified(time).unwrap();
+        }
+    }
 }
 
 /// The rows of `kiln du`, by ID.
@@ -128,10 +153,13 @@ fn pieces_of_each_kind_go_by_filters() {
         let one = before.keys().next().unwrap_or_else(|| panic!("no {is_it}"));
         // A star says that builds change it in place.
         let id = format!("id={}", one.trim_end_matches('*'));
-        project
-            .kiln(&["prune", "--filter", &id, "--filter", filter])
-            .ok();
-        assert!(!rows(&project).contains_key(one), "{one}");
+        // What is internal is shown in groups.
+        if is_it != "internal" {
+            project
+                .kiln(&["prune", "--filter", &id, "--filter", filter])
+                .ok();
+            assert!(!rows(&project).contains_key(one), "{one}");
+        }
         project.kiln(&["prune", "--filter", filter]).ok();
         assert_eq!(of(&rows(&project)), BTreeMap::new(), "{is_it}");
     }
