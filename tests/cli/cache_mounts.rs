@@ -57,6 +57,34 @@ fn a_folder_takes_a_mount_to_another_store() {
     assert_eq!(log, "one\ntwo\nthree\nfour\n", "what the store has wins");
 }
 
+#[test]
+fn exporters_at_once_keep_each_others_mounts() {
+    let Some(registry) = DockerRegistry::start(&RegistrySetup::default()) else {
+        return;
+    };
+    let reference = format!("{}/cache:all", registry.host());
+    let make = |number: usize| {
+        let run = format!("RUN --mount=type=cache,target=/c{number}");
+        let work = format!("echo $N >> /c{number}/log && cp /c{number}/log /log");
+        Project::new(&format!("FROM busybox\nARG N\n{run} {work}\n"))
+    };
+    let to = format!("--cache-to=type=registry,ref={reference}");
+    let args = ["--build-arg=N=first", "--cache-mounts=all", &to];
+    let projects: Vec<Project> = (0..4).map(make).collect();
+    let started: Vec<_> = projects
+        .iter()
+        .map(|project| project.start(project.build_command(&args)))
+        .collect();
+    for run in started {
+        run.finish().ok();
+    }
+    let from = format!("--cache-from={reference}");
+    for number in 0..4 {
+        let (log, run) = build(&make(number), "second", &["--cache-mounts=all", &from]);
+        assert_eq!(log, "first\nsecond\n", "{number}: {}", run.stderr);
+    }
+}
+
 /// Nothing of a mount leaves its machine, or comes to one, that nobody has named.
 #[test]
 fn mounts_travel_only_when_named() {

@@ -15,7 +15,7 @@ RUN wc -c < /taken > /size
 ";
 
 /// A project with that Dockerfile, and a store of its own.
-fn machine() -> Project {
+pub fn machine() -> Project {
     let project = Project::new(DOCKERFILE);
     project.write("source.txt", "one");
     project
@@ -30,16 +30,16 @@ fn build(project: &Project, args: &[&str]) -> (String, Run) {
     (std::fs::read_to_string(project.path("id")).unwrap(), run)
 }
 
-fn to(dir: &Path, more: &str) -> String {
+pub fn to(dir: &Path, more: &str) -> String {
     format!("--cache-to=type=local,dest={}{more}", dir.display())
 }
 
-fn from(dir: &Path) -> String {
+pub fn from(dir: &Path) -> String {
     format!("--cache-from=type=local,src={}", dir.display())
 }
 
 /// Steps that ran.
-fn ran(run: &Run) -> Vec<String> {
+pub fn ran(run: &Run) -> Vec<String> {
     let is_step = |name: &str| name.starts_with('[') && !name.contains("] FROM ");
     let steps = run.steps().into_iter();
     let steps = steps.filter(|(name, end)| is_step(name) && end == "DONE");
@@ -61,11 +61,11 @@ fn ca04_a_folder_takes_all_steps_to_another_store() {
 /// What a layer holds that the image of [`DOCKERFILE`] has is two files; the base is the context's.
 const OF_RESULT: usize = 2;
 
-fn reference(registry: &FakeRegistry) -> String {
+pub fn reference(registry: &FakeRegistry) -> String {
     format!("{}/team/cache:main", registry.host())
 }
 
-fn to_registry(reference: &str, more: &str) -> String {
+pub fn to_registry(reference: &str, more: &str) -> String {
     format!("--cache-to=type=registry,ref={reference}{more}")
 }
 

@@ -13,11 +13,17 @@ use crate::push::Packing;
 use oci_spec::image::Digest;
 use planner::scheduler::Cancel;
 use rustix::fs::{Access, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+/// How often it is looked whether it is one's turn.
+const TICK: Duration = Duration::from_millis(20);
+/// What no index names goes after this time: no build that may still name it takes as long.
+const ABANDONED: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 const MARKER: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// A folder and a tag that a cache is exported to.
@@ -32,8 +38,9 @@ pub(super) fn read(
     dir: &Path,
     tag: Option<&str>,
     digest: Option<&str>,
+    stop: &Cancel,
 ) -> Result<(Source<'static>, Document), Error> {
-    let _lock = lock(dir, FlockOperation::LockShared)?;
+    let _lock = lock(dir, FlockOperation::LockShared, stop)?;
     let source = Source::folder(dir)?;
     let layout = Layout::known(dir);
     let entries = layout.select(tag, digest)?;
@@ -45,15 +52,27 @@ pub(super) fn read(
     Ok((source, document))
 }
 
-pub(super) fn lock(dir: &Path, operation: FlockOperation) -> Result<File, Error> {
+/// Waits for the folder until it is this process's turn, or until it is told to stop.
+pub(super) fn lock(dir: &Path, operation: FlockOperation, stop: &Cancel) -> Result<File, Error> {
     // Something else in its place would be waited for.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(dir, flags, Mode::empty())
         .map(File::from)
         .map_err(|errno| failed("open", dir, io::Error::from(errno)))?;
-    rustix::fs::flock(&folder, operation)
-        .map_err(|errno| failed("lock", dir, io::Error::from(errno)))?;
-    Ok(folder)
+    let at_once = match operation {
+        FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
+        _ => FlockOperation::NonBlockingLockExclusive,
+    };
+    loop {
+        match rustix::fs::flock(&folder, at_once) {
+            Ok(()) => return Ok(folder),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if stop.is_cancelled() => {
+                return Err(Error::Cancelled);
+            }
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(TICK),
+            Err(errno) => return Err(failed("lock", dir, io::Error::from(errno))),
+        }
+    }
 }
 
 pub(super) fn failed(op: &'static str, path: &Path, source: io::Error) -> Error {
@@ -152,7 +171,7 @@ impl FolderPlace {
     ) -> Result<(), Error> {
         let site = exports.site();
         fs::create_dir_all(&self.dir).map_err(|source| failed("create", &self.dir, source))?;
-        let _lock = lock(&self.dir, FlockOperation::LockExclusive)?;
+        let _lock = lock(&self.dir, FlockOperation::LockExclusive, exports.stop())?;
         let mut index = self.index()?;
         let old = index
             .manifests
@@ -255,18 +274,26 @@ impl FolderPlace {
         }
     }
 
-    /// Removes what only the replaced cache needed.
+    /// Removes what only the replaced cache needed, and what builds left that were killed.
     pub(super) fn remove_unused(&self, index: &Index, mut parts: Vec<String>) {
-        let mut used = HashSet::new();
+        let layout = Layout::known(&self.dir);
+        let (mut used, mut is_ours) = (HashSet::new(), true);
         for entry in &index.manifests {
             used.insert(entry.digest.clone());
-            let layout = Layout::known(&self.dir);
             let bytes = layout.blob(entry, manifest::MANIFEST_LIMIT);
             match bytes.and_then(|bytes| Document::parse(&entry.digest, &bytes)) {
-                Ok(document) => used.extend(blobs_of(&document)),
+                Ok(document) => {
+                    is_ours &= matches!(document, Document::Manifest(_))
+                        || Source::records_of(&document).is_some();
+                    used.extend(blobs_of(&document));
+                }
                 // What cannot be read may need anything.
                 Err(_) => return,
             }
+        }
+        // What an index of somebody else's names may name others.
+        if is_ours {
+            parts.extend(self.abandoned());
         }
         // They are what somebody wrote into a manifest: a path is no digest, and leads elsewhere.
         parts.retain(|digest| !used.contains(digest) && manifest::digest(digest).is_ok());
@@ -274,6 +301,25 @@ impl FolderPlace {
             // What stays is only in the way.
             let _ = fs::remove_file(self.blob_path(&digest));
         }
+    }
+
+    /// Blobs that have been there for long.
+    fn abandoned(&self) -> Vec<String> {
+        let is_old = |entry: &fs::DirEntry| {
+            let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+            (age > ABANDONED).then_some(())
+        };
+        let entries = fs::read_dir(self.dir.join("blobs/sha256"))
+            .into_iter()
+            .flatten();
+        entries
+            .flatten()
+            .filter(|entry| is_old(entry).is_some())
+            .filter_map(|entry| {
+                let digest = format!("sha256:{}", entry.file_name().to_str()?);
+                manifest::digest(&digest).ok().map(|_| digest)
+            })
+            .collect()
     }
 }
 

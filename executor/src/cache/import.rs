@@ -323,7 +323,7 @@ impl<'a> Imports<'a> {
         tag: Option<&str>,
         digest: Option<&str>,
     ) -> Result<(Content, Origin), Error> {
-        let (source, document) = super::folder::read(dir, tag, digest)?;
+        let (source, document) = super::folder::read(dir, tag, digest, self.remote.cancel())?;
         let content = source.content(&document, &self.platforms())?;
         Ok((content, source.origin()))
     }

@@ -229,8 +229,7 @@ impl RegistryPlace {
             if self.reference.tag.is_none() {
                 return Ok(());
             }
-            let wait = (window * FACTOR).clamp(WAIT[0], WAIT[1]);
-            pause(exports.stop(), wait + jitter(TICK))?;
+            wait_for_others(window, exports.stop())?;
             if self.now(site)? == Some(manifest::digest(&put)?) {
                 return Ok(());
             }
@@ -426,6 +425,16 @@ fn made(
 fn jitter(most: Duration) -> Duration {
     let random = RandomState::new().hash_one(std::process::id());
     most.mul_f64((random % 1000) as f64 / 1000.0)
+}
+
+/// Waits after a put until another's, if one was under way since the time, must have come.
+pub(super) fn await_others(begun: Instant, stop: &Cancel) -> Result<(), Error> {
+    wait_for_others(begun.elapsed(), stop)
+}
+
+fn wait_for_others(window: Duration, stop: &Cancel) -> Result<(), Error> {
+    let wait = (window * FACTOR).clamp(WAIT[0], WAIT[1]);
+    pause(stop, wait + jitter(TICK))
 }
 
 fn pause(stop: &Cancel, time: Duration) -> Result<(), Error> {

@@ -72,7 +72,7 @@ impl<'a> Travel<'a> {
         drop(used);
         let today = day(self.request.now);
         for _ in 0..ATTEMPTS {
-            let catalog = shelf.read()?;
+            let catalog = shelf.read(self.stop)?;
             let old = catalog.find(identity);
             if old.is_some() && !is_used {
                 self.ui.task_progress(task, "no step has used it", 0, 0);

@@ -172,7 +172,7 @@ impl<'a> Travel<'a> {
             for (number, import) in self.request.cache_from.iter().enumerate() {
                 let read = Shelf::beside(import, self.remote).and_then(|shelf| {
                     let Some(shelf) = shelf else { return Ok(None) };
-                    let catalog = shelf.read()?;
+                    let catalog = shelf.read(self.stop)?;
                     Ok(Some((number, catalog)))
                 });
                 match read {

@@ -8,7 +8,7 @@ use crate::build::layout::{self, Layout};
 use crate::build::manifest::{self, Desc, Document, Manifest};
 use crate::cache::folder::{self, FolderPlace};
 use crate::cache::read::Source;
-use crate::cache::registry::RegistryPlace;
+use crate::cache::registry::{RegistryPlace, await_others};
 use crate::remote::Remote;
 use crate::request::{CacheImport, CacheTarget};
 use oci_spec::image::Digest;
@@ -18,6 +18,7 @@ use rustix::fs::FlockOperation;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Media types of the config, of documents and of packs.
 const CONFIG_TYPE: &str = "application/vnd.kiln.cache.mounts.config.v1+json";
@@ -31,7 +32,7 @@ const SUFFIX: &str = "-mounts";
 /// Longest tag of a registry.
 const LONGEST_TAG: usize = 128;
 /// How often others may come between before an export gives up.
-const ATTEMPTS: usize = 10;
+const ATTEMPTS: usize = 40;
 /// Days after which a mount goes that nobody has exported.
 const MOST_DAYS: u32 = 90;
 /// Most mounts at one place.
@@ -213,7 +214,7 @@ impl<'a> Shelf<'a> {
     }
 
     /// What is there; nothing where there is nothing, or something else.
-    pub(super) fn read(&self) -> Result<Catalog, Error> {
+    pub(super) fn read(&self, stop: &Cancel) -> Result<Catalog, Error> {
         match self {
             Self::Registry(remote, reference) => {
                 let Some(found) = remote.resolve_at_home(reference)? else {
@@ -231,7 +232,7 @@ impl<'a> Shelf<'a> {
                 if !dir.join("index.json").exists() {
                     return Ok(Catalog::default());
                 }
-                let _lock = folder::lock(dir, FlockOperation::LockShared)?;
+                let _lock = folder::lock(dir, FlockOperation::LockShared, stop)?;
                 let layout = Layout::known(dir);
                 let index = layout.index()?;
                 let entry = index
@@ -279,36 +280,64 @@ impl<'a> Shelf<'a> {
     pub(super) fn list(&self, new: &[Listed], today: u32, stop: &Cancel) -> Result<bool, Error> {
         match self {
             Self::Registry(remote, reference) => {
-                for _ in 0..ATTEMPTS {
-                    let current = self.read()?;
-                    let (desc, bytes, config) = current.with(new, today).document();
-                    let config: Arc<dyn BlobSource> = Arc::new(MemoryBlob::new(config));
-                    remote.push_blob_until(reference, &config, &[], stop)?;
-                    let now = remote.resolve_at_home(reference)?;
-                    if now.map(|now| now.digest().clone()) == current.manifest {
-                        remote.put_manifest_until(reference, &desc.media_type, &bytes, stop)?;
-                        return Ok(true);
-                    }
-                }
-                Err(Error::Image {
-                    subject: reference.to_string(),
-                    reason: "others write to it all the time".to_owned(),
-                })
+                self.list_in_registry((remote, reference), new, today, stop)
             }
-            Self::Folder { dir, tag } => list_in_folder(self, (dir, tag), new, today),
+            Self::Folder { dir, tag } => list_in_folder(self, (dir, tag), (new, today), stop),
         }
+    }
+
+    /// As with records: put, and looked at again once another's put that was under way must have come; see
+    /// `cache::registry`.
+    fn list_in_registry(
+        &self,
+        (remote, reference): (&Remote, &Reference),
+        new: &[Listed],
+        today: u32,
+        stop: &Cancel,
+    ) -> Result<bool, Error> {
+        let mut missing = new.to_vec();
+        for _ in 0..ATTEMPTS {
+            let current = self.read(stop)?;
+            let (desc, bytes, config) = current.with(&missing, today).document();
+            let config: Arc<dyn BlobSource> = Arc::new(MemoryBlob::new(config));
+            remote.push_blob_until(reference, &config, &[], stop)?;
+            let begun = Instant::now();
+            let now = remote.resolve_at_home(reference)?;
+            if now.map(|now| now.digest().clone()) != current.manifest {
+                continue;
+            }
+            remote.put_manifest_until(reference, &desc.media_type, &bytes, stop)?;
+            await_others(begun, stop)?;
+            let after = self.read(stop)?;
+            if after.manifest == Some(desc.digest()?) {
+                return Ok(true);
+            }
+            // Who wrote the same mount later wins; who did not know of it does not.
+            let old = |id: &str| current.find(id).map(|old| &old.doc.digest);
+            missing.retain(|new| {
+                let there = after.find(&new.id).map(|there| &there.doc.digest);
+                there != Some(&new.doc.digest) && there == old(&new.id)
+            });
+            if missing.is_empty() {
+                return Ok(true);
+            }
+        }
+        Err(Error::Image {
+            subject: reference.to_string(),
+            reason: "others write to it all the time".to_owned(),
+        })
     }
 }
 
 fn list_in_folder(
     shelf: &Shelf<'_>,
     (dir, tag): (&Path, &str),
-    new: &[Listed],
-    today: u32,
+    (new, today): (&[Listed], u32),
+    stop: &Cancel,
 ) -> Result<bool, Error> {
-    let current = shelf.read()?;
+    let current = shelf.read(stop)?;
     let place = FolderPlace::new(dir, tag);
-    let _lock = folder::lock(dir, FlockOperation::LockExclusive)?;
+    let _lock = folder::lock(dir, FlockOperation::LockExclusive, stop)?;
     let needed = new
         .iter()
         .flat_map(|listed| listed.packs.iter().chain([&listed.doc]));
