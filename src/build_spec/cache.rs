@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_refused_with_what_is() {
+    fn ca05_what_is_not_there_is_refused_with_what_is() {
         for kind in ["gha", "s3", "azblob"] {
             let told = refused(&format!("type={kind},scope=x"));
             assert!(

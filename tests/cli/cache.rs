@@ -74,7 +74,7 @@ fn a_second_build_runs_nothing() {
 }
 
 #[test]
-fn a_changed_file_runs_what_depends_on_it() {
+fn ca01_a_changed_file_runs_what_depends_on_it() {
     let project = project();
     let (first, _) = build(&project, &[]);
     project.write("two.txt", "2");

@@ -201,7 +201,7 @@ fn an_export_adds_what_is_new() {
 }
 
 #[test]
-fn a_registry_takes_a_mount_to_another_store() {
+fn ca09_a_registry_takes_a_mount_to_another_store() {
     let Some(registry) = DockerRegistry::start(&RegistrySetup::default()) else {
         return;
     };

@@ -47,7 +47,7 @@ pub fn ran(run: &Run) -> Vec<String> {
 }
 
 #[test]
-fn ca04_a_folder_takes_all_steps_to_another_store() {
+fn ca04_and_ca06_a_folder_takes_all_steps_to_another_store() {
     let (here, there) = (machine(), machine());
     let cache = here.path("cache");
     let (id, _) = build(&here, &[&to(&cache, ",mode=max")]);

@@ -68,7 +68,7 @@ fn explained(project: &Project, args: &[&str]) -> Value {
 }
 
 #[test]
-fn the_progress_says_why_a_step_runs() {
+fn ca10_the_progress_says_why_a_step_runs() {
     let project = project();
     only(&project.build(&[]).ok(), &[]);
     only(&project.build(&[]).ok(), &[]);
@@ -197,7 +197,7 @@ fn what_the_store_lost_is_said() {
 }
 
 #[test]
-fn explain_tells_the_last_build_that_ran_something() {
+fn ca11_explain_tells_the_last_build_that_ran_something() {
     let project = project();
     project.kiln(&["explain"]).fails(
         1,

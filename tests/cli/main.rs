@@ -16,6 +16,7 @@ mod bad_input;
 mod cache;
 mod cache_mounts;
 mod caches;
+mod caches_elsewhere;
 mod caches_ended;
 mod checks;
 mod confined;

@@ -77,7 +77,7 @@ fn before_the_first_build_all_would_run() {
 }
 
 #[test]
-fn after_it_nothing_would_and_what_changed_is_named() {
+fn ca12_after_it_nothing_would_and_what_changed_is_named() {
     let project = project();
     project.build(&[]).ok();
     let before = kept(&project);

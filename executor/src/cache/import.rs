@@ -264,7 +264,7 @@ impl<'a> Imports<'a> {
             Ok((Content::BuildKit, _)) => {
                 self.ui.task_finished(task, None);
                 self.ui.warning(&format!(
-                    "{name} is a cache of BuildKit and is not used: its keys are digests of BuildKit's own build graph, which no other builder can compute; one made with --cache-to is"
+                    "{name} is a cache of BuildKit and is not used: its keys are digests of BuildKit's own build graph, which Kiln does not have; one made with --cache-to is used"
                 ));
                 None
             }
