@@ -43,6 +43,8 @@ pub struct Build {
     pub random: bool,
     /// Text of the recorded history that stands for another one of ours (addresses of servers).
     pub alias: Option<(String, String)>,
+    /// Folder of the store beside the contexts, if it is not that of the other builds.
+    pub store: Option<String>,
 }
 
 /// What a build left.
@@ -146,7 +148,7 @@ impl Levels {
         command
             .current_dir(&build.cwd)
             .args(["build", "--progress", "plain", "--root"])
-            .arg(case.dir.join("store"))
+            .arg(case.dir.join(build.store.as_deref().unwrap_or("store")))
             .arg("-o")
             .arg(format!("type=oci,dest={},tar=false", layout.display()))
             .args(&build.args)

@@ -13,6 +13,12 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+/// What runners say of a build that the corpus does not: more flags; the folder of another store; and, as an assert,
+/// that all images are one.
+pub const FLAGS: &str = "runner flags";
+pub const STORE: &str = "runner store";
+pub const SAME_IMAGES: &str = "same images";
+
 /// Runs all cases, one set of suites a class.
 pub fn run(corpus: &Path, harness: &Harness) -> Vec<SuiteResult> {
     let Ok(data) = super::load(&corpus.join("buildkit_integration.json")) else {
@@ -71,6 +77,8 @@ pub fn replay(case: Case<'_>, levels: &mut Levels, args: &[String]) -> Result<()
         .enumerate()
         .map(|(number, build)| {
             let mut planned = plan(build, case.dir, &texts)?;
+            planned.args.splice(0..0, strings(&build[FLAGS]));
+            planned.store = build[STORE].as_str().map(str::to_owned);
             planned.args.splice(0..0, args.iter().cloned());
             // A build in the folder of the first context.
             if build["context"] == "." {
@@ -224,10 +232,7 @@ fn attrs(build: &Value) -> Result<Vec<String>, String> {
     for (key, reason) in [
         ("session", "needs a session of BuildKit's client"),
         ("sourcepolicy", "needs a source policy"),
-        (
-            "cacheexports",
-            "asks for a remote cache, which Kiln does not have",
-        ),
+        ("cacheexports", "needs a registry"),
         ("ocistores", "needs a client's OCI store"),
         ("cgroup_parent", "sets cgroups"),
     ] {
@@ -241,7 +246,7 @@ fn attrs(build: &Value) -> Result<Vec<String>, String> {
             // The built-in frontend, named.
             "cmdline" | "source" if value == "dockerfile.v0" => continue,
             "attest" => "asks for attestations, which Kiln does not make",
-            "cache-from" => "asks for a remote cache, which Kiln does not have",
+            "cache-from" => "needs a registry",
             "memory" => "sets cgroups",
             _ => "needs a session of BuildKit's client",
         };
@@ -280,6 +285,15 @@ fn asserts(case: Case<'_>, ran: &[Ran], texts: &Texts) -> Result<(), String> {
     for assert in case.value["asserts"].as_array().into_iter().flatten() {
         match text(&assert["kind"]) {
             "file" => file(assert, case.dir, texts)?,
+            SAME_IMAGES => {
+                let ids = || {
+                    ran.iter()
+                        .map(|ran| ran.image.as_ref().map(|image| &image.id))
+                };
+                if ids().any(|id| Some(id) != ids().next()) {
+                    return Err("the images are not the same".to_owned());
+                }
+            }
             // Counts history of the real base image; the recorded history is compared instead.
             "config_len" if case.value["verified"] == Value::Bool(true) => {}
             kind @ ("config" | "config_len") => {

@@ -7,6 +7,7 @@ mod archives;
 pub mod bases;
 mod buildah;
 mod builds;
+mod caches;
 mod fixture;
 mod fresh;
 mod git_group;
