@@ -254,12 +254,19 @@ impl Records {
     }
 
     /// The same without records that are too old or too many, and without what only those needed.
+    ///
+    /// A day that has not come yet counts as today: such records would outlive all others.
     pub(crate) fn bounded(&self, today: u32) -> Self {
-        let mut newest: Vec<(&CacheKey, &Entry)> = self
+        let entries: HashMap<CacheKey, Entry> = self
             .entries
             .iter()
             .filter(|(_, entry)| entry.seen.saturating_add(MOST_DAYS) >= today)
+            .map(|(key, entry)| {
+                let seen = entry.seen.min(today);
+                (*key, Entry { seen, ..*entry })
+            })
             .collect();
+        let mut newest: Vec<(&CacheKey, &Entry)> = entries.iter().collect();
         newest.sort_by_key(|(key, entry)| (std::cmp::Reverse(entry.seen), **key));
         newest.truncate(MOST_RECORDS);
         let mut kept = self.only(&newest);

@@ -74,7 +74,8 @@ pub(crate) fn identity(id: &str, mode: u32, uid: u32, gid: u32) -> String {
     /// Mode of a cache mount's folder that does not say one.
     const DEFAULT_MODE: u32 = 0o755;
     match (mode, uid, gid) {
-        (DEFAULT_MODE, 0, 0) => id.to_owned(),
+        // One that has colons could be read as another one with its owner.
+        (DEFAULT_MODE, 0, 0) if !id.contains(':') => id.to_owned(),
         (mode, uid, gid) => format!("{id}:{mode:o}:{uid}:{gid}"),
     }
 }
@@ -338,4 +339,28 @@ fn wanted(request: &BuildRequest, plan: &Plan) -> BTreeMap<String, String> {
 /// What is read of a document, written again.
 pub(super) fn rewritten(packed: &[u8]) -> Option<Vec<u8>> {
     Doc::decode(packed).ok().map(|doc| doc.encode())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_mount_is_taken_for_another() {
+        let ids = [
+            "x",
+            "x:700:0:0",
+            "x:755:0:0",
+            "x:",
+            ":",
+            "x:700:0:0:755:0:0",
+        ];
+        let owners = [(0o755, 0, 0), (0o700, 0, 0), (0o755, 1, 0), (0o755, 0, 1)];
+        let all: HashSet<String> = ids
+            .iter()
+            .flat_map(|id| owners.map(|(mode, uid, gid)| identity(id, mode, uid, gid)))
+            .collect();
+        assert_eq!(all.len(), ids.len() * owners.len());
+    }
 }

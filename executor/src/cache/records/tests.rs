@@ -141,6 +141,20 @@ fn old_records_go_and_young_ones_stay() {
 }
 
 #[test]
+fn days_to_come_keep_nothing_for_ever() {
+    let mut records = sample(&[vec![1, 2]], u32::MAX);
+    assert!(
+        records.is_fresh(&key(0), 100),
+        "not marked again for no reason"
+    );
+    records.touch(&key(0), &found(&[1, 2]), 100);
+    let kept = records.bounded(100);
+    assert!(kept.by_definition(&key(0)).is_some());
+    let later = kept.bounded(100 + MOST_DAYS + 1);
+    assert_eq!(later.by_definition(&key(0)), None);
+}
+
+#[test]
 fn lies_are_refused() {
     let encode = |text: &str| zstd::bulk::compress(text.as_bytes(), 1).unwrap();
     let id = digest(1).to_string();
