@@ -13,7 +13,7 @@ use executor::context::{Context, IgnoreRules};
 use executor::layer::{
     BlockCompressor, Compression, LayerWriter, Limits, Source, Written, index_blob,
 };
-use executor::tree::{Entry, FileTree, Kind};
+use executor::tree::{Child, Entry, FileTree, Kind};
 use planner::lower::{LowerOptions, Lowered, lower};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -192,10 +192,11 @@ fn files() -> Vec<Row> {
     let mut entries = Vec::new();
     let hashing = median(3, || {
         let context = open("store");
-        entries = walk(&context);
+        let mut children: Vec<Child> = walk(&context).into_iter().map(Child::of).collect();
         context
-            .complete(&mut entries.iter_mut().collect::<Vec<_>>())
+            .complete(&mut children.iter_mut().collect::<Vec<_>>())
             .unwrap();
+        entries = children.into_iter().map(|child| child.entry).collect();
     });
     let reading = median(3, || {
         read_all(&dir, |bytes| {

@@ -1,6 +1,7 @@
 //! File trees as data: the entry type that indexes, contexts and layers share, and the read interface over them.
 
 use crate::Error;
+use crate::context::walk::Listed;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
 
@@ -68,6 +69,29 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+/// An entry that a walk came by.
+#[derive(Debug)]
+pub struct Child {
+    /// The entry.
+    pub entry: Entry,
+    /// As [`FileTree::link_id`] has it.
+    pub link: Option<(u64, u64)>,
+    /// Where a context has it, so that it need not be looked for again.
+    pub(crate) found: Option<Listed>,
+}
+
+impl Child {
+    /// An entry alone.
+    #[must_use]
+    pub fn of(entry: Entry) -> Self {
+        Self {
+            entry,
+            link: None,
+            found: None,
+        }
+    }
+}
+
 /// Read access to a tree: a context folder or a merged root file system. Paths are raw bytes relative to the root,
 /// components never `.` or `..`; symlinks are not followed.
 pub trait FileTree {
@@ -109,13 +133,32 @@ pub trait FileTree {
         }
         Ok(children)
     }
-    /// Fills in what [`FileTree::children`] leaves out because it takes reading: content digests, and extended attributes
+    /// As [`FileTree::children`], for who goes through a whole tree in order and comes by each directory once: with what
+    /// [`FileTree::complete`] needs.
+    ///
+    /// # Errors
+    /// Unreadable.
+    fn walk(&self, path: &[u8]) -> Result<Vec<Child>, Error> {
+        let children = self.children(path)?.into_iter();
+        Ok(children
+            .map(|(_, entry)| {
+                let file = matches!(entry.kind, Kind::File { .. });
+                let link = file.then(|| self.link_id(&entry.path)).flatten();
+                Child {
+                    link,
+                    ..Child::of(entry)
+                }
+            })
+            .collect())
+    }
+    /// Fills in what [`FileTree::walk`] leaves out because it takes reading: content digests, and extended attributes
     /// where they take opening. Trees that must read many files do it in parallel.
     ///
     /// # Errors
     /// Unreadable.
-    fn complete(&self, entries: &mut [&mut Entry]) -> Result<(), Error> {
-        for entry in entries {
+    fn complete(&self, children: &mut [&mut Child]) -> Result<(), Error> {
+        for child in children {
+            let entry = &mut child.entry;
             if let Kind::File {
                 digest: digest @ None,
                 ..

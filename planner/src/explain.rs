@@ -8,7 +8,7 @@ mod files;
 mod pairs;
 mod words;
 
-pub use files::{Change, FileChange, FileChanges, ReadFile, compare_files, git_mode};
+pub use files::{Change, Comparison, FileChange, FileChanges, ReadFile, compare_files, git_mode};
 
 use crate::key::{self, CacheKey, ContentId, Difference, Field};
 use crate::plan::{CopyFrom, Op, Step};

@@ -30,7 +30,7 @@ use planner::scheduler::{Backend, Cancel, Observer, StepEvent, Survey};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// The backend of one build.
@@ -73,7 +73,7 @@ pub(crate) struct Executor<'a> {
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
     links: Mutex<HashMap<StepId, CacheKey>>,
-    reads: Mutex<HashMap<StepId, (ContentId, Reads)>>,
+    reads: Mutex<HashMap<StepId, (ContentId, Arc<Reads>)>>,
     /// Keeps the cache in bounds.
     room: Room,
 }
@@ -195,8 +195,12 @@ impl<'a> Executor<'a> {
         } else {
             CopySourceTree::Mixed(&source, &inputs)
         };
-        let anew = step.no_cache || self.verifying.load(Ordering::SeqCst);
-        let written = copy::carry_out(self.space, op, &base, source, !anew)?;
+        let again = !(step.no_cache || self.verifying.load(Ordering::SeqCst));
+        // The list is of what is read from the context alone.
+        let is_listed = inputs.is_empty() && matches!(op.from, CopyFrom::Context(_));
+        let reads = self.reads_of(step.id).filter(|_| is_listed);
+        let listed = reads.as_deref().map(copy::Listed::new);
+        let written = copy::copy_listed(self.space, op, &base, source, again, listed)?;
         let layer = self.known(written)?;
         if let Some(key) = layer_key.filter(|_| !self.verifying.load(Ordering::SeqCst)) {
             let output = StepOutput::default().with(Link {
@@ -301,29 +305,22 @@ impl<'a> Executor<'a> {
 
     /// Keeps the list of what a step read, once for each content; returns the key of its record.
     fn record_reads(&self, step: StepId, source: &ContentId) -> Result<CacheKey, Error> {
-        let entries = {
-            let mut reads = self
-                .reads
-                .lock()
-                .expect("BUG: no holder of the read lists panics");
-            reads
-                .get_mut(&step)
-                .map(|(_, entries)| std::mem::take(entries))
-        };
-        let entries = entries.unwrap_or_default();
-        let (key, payload) = record::encode_reads(source, &entries);
-        drop(entries);
-        self.space.store().put_record(&key.0, &payload, &[])?;
+        let key = record::reads_key(source);
+        if let Some(reads) = self.reads_of(step) {
+            let (length, mut payload) = reads.payload();
+            let store = self.space.store();
+            store.put_large_record(&key.0, length, &mut payload)?;
+        }
         Ok(key)
     }
 
-    /// What a step reads of a context, until its result is recorded.
-    pub(crate) fn with_reads<T>(&self, step: StepId, look: impl FnOnce(&Reads) -> T) -> Option<T> {
+    /// What a step reads of a context.
+    pub(crate) fn reads_of(&self, step: StepId) -> Option<Arc<Reads>> {
         let reads = self
             .reads
             .lock()
             .expect("BUG: no holder of the read lists panics");
-        reads.get(&step).map(|(_, entries)| look(entries))
+        reads.get(&step).map(|(_, reads)| reads.clone())
     }
 
     /// A recorded result over the inputs that the step has now, if its layers can be had.
@@ -406,7 +403,7 @@ impl Backend for Executor<'_> {
             _ if !reads_paths(op) => return Ok(None),
             CopyFrom::Scratch => copy::source_digest(op, &NoFiles)?,
             CopyFrom::Context(name) => match self.contexts.get(name)? {
-                Some(context) => copy::source_digest(op, context.tree())?,
+                Some(context) => copy::read_list(op, context.tree(), Some(self.space.store()))?,
                 None => copy::source_digest(op, &NoFiles)?,
             },
         };
@@ -414,7 +411,7 @@ impl Backend for Executor<'_> {
         self.reads
             .lock()
             .expect("BUG: no holder of the read lists panics")
-            .insert(step.id, (id, reads));
+            .insert(step.id, (id, Arc::new(reads)));
         Ok(Some(id))
     }
 

@@ -13,14 +13,18 @@
 use crate::Error;
 use crate::build::backend::Executor;
 use crate::build::record;
+use crate::copy::{Lines, ReadEntry};
 use crate::request::{BuildRequest, ContextSource};
-use planner::explain::{self, Ended, Evidence, FileChanges, Lost, Memo, ReadFile, Reason};
+use planner::explain::{
+    self, Comparison, Ended, Evidence, FileChanges, Lost, Memo, ReadFile, Reason,
+};
 use planner::key::{CacheKey, ContentId};
 use planner::plan::{Plan, StepId};
 use planner::scheduler::{Standing, Survey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::io::{self, Read};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use store::Store;
 
@@ -365,39 +369,13 @@ pub(crate) struct Known<'a, 'e> {
     pub(crate) now: &'a [Memo],
 }
 
-#[derive(Deserialize)]
-struct Listed<'a> {
-    #[serde(borrow)]
-    path: Cow<'a, str>,
-    mode: u32,
-    #[serde(borrow)]
-    content: Cow<'a, str>,
-}
-
 impl Evidence for Known<'_, '_> {
     fn files(&self, past: &Memo, now: usize) -> Option<FileChanges> {
-        let payload = self.executor.space.store().record(&past.reads?.0).ok()??;
-        let old: Vec<Listed<'_>> = serde_json::from_slice(&payload).ok()?;
-        let old: Vec<ReadFile<'_>> = old
-            .iter()
-            .map(|file| ReadFile {
-                path: &file.path,
-                mode: file.mode,
-                content: &file.content,
-            })
-            .collect();
         let id = StepId(u32::try_from(now).ok()?);
-        self.executor.with_reads(id, |new| {
-            let new: Vec<ReadFile<'_>> = new
-                .iter()
-                .map(|file| ReadFile {
-                    path: file.path,
-                    mode: file.mode,
-                    content: file.content,
-                })
-                .collect();
-            explain::compare_files(&old, &new)
-        })
+        let new = self.executor.reads_of(id)?;
+        let payload = self.executor.space.store().large_record(&past.reads?.0);
+        let old = Lines::of_payload(payload.ok()??).ok()??;
+        compare(old, new.lines()).ok()
     }
 
     fn lost(&self, now: usize) -> Lost {
@@ -418,5 +396,62 @@ impl Evidence for Known<'_, '_> {
         } else {
             "--no-cache-filter"
         }
+    }
+}
+
+/// Compares two lists: neither need be in memory where both are in order, as those of a single folder are.
+fn compare(mut old: Lines<impl Read>, mut new: Lines<impl Read>) -> io::Result<FileChanges> {
+    if !(old.is_sorted && new.is_sorted) {
+        let (old, new) = (all(old)?, all(new)?);
+        let old: Vec<ReadFile<'_>> = old.iter().map(file).collect();
+        let new: Vec<ReadFile<'_>> = new.iter().map(file).collect();
+        return Ok(explain::compare_files(&old, &new));
+    }
+    let mut comparison = Comparison::default();
+    let (mut in_old, mut in_new) = (old.advance()?, new.advance()?);
+    while in_old || in_new {
+        let order = match (in_old, in_new) {
+            (true, true) => crate::layer::compare(&old.last, &new.last),
+            (true, false) => Ordering::Less,
+            _ => Ordering::Greater,
+        };
+        if order.is_eq() && old.is_same(&new) {
+            comparison.same();
+        } else {
+            let before = order.is_le().then(|| entry(&old));
+            let after = order.is_ge().then(|| entry(&new));
+            comparison.differs(before.as_ref().map(file), after.as_ref().map(file));
+        }
+        if order.is_le() {
+            in_old = old.advance()?;
+        }
+        if order.is_ge() {
+            in_new = new.advance()?;
+        }
+    }
+    Ok(comparison.finish())
+}
+
+fn all(mut list: Lines<impl Read>) -> io::Result<Vec<ReadEntry>> {
+    let mut entries = Vec::new();
+    while list.advance()? {
+        entries.push(entry(&list));
+    }
+    Ok(entries)
+}
+
+fn entry(line: &Lines<impl Read>) -> ReadEntry {
+    ReadEntry {
+        path: line.path(),
+        mode: line.mode,
+        content: line.content(),
+    }
+}
+
+fn file(entry: &ReadEntry) -> ReadFile<'_> {
+    ReadFile {
+        path: &entry.path,
+        mode: entry.mode,
+        content: &entry.content,
     }
 }

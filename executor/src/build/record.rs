@@ -5,7 +5,6 @@
 //! (key of the record that lists the files of a context that the step read: apart, because a lookup does not need
 //! them and there can be many). Nothing secret is in it, because nothing secret is in a key.
 
-use crate::copy::Reads;
 use crate::snapshot::Snapshot;
 use oci_spec::image::Digest;
 use planner::key::{CacheKey, ContentId, Field};
@@ -100,16 +99,9 @@ pub(crate) fn encode(
 /// Key of the record that lists what was read, by the digest of all that.
 pub(crate) fn reads_key(source: &ContentId) -> CacheKey {
     let mut hasher = Sha256::new();
-    hasher.update(b"kiln files read 1\n");
+    hasher.update(b"kiln files read 2\n");
     hasher.update(source.0);
     CacheKey(hasher.finalize().into())
-}
-
-/// Key and payload of that record.
-pub(crate) fn encode_reads(source: &ContentId, reads: &Reads) -> (CacheKey, Vec<u8>) {
-    let key = reads_key(source);
-    let payload = serde_json::to_vec(reads).expect("BUG: a list of files has string keys only");
-    (key, payload)
 }
 
 /// The output in a payload; `None` when it is damaged or of another version.

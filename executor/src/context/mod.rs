@@ -1,8 +1,9 @@
 //! Local directory contexts: `.dockerignore`, walking, digests with the stat cache.
 //!
-//! A context is read lazily, each directory at most once, and never outside its folder (see `walk`). What the rules hide is
-//! not there. Where sources are found and what a COPY makes of them is [`crate::copy`]'s job.
+//! A context is read lazily and never outside its folder (see `walk`). What was read of directories is kept until there is
+//! much of it; what was found out about files goes into the stat cache at once. What the rules hide is not there. Where sources are found and what a COPY makes of them is [`crate::copy`]'s job.
 
+mod ahead;
 mod automaton;
 pub mod dockerfile;
 pub mod glob;
@@ -18,17 +19,15 @@ pub use unpacked::Unpacked;
 
 use crate::Error;
 use crate::request::ContextMode;
-use crate::tree::{Entry, FileDigest, FileTree, Kind};
-use std::collections::HashMap;
+use crate::tree::{Child, Entry, FileDigest, FileTree, Kind};
+use ahead::{Ahead, Kept};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use store::{StatCache, StatKey, Store};
-use walk::{Content, Details, Directory, Listing, Node, Root};
+use walk::{Content, Details, Directory, Listed, Listing, Node, Root};
 
-/// Directories waiting before another thread helps to read them.
-const HELP_FROM: usize = 8;
 /// Files to hash before another thread helps.
 const HASH_HELP_FROM: usize = 16;
 /// Files that a thread takes at once to hash.
@@ -41,7 +40,8 @@ pub struct Context {
     rules: IgnoreRules,
     ignore_file: Option<PathBuf>,
     stats: Option<StatCache>,
-    listings: RwLock<HashMap<Vec<u8>, Arc<Listing>>>,
+    listings: RwLock<Kept>,
+    ahead: Mutex<Ahead>,
     /// Set once a file with several names was listed.
     any_hard_links: AtomicBool,
     /// Set once a file was hashed.
@@ -89,6 +89,7 @@ impl Context {
             ignore_file,
             stats,
             listings: RwLock::default(),
+            ahead: Mutex::default(),
             any_hard_links: AtomicBool::new(false),
             any_hashed: AtomicBool::new(false),
         })
@@ -124,37 +125,10 @@ impl Context {
     /// # Errors
     /// The store.
     pub fn save(self) -> Result<(), Error> {
-        let Some(stats) = self.stats else {
-            return Ok(());
-        };
-        if !self.any_hashed.into_inner() {
-            return Ok(());
+        match self.stats {
+            Some(stats) if self.any_hashed.into_inner() => Ok(stats.save()?),
+            _ => Ok(()),
         }
-        let listings = self
-            .listings
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = listings.into_values().flat_map(|listing| {
-            (0..listing.nodes.len()).filter_map(move |at| {
-                let node = &listing.nodes[at];
-                let details = node.details.get().filter(|details| details.fresh)?;
-                let key = if details.xattrs.is_empty() {
-                    node.stamp.key()
-                } else {
-                    with_xattrs_mark(node.stamp.key())
-                };
-                Some((key, details.digest))
-            })
-        });
-        Ok(stats.save_with(found)?)
-    }
-
-    fn loaded(&self, path: &[u8]) -> Option<Arc<Listing>> {
-        self.listings
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(path)
-            .cloned()
     }
 
     /// The listing of a directory; `None` when the path is not one, or hidden with all below it.
@@ -181,24 +155,21 @@ impl Context {
             self.any_hard_links.store(true, Ordering::Relaxed);
         }
         if let Some(stats) = &self.stats {
-            for node in listing.nodes.iter().filter(|node| node.is_file()) {
-                if let Some(digest) = stats.get(&node.stamp.key()) {
-                    let _ = node.details.set(Details {
-                        digest,
-                        xattrs: Box::default(),
-                        fresh: false,
-                    });
-                }
-            }
+            let files: Vec<&Node> = listing.nodes.iter().filter(|node| node.is_file()).collect();
+            let keys: Vec<StatKey> = files.iter().map(|node| node.stamp.key()).collect();
+            stats.get_many(&keys, |at, digest| {
+                let _ = files[at].details.set(Details {
+                    digest,
+                    xattrs: Box::default(),
+                    fresh: false,
+                });
+            });
         }
         let mut listings = self
             .listings
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        Ok(listings
-            .entry(path.to_vec())
-            .or_insert_with(|| Arc::new(listing))
-            .clone())
+        Ok(listings.keep(listing))
     }
 
     /// Whether a node is there for readers. An ignored directory is when something below it is.
@@ -242,78 +213,6 @@ impl Context {
         }
     }
 
-    /// Reads every directory at and below `path` that is not known yet, with the help of other threads when there are many.
-    /// What cannot be read is left for the reader who needs it.
-    fn read_ahead(&self, path: &[u8]) -> Result<(), Error> {
-        let Some(listing) = self.listing(path)? else {
-            return Ok(());
-        };
-        let first = self.unread_below(&listing);
-        if first.is_empty() {
-            return Ok(());
-        }
-        let crew = Crew {
-            state: Mutex::new(CrewState {
-                queue: first,
-                busy: 0,
-            }),
-            wake: Condvar::new(),
-        };
-        std::thread::scope(|scope| {
-            self.work(
-                &crew,
-                Some(&|crew| drop(scope.spawn(move || self.work(crew, None)))),
-            );
-        });
-        Ok(())
-    }
-
-    fn unread_below(&self, listing: &Listing) -> Vec<(Vec<u8>, pattern::ParentMatch)> {
-        let directories = listing.nodes.iter().filter_map(|node| {
-            let directory = node.directory()?;
-            Some((listing.path(node), directory.below.clone()))
-        });
-        directories
-            .filter(|(path, _)| self.loaded(path).is_none())
-            .collect()
-    }
-
-    fn work<'c>(&self, crew: &'c Crew, hire: Option<&dyn Fn(&'c Crew)>) {
-        let mut hired = 1;
-        let most = threads();
-        let mut state = crew.lock();
-        loop {
-            let Some((path, parent)) = state.queue.pop() else {
-                if state.busy == 0 {
-                    crew.wake.notify_all();
-                    return;
-                }
-                state = crew
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            state.busy += 1;
-            let crowded = state.queue.len() >= HELP_FROM;
-            drop(state);
-            if let (Some(hire), true) = (hire, crowded && hired < most) {
-                hire(crew);
-                hired += 1;
-            }
-            let found = self
-                .load(&path, &parent)
-                .map(|listing| self.unread_below(&listing))
-                .unwrap_or_default();
-            state = crew.lock();
-            state.busy -= 1;
-            if !found.is_empty() {
-                state.queue.extend(found);
-                crew.wake.notify_all();
-            }
-        }
-    }
-
     /// Digest and attributes of a file, read at most once.
     fn details<'n>(
         &self,
@@ -325,25 +224,40 @@ impl Context {
             return Ok(details);
         }
         let marked = with_xattrs_mark(node.stamp.key());
-        let known = self.stats.as_ref().and_then(|stats| stats.get(&marked));
+        let mut known = None;
+        if let Some(stats) = &self.stats {
+            stats.get_many(&[marked], |_, digest| known = Some(digest));
+        }
         let details = self.root.read_details(path, node, known, buffer)?;
-        if details.fresh {
+        if let (true, Some(stats)) = (details.fresh, &self.stats) {
             self.any_hashed.store(true, Ordering::Relaxed);
+            let key = node.stamp.key();
+            let key = if details.xattrs.is_empty() {
+                key
+            } else {
+                with_xattrs_mark(key)
+            };
+            stats.remember(key, details.digest);
         }
         Ok(node.details.get_or_init(|| details))
     }
 
     /// Adds a file's digest and attributes to its entry.
-    fn fill_in(&self, entry: &mut Entry, buffer: &mut Vec<u8>) -> Result<(), Error> {
-        let details = self.with_node(&entry.path, |_, node| {
-            let details = self.details(&entry.path, node, buffer)?;
+    fn fill_in(&self, child: &mut Child, buffer: &mut Vec<u8>) -> Result<(), Error> {
+        let path = &child.entry.path;
+        let mut read = |node: &Node| {
+            let details = self.details(path, node, buffer)?;
             Ok((details.digest, details.xattrs.to_vec()))
-        })?;
-        let (found, xattrs) = details.ok_or_else(|| self.root.changed(&entry.path))?;
+        };
+        let details = match &child.found {
+            Some(found) => Some(read(found.node())?),
+            None => self.with_node(path, |_, node| read(node))?,
+        };
+        let (found, xattrs) = details.ok_or_else(|| self.root.changed(path))?;
         if self.root.modes.keeps_all() {
-            entry.xattrs = xattrs;
+            child.entry.xattrs = xattrs;
         }
-        if let Kind::File { digest, .. } = &mut entry.kind {
+        if let Kind::File { digest, .. } = &mut child.entry.kind {
             *digest = Some(found);
         }
         Ok(())
@@ -356,22 +270,6 @@ fn with_xattrs_mark(key: StatKey) -> StatKey {
     StatKey {
         dev: key.dev ^ (1 << 62),
         ..key
-    }
-}
-
-struct Crew {
-    state: Mutex<CrewState>,
-    wake: Condvar,
-}
-
-struct CrewState {
-    queue: Vec<(Vec<u8>, pattern::ParentMatch)>,
-    busy: usize,
-}
-
-impl Crew {
-    fn lock(&self) -> MutexGuard<'_, CrewState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -423,27 +321,35 @@ impl FileTree for Context {
     }
 
     fn children(&self, path: &[u8]) -> Result<Vec<(Vec<u8>, Entry)>, Error> {
-        if self.loaded(path).is_none() {
-            self.read_ahead(path)?;
-        }
-        let Some(listing) = self.listing(path)? else {
+        let children = self.walk(path)?.into_iter();
+        let named = |child: Child| (split(&child.entry.path).1.to_vec(), child.entry);
+        Ok(children.map(named).collect())
+    }
+
+    fn walk(&self, path: &[u8]) -> Result<Vec<Child>, Error> {
+        let Some(listing) = self.listing_ahead(path)? else {
             return Ok(Vec::new());
         };
         let mut children = Vec::with_capacity(listing.nodes.len());
-        for node in &listing.nodes {
+        let with_links = self.root.modes.keeps_all();
+        for (at, node) in listing.nodes.iter().enumerate() {
             if self.is_visible(&listing, node)? {
-                let name = listing.name(node).to_vec();
-                children.push((name, listing.entry(node, self.root.modes)));
+                let has_links = with_links && node.hard_links;
+                children.push(Child {
+                    entry: listing.entry(node, self.root.modes),
+                    link: has_links.then(|| node.stamp.file()),
+                    found: Some(Listed::new(&listing, at)),
+                });
             }
         }
         Ok(children)
     }
 
-    fn complete(&self, entries: &mut [&mut Entry]) -> Result<(), Error> {
-        let mut wanted: Vec<&mut Entry> = entries
+    fn complete(&self, children: &mut [&mut Child]) -> Result<(), Error> {
+        let mut wanted: Vec<&mut Child> = children
             .iter_mut()
-            .map(|entry| &mut **entry)
-            .filter(|e| matches!(e.kind, Kind::File { digest: None, .. }))
+            .map(|child| &mut **child)
+            .filter(|child| matches!(child.entry.kind, Kind::File { digest: None, .. }))
             .collect();
         let helpers = if wanted.len() >= HASH_HELP_FROM {
             threads() - 1
@@ -458,8 +364,8 @@ impl FileTree for Context {
                 let Some(chunk) = chunk else {
                     return Ok(());
                 };
-                for entry in chunk {
-                    self.fill_in(entry, &mut buffer)?;
+                for child in chunk {
+                    self.fill_in(child, &mut buffer)?;
                 }
             }
         };

@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use store::StatKey;
 
 /// Read at once from a file that is hashed.
@@ -26,21 +26,40 @@ const READ_BUFFER: usize = 128 * 1024;
 /// Bytes of directory records fetched at once.
 const DIR_BUFFER: usize = 32 * 1024;
 
-/// One directory as it was when it was read. A context may have a million files, and all listings stay until the build
-/// ends: a node is as small as it can be.
+/// One directory as it was when it was read. Many stay until the build ends: a node is as small as it can be.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub(crate) struct Listing {
     /// Path of the directory.
-    path: Vec<u8>,
+    pub(super) path: Vec<u8>,
     /// Names of all nodes.
     names: Vec<u8>,
     /// Sorted by name.
     pub(super) nodes: Vec<Node>,
 }
 
+/// A node of a listing.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed {
+    listing: Arc<Listing>,
+    at: usize,
+}
+
+impl Listed {
+    pub(super) fn new(listing: &Arc<Listing>, at: usize) -> Self {
+        Self {
+            listing: listing.clone(),
+            at,
+        }
+    }
+
+    pub(super) fn node(&self) -> &Node {
+        &self.listing.nodes[self.at]
+    }
+}
+
 /// One entry of a directory.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(crate) struct Node {
     /// Start of its name in the listing's names.
     name_at: u32,
     name_len: u16,

@@ -5,7 +5,7 @@ use super::chmod::Chmod;
 use super::mixed::own_path;
 use super::owner::Owner;
 use super::paths::{clean, join, refuse, show, split};
-use super::select::{Group, Item, Selection};
+use super::select::{Group, Head, Item, Selection};
 use super::target::{Change, Data, Found, Target};
 use crate::Error;
 use crate::tree::{Entry, FileTree, Kind};
@@ -20,6 +20,14 @@ pub(super) struct Copier<'a, 't> {
     pub(super) owner: Option<Owner>,
 }
 
+/// Where a group goes.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) path: Vec<u8>,
+    /// Whether nothing was there.
+    pub(super) is_new: bool,
+}
+
 impl Copier<'_, '_> {
     /// Applies everything. `spool` takes the content of unpacked archives.
     pub(super) fn run(
@@ -30,6 +38,7 @@ impl Copier<'_, '_> {
     ) -> Result<(), Error> {
         for (number, group) in selection.groups.into_iter().enumerate() {
             let unpack = group
+                .head
                 .unpack
                 .unwrap_or(self.op.unpack.unwrap_or(self.op.add));
             if unpack && self.unpack(number, &group, tree, spool)? {
@@ -75,6 +84,33 @@ impl Copier<'_, '_> {
     }
 
     fn group(&mut self, number: usize, group: Group) -> Result<(), Error> {
+        let Group { head, items } = group;
+        let anything = items.len() > 1;
+        self.target.expect(items.len());
+        let mut items = items.drain();
+        let root = items.next().expect("BUG: a group has its root");
+        let Place { path, is_new } = self.enter(&head, &root)?;
+        if root.entry.kind != Kind::Directory {
+            return self.file(number, head.inline, root, path);
+        }
+        for item in items {
+            let path = join(&path, &item.entry.path[head.strip..]);
+            if item.entry.kind == Kind::Directory {
+                self.directory(item, path)?;
+            } else {
+                self.file(number, head.inline, item, path)?;
+            }
+        }
+        // The destination keeps its own attributes, but its time becomes the source's.
+        if is_new || anything {
+            self.target
+                .update(&path, |entry| entry.mtime = root.entry.mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Makes what a group needs, and finds its place.
+    pub(super) fn enter(&mut self, head: &Head, root: &Item) -> Result<Place, Error> {
         let made = self.chmod.as_ref().map_or(0o755, Chmod::made_directories);
         let dest = self.op.dest.as_bytes();
         let (above, last) = split(dest);
@@ -87,43 +123,22 @@ impl Copier<'_, '_> {
         let ensure = self.target.resolve(ensure)?;
         self.target.make_directories(&ensure, made)?;
 
-        let mut place = self.target.resolve(&clean(dest))?;
-        let anything = group.items.len() > 1;
-        self.target.expect(group.items.len());
-        let mut items = group.items.drain();
-        let root = items.next().expect("BUG: a group has its root");
-        let there = self.target.found(&place)?;
+        let mut path = self.target.resolve(&clean(dest))?;
+        let there = self.target.found(&path)?;
         let directory = root.entry.kind == Kind::Directory;
         if !directory && there == Found::Directory {
-            place = join(&place, &group.name);
+            path = join(&path, &head.name);
         }
         let needed = if directory && there == Found::Nothing {
-            place.as_slice()
+            path.as_slice()
         } else {
-            split(&place).0
+            split(&path).0
         };
         self.target.make_directories(needed, made)?;
-
-        if !directory {
-            return self.file(number, group.inline, root, place);
+        if directory && self.target.found(&path)? != Found::Directory {
+            return Err(not_a_directory(&path));
         }
-        if self.target.found(&place)? != Found::Directory {
-            return Err(not_a_directory(&place));
-        }
-        for item in items {
-            let path = join(&place, &item.entry.path[group.strip..]);
-            if item.entry.kind == Kind::Directory {
-                self.directory(item, path)?;
-            } else {
-                self.file(number, group.inline, item, path)?;
-            }
-        }
-        // The destination keeps its own attributes, but its time becomes the source's.
-        if is_new || anything {
-            self.target
-                .update(&place, |entry| entry.mtime = root.entry.mtime)?;
-        }
-        Ok(())
+        Ok(Place { path, is_new })
     }
 
     fn directory(&mut self, item: Item, path: Vec<u8>) -> Result<(), Error> {
@@ -150,10 +165,7 @@ impl Copier<'_, '_> {
         path: Vec<u8>,
     ) -> Result<(), Error> {
         if self.target.found(&path)? == Found::Directory {
-            return Err(refuse(format!(
-                "cannot replace to directory {} with file",
-                show(&path)
-            )));
+            return Err(is_a_directory(&path));
         }
         let link = item
             .link
@@ -169,17 +181,28 @@ impl Copier<'_, '_> {
         self.target.put(Change { entry, data, link })
     }
 
-    /// Owner and mode as the instruction wants them.
     fn set_attributes(&self, entry: &mut Entry) {
-        if let Some(Owner { uid, gid }) = self.owner {
-            (entry.uid, entry.gid) = (uid, gid);
-        }
-        if let (Some(chmod), false) = (&self.chmod, matches!(entry.kind, Kind::Symlink { .. })) {
-            entry.mode = chmod.apply(entry.mode, entry.kind == Kind::Directory);
-        }
+        set_attributes(entry, self.owner, self.chmod.as_ref());
     }
 }
 
-fn not_a_directory(path: &[u8]) -> Error {
+/// Owner and mode as the instruction wants them.
+pub(super) fn set_attributes(entry: &mut Entry, owner: Option<Owner>, chmod: Option<&Chmod>) {
+    if let Some(Owner { uid, gid }) = owner {
+        (entry.uid, entry.gid) = (uid, gid);
+    }
+    if let (Some(chmod), false) = (chmod, matches!(entry.kind, Kind::Symlink { .. })) {
+        entry.mode = chmod.apply(entry.mode, entry.kind == Kind::Directory);
+    }
+}
+
+pub(super) fn is_a_directory(path: &[u8]) -> Error {
+    refuse(format!(
+        "cannot replace to directory {} with file",
+        show(path)
+    ))
+}
+
+pub(super) fn not_a_directory(path: &[u8]) -> Error {
     refuse(format!("cannot copy to non-directory: {}", show(path)))
 }

@@ -1,15 +1,15 @@
 //! What a COPY reads, as a digest for keys and as a list for people. Both come from one walk over the selection.
 
-use super::reads::Reads;
-use super::select::{Item, Selection};
-use crate::context::walk::libc_mode;
-use crate::tree::{Entry, Kind};
+use super::reads::{Reads, type_bits};
+use super::select::{Head, Item, Sink};
+use crate::Error;
+use crate::tree::Kind;
 use std::collections::HashMap;
 
 /// Bytes hashed at once.
 const FLUSH: usize = 32 * 1024;
 /// Changes when the encoding does.
-const DOMAIN: &[u8] = b"kiln copy source 1";
+const DOMAIN: &[u8] = b"kiln copy source 2";
 /// Where the numbers of items begin that later names of the same file refer to.
 const LINKED: u64 = 1 << 32;
 
@@ -46,31 +46,72 @@ impl Encoder {
     }
 }
 
-/// Gives the selection's memory back on the way.
-pub(super) fn digest(selection: Selection) -> ([u8; 32], Reads) {
-    let mut encoder = Encoder::new();
-    encoder.bytes(DOMAIN);
-    let mut reads = Reads::for_all_of(&selection);
-    for group in selection.groups {
-        encoder.number(group.items.len() as u64);
-        encoder.bytes(&group.name);
-        let mut links: HashMap<(u64, u64), u64> = HashMap::new();
-        for (at, item) in (LINKED..).zip(group.items.drain()) {
-            // Empty for the root of what is copied.
-            let relative = item.entry.path.get(group.strip..).unwrap_or_default();
-            encoder.bytes(relative);
-            // The first name of a file is like any file: its other names may lie where nothing is copied from.
-            let first = item.link.map_or(at, |id| *links.entry(id).or_insert(at));
-            encoder.number(if first == at { 0 } else { first });
-            // A directory that is the source itself gives its files, not its own attributes.
-            let unnamed = relative.is_empty() && item.entry.kind == Kind::Directory;
-            encode(&mut encoder, &item, unnamed);
-            if !unnamed {
-                list(&item.entry, &mut reads);
-            }
+/// The digest as a selection's entries come by, and the list.
+pub(super) struct Digesting {
+    encoder: Encoder,
+    reads: Reads,
+    head: Head,
+    /// Number of the group's next item.
+    at: u64,
+    /// Numbers of the group's files that have several names.
+    links: HashMap<(u64, u64), u64>,
+}
+
+impl Digesting {
+    pub(super) fn new(reads: Reads) -> Self {
+        let mut encoder = Encoder::new();
+        encoder.bytes(DOMAIN);
+        Self {
+            encoder,
+            reads,
+            head: Head::default(),
+            at: LINKED,
+            links: HashMap::new(),
         }
     }
-    (encoder.finish(), reads)
+
+    pub(super) fn finish(self) -> ([u8; 32], Reads) {
+        (self.encoder.finish(), self.reads)
+    }
+}
+
+impl Sink for Digesting {
+    fn begin(&mut self, head: Head) -> Result<(), Error> {
+        self.encoder.bytes(&head.name);
+        self.head = head;
+        self.at = LINKED;
+        self.links.clear();
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item) -> Result<(), Error> {
+        // Another one.
+        self.encoder.number(1);
+        self.encoder.bytes(item.relative(&self.head));
+        let at = self.at;
+        self.at += 1;
+        // The first name of a file is like any file: its other names may lie where nothing is copied from.
+        let first = item
+            .link
+            .map_or(at, |id| *self.links.entry(id).or_insert(at));
+        self.encoder.number(if first == at { 0 } else { first });
+        // A directory that is the source itself gives its files, not its own attributes.
+        let named = item.is_named(&self.head);
+        encode(&mut self.encoder, &item, !named);
+        if named {
+            self.reads.push(&item.entry)?;
+        }
+        if at == LINKED {
+            self.reads.begin(&self.head, &item);
+            return Ok(());
+        }
+        self.reads.below(&item, first != at)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        self.encoder.number(0);
+        Ok(())
+    }
 }
 
 fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
@@ -99,41 +140,5 @@ fn encode(encoder: &mut Encoder, item: &Item, type_only: bool) {
     for (name, value) in &entry.xattrs {
         encoder.bytes(name);
         encoder.bytes(value);
-    }
-}
-
-fn list(entry: &Entry, reads: &mut Reads) {
-    let path = String::from_utf8_lossy(&entry.path);
-    let mode = type_bits(&entry.kind) | entry.mode;
-    reads.push(&path, mode, |text| match &entry.kind {
-        Kind::File { digest, .. } => hex(&digest.expect("BUG: a selection is complete"), text),
-        Kind::Symlink { target } | Kind::Hardlink { target } => {
-            text.push_str(&String::from_utf8_lossy(target));
-        }
-        Kind::Char { major, minor } | Kind::Block { major, minor } => {
-            text.push_str(&format!("{major}:{minor}"));
-        }
-        Kind::Directory | Kind::Fifo | Kind::Socket => {}
-    });
-}
-
-fn hex(bytes: &[u8], text: &mut String) {
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            text.push(char::from(b"0123456789abcdef"[usize::from(nibble)]));
-        }
-    }
-}
-
-/// The type bits of `st_mode`.
-fn type_bits(kind: &Kind) -> u32 {
-    match kind {
-        Kind::Directory => libc_mode::DIRECTORY,
-        Kind::File { .. } | Kind::Hardlink { .. } => libc_mode::REGULAR,
-        Kind::Symlink { .. } => libc_mode::SYMLINK,
-        Kind::Char { .. } => libc_mode::CHARACTER,
-        Kind::Block { .. } => libc_mode::BLOCK,
-        Kind::Fifo => libc_mode::FIFO,
-        Kind::Socket => libc_mode::SOCKET,
     }
 }

@@ -148,5 +148,5 @@ pub fn copy_task(job: CopyJob) -> Result<Written, Error> {
         source,
         out,
     } = job;
-    source.open(&mut |files| run(&op, &base, (files, None), &out))
+    source.open(&mut |files| run(&op, &base, (files, None), None, &out))
 }

@@ -6,7 +6,7 @@ use super::CopySourceFiles;
 use super::paths::join;
 use crate::Error;
 use crate::snapshot::View;
-use crate::tree::{Entry, FileDigest, FileTree};
+use crate::tree::{Child, Entry, FileDigest, FileTree};
 use std::io::Read;
 
 /// The trees.
@@ -46,11 +46,15 @@ impl<'a> Mixed<'a> {
     /// An entry under the path that it has here.
     fn moved(path: &[u8], mut entry: Entry) -> Entry {
         if path.first() == Some(&0) {
-            let end = path.iter().position(|&byte| byte == b'/');
-            let folder = &path[..end.unwrap_or(path.len())];
-            entry.path = join(folder, &entry.path);
+            Self::move_under(path, &mut entry);
         }
         entry
+    }
+
+    fn move_under(path: &[u8], entry: &mut Entry) {
+        let end = path.iter().position(|&byte| byte == b'/');
+        let folder = &path[..end.unwrap_or(path.len())];
+        entry.path = join(folder, &entry.path);
     }
 }
 
@@ -83,18 +87,29 @@ impl FileTree for Mixed<'_> {
             .collect())
     }
 
-    fn complete(&self, entries: &mut [&mut Entry]) -> Result<(), Error> {
-        let (mut own, mut others): (Vec<&mut Entry>, Vec<&mut Entry>) = entries
+    fn walk(&self, path: &[u8]) -> Result<Vec<Child>, Error> {
+        let (tree, own) = self.tree(path);
+        let mut children = tree.walk(own)?;
+        if path.first() == Some(&0) {
+            for child in &mut children {
+                Self::move_under(path, &mut child.entry);
+            }
+        }
+        Ok(children)
+    }
+
+    fn complete(&self, children: &mut [&mut Child]) -> Result<(), Error> {
+        let (mut own, mut others): (Vec<&mut Child>, Vec<&mut Child>) = children
             .iter_mut()
-            .map(|entry| &mut **entry)
-            .partition(|entry| entry.path.first() != Some(&0));
+            .map(|child| &mut **child)
+            .partition(|child| child.entry.path.first() != Some(&0));
         self.main.tree().complete(&mut own)?;
-        for entry in &mut others {
-            let here = std::mem::take(&mut entry.path);
+        for child in &mut others {
+            let here = std::mem::take(&mut child.entry.path);
             let (tree, path) = self.tree(&here);
-            entry.path = path.to_vec();
-            tree.complete(&mut [entry])?;
-            entry.path = here;
+            child.entry.path = path.to_vec();
+            tree.complete(&mut [child])?;
+            child.entry.path = here;
         }
         Ok(())
     }

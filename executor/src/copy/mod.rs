@@ -10,16 +10,19 @@ mod digest;
 mod earlier;
 mod job;
 mod mixed;
+mod overflow;
 mod owner;
 mod paths;
 mod reads;
 mod select;
+mod stream;
 mod target;
 mod unchanged;
 mod write;
 
 pub(crate) use archive::newest_file;
 pub use job::{CopyJob, copy_task};
+pub(crate) use reads::Lines;
 pub use reads::{ReadEntry, Reads};
 
 use crate::Error;
@@ -31,7 +34,7 @@ use crate::tree::{Entry, FileDigest, FileTree};
 use planner::plan::{CopyOp, CopySource, MkdirOp};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use store::{LayerMeta, StagedLayer};
+use store::{LayerMeta, StagedLayer, Store};
 
 use job::SourceFiles;
 
@@ -41,6 +44,8 @@ pub const COPY_TASK: &str = "copy";
 const TAR: &str = "layer.tar";
 const INDEX: &str = "layer.index";
 const SPOOL: &str = "unpacked";
+/// Entries of a copy whose earlier layer is looked at.
+const EARLIER_FILES: u64 = 100_000;
 
 /// Where a COPY reads path sources from.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +67,18 @@ pub enum CopySourceTree<'a> {
 /// # Errors
 /// A source that is not there, with BuildKit's wording and, when an ignore rule hid it, the rule's file and line.
 pub fn source_digest(op: &CopyOp, source: &dyn FileTree) -> Result<([u8; 32], Reads), Error> {
-    Ok(digest::digest(select::select(op, source)?))
+    read_list(op, source, None)
+}
+
+/// As [`source_digest`]; a long list goes to a file of the store.
+pub(crate) fn read_list(
+    op: &CopyOp,
+    source: &dyn FileTree,
+    store: Option<&Store>,
+) -> Result<([u8; 32], Reads), Error> {
+    let mut digesting = digest::Digesting::new(Reads::new(store));
+    select::select_into(op, source, &mut digesting)?;
+    Ok(digesting.finish())
 }
 
 /// Carries a COPY/ADD out: one new layer over `base`, an empty one when nothing changes, as BuildKit has it. All content is
@@ -91,6 +107,42 @@ pub fn carry_out(
     source: CopySourceTree<'_>,
     again: bool,
 ) -> Result<Written, Error> {
+    copy_listed(space, op, base, source, again, None)
+}
+
+/// What a copy takes, as [`source_digest`] found it.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The list.
+    pub reads: &'a Reads,
+    /// Folders with at least so many entries go straight from it into the layer, which needs no memory for each; with fewer
+    /// that does not pay.
+    pub stream_from: u64,
+}
+
+impl<'a> Listed<'a> {
+    /// As builds do it.
+    #[must_use]
+    pub fn new(reads: &'a Reads) -> Self {
+        Self {
+            reads,
+            stream_from: 1000,
+        }
+    }
+}
+
+/// As [`carry_out`], of what [`source_digest`] said that is read, whatever the source has become since.
+///
+/// # Errors
+/// As [`copy`], and when a file's content is not what it was.
+pub fn copy_listed(
+    space: &Space,
+    op: &CopyOp,
+    base: &Snapshot,
+    source: CopySourceTree<'_>,
+    again: bool,
+    listed: Option<Listed<'_>>,
+) -> Result<Written, Error> {
     let scratch = space.store().scratch()?;
     let base = if op.link && !names_owner(op) {
         Vec::new()
@@ -102,7 +154,9 @@ pub fn carry_out(
         SourceFiles::Context(context) => Some(earlier::Memory::of(op, context)),
         _ => None,
     };
-    let before = memory.as_ref().filter(|_| again);
+    // An index is in memory as a whole: of very many files that is too much.
+    let few = listed.is_none_or(|listed| listed.reads.len() <= EARLIER_FILES);
+    let before = memory.as_ref().filter(|_| again && few);
     let before = before.and_then(|memory| memory.layer(space));
     let foreign = |layer: &LayerFiles| layer.tar.is_none() && layer.tree.is_some();
     // The base's own files matter only for names of owners, and for archives that link to them.
@@ -120,7 +174,7 @@ pub fn carry_out(
     } else {
         source.open(&mut |files| {
             let sources = (files, before.as_ref());
-            run(op, &base, sources, scratch.path())
+            run(op, &base, sources, listed, scratch.path())
         })?
     };
     let written = keep(space, written, scratch.path())?;
@@ -343,6 +397,7 @@ fn run(
     op: &CopyOp,
     base: &[LayerFiles],
     (source, earlier): (CopySourceFiles<'_>, Option<&earlier::Earlier>),
+    listed: Option<Listed<'_>>,
     out: &Path,
 ) -> Result<Written, Error> {
     let base = View::load(base)?;
@@ -354,9 +409,27 @@ fn run(
         None | Some("") => None,
         Some(text) => Some(chmod::Chmod::parse(text).ok_or_else(|| bad_mode(text))?),
     };
-    let selection = select::select(op, source.tree())?;
     // An independent layer is made as if over nothing.
     let below = (!op.link).then_some(&base);
+    if let Some(Listed { reads, stream_from }) = listed {
+        let streamed = stream::Streamed {
+            op,
+            chmod: chmod.clone(),
+            owner,
+            base: below,
+            source,
+            earlier,
+            out,
+        };
+        if let Some(written) = streamed.run(reads, stream_from)? {
+            return Ok(written);
+        }
+    }
+    let known = listed.map(|listed| listed.reads.selection()).transpose()?;
+    let selection = match known.flatten() {
+        Some(selection) => selection,
+        None => select::select(op, source.tree())?,
+    };
     let mut target = target::Target::new(below, owner);
     let mut spool = archive::Spool::new(out.join(SPOOL));
     apply::Copier {

@@ -5,11 +5,13 @@ use super::paths::{Match, clean, expand, found, join, missing, refuse, show, spl
 use crate::Error;
 use crate::context::glob::has_wildcard;
 use crate::context::pattern::{ParentMatch, PatternSet};
-use crate::tree::{Entry, FileTree, Kind};
+use crate::tree::{Child, Entry, FileTree, Kind};
 use planner::plan::{CopyOp, CopySource};
 
 /// Items of a block.
 const BLOCK: usize = 256;
+/// What is completed at once.
+const AT_ONCE: usize = 8192;
 
 /// All that is copied, in order.
 #[derive(Debug, Default)]
@@ -20,12 +22,18 @@ pub(super) struct Selection {
 /// What one path of one source brings.
 #[derive(Debug)]
 pub(super) struct Group {
+    pub(super) head: Head,
+    /// The path's own entry first, then what is below it, parents first, names sorted.
+    pub(super) items: Items,
+}
+
+/// What a group is.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Head {
     /// Last component of the path as named.
     pub(super) name: Vec<u8>,
     /// Length of the part of the items' paths that does not count, with its slash.
     pub(super) strip: usize,
-    /// The path's own entry first, then what is below it, parents first, names sorted.
-    pub(super) items: Items,
     /// Index of the heredoc that this is.
     pub(super) inline: Option<usize>,
     /// Whether it is unpacked when it is an archive; `None` leaves it to the instruction.
@@ -33,7 +41,7 @@ pub(super) struct Group {
 }
 
 /// One entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Item {
     pub(super) entry: Entry,
     /// Only there for what is below it: a parent kept by `--parents`, or an excluded directory with exceptions.
@@ -42,30 +50,55 @@ pub(super) struct Item {
     pub(super) link: Option<(u64, u64)>,
 }
 
+impl Item {
+    /// Path below the root of what is copied; empty for the root itself.
+    pub(super) fn relative(&self, head: &Head) -> &[u8] {
+        self.entry.path.get(head.strip..).unwrap_or_default()
+    }
+
+    /// Whether its own attributes count: not of a directory that is the source itself.
+    pub(super) fn is_named(&self, head: &Head) -> bool {
+        !self.relative(head).is_empty() || self.entry.kind != Kind::Directory
+    }
+}
+
+/// Takes a selection as it is made, group by group, each with its root first. Content digests and extended attributes are
+/// filled in.
+pub(super) trait Sink {
+    fn begin(&mut self, head: Head) -> Result<(), Error>;
+    fn item(&mut self, item: Item) -> Result<(), Error>;
+    fn end(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Sink for Selection {
+    fn begin(&mut self, head: Head) -> Result<(), Error> {
+        let items = Items::default();
+        self.groups.push(Group { head, items });
+        Ok(())
+    }
+
+    fn item(&mut self, item: Item) -> Result<(), Error> {
+        let group = self.groups.last_mut();
+        group.expect("BUG: items come in groups").items.push(item);
+        Ok(())
+    }
+}
+
 /// Items in blocks, so that those that have been dealt with give their memory back before all have.
 #[derive(Debug, Default)]
 pub(super) struct Items(Vec<Vec<Item>>);
 
 impl Items {
-    fn one(item: Item) -> Self {
+    pub(super) fn one(item: Item) -> Self {
         Self(vec![vec![item]])
     }
 
-    fn push(&mut self, item: Item) {
+    pub(super) fn push(&mut self, item: Item) {
         match self.0.last_mut() {
             Some(block) if block.len() < BLOCK => block.push(item),
             _ => self.0.push(vec![item]),
-        }
-    }
-
-    /// Takes the last one away.
-    fn pop(&mut self) {
-        let Some(block) = self.0.last_mut() else {
-            return;
-        };
-        block.pop();
-        if block.is_empty() {
-            self.0.pop();
         }
     }
 
@@ -79,27 +112,40 @@ impl Items {
         self.0.iter().flatten()
     }
 
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut Item> {
-        self.0.iter_mut().flatten()
-    }
-
     /// The items; a block's memory is free once its last one was taken.
     pub(super) fn drain(self) -> impl Iterator<Item = Item> {
         self.0.into_iter().flatten()
     }
 }
 
-/// Selects. Content digests and extended attributes are filled in.
+/// Selects everything into memory.
 pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Error> {
-    let exclude = patterns(&op.exclude, "exclude")?;
     let mut selection = Selection::default();
+    select_into(op, tree, &mut selection)?;
+    Ok(selection)
+}
+
+/// Selects.
+pub(super) fn select_into(
+    op: &CopyOp,
+    tree: &dyn FileTree,
+    sink: &mut dyn Sink,
+) -> Result<(), Error> {
+    let exclude = patterns(&op.exclude, "exclude")?;
+    let mut feed = Feed {
+        tree,
+        sink,
+        events: Vec::new(),
+        undecided: Vec::new(),
+        top_links: (op.parents || !op.exclude.is_empty()).then(Vec::new),
+    };
     for (index, source) in op.sources.iter().enumerate() {
         match source {
             CopySource::Path(text) if op.parents => {
-                with_parents(tree, text, &exclude, &mut selection)?;
+                with_parents(text, &exclude, &mut feed)?;
             }
             CopySource::Path(text) => {
-                whole(tree, text.as_bytes(), &exclude, None, &mut selection)
+                whole(text.as_bytes(), &exclude, None, &mut feed)
                     // BuildKit notices what is missing later where patterns exclude, and says so in other words.
                     .map_err(|error| match error {
                         Error::Copy { message, help } if !op.exclude.is_empty() => Error::Copy {
@@ -115,22 +161,108 @@ pub(super) fn select(op: &CopyOp, tree: &dyn FileTree) -> Result<Selection, Erro
                 unpack,
             } => {
                 let path = join(&mixed::folder(*input), &clean(path.as_bytes()));
-                whole(tree, &path, &exclude, Some(*unpack), &mut selection)?;
+                whole(&path, &exclude, Some(*unpack), &mut feed)?;
             }
-            CopySource::Inline { name, data } => selection.groups.push(inline(index, name, data)),
+            CopySource::Inline { name, data } => feed.inline(index, name, data)?,
         }
     }
-    if op.parents || !op.exclude.is_empty() {
-        lead_somewhere(tree, &selection)?;
+    for link in feed.top_links.take().unwrap_or_default() {
+        leads_somewhere(tree, &link)?;
     }
-    let mut files: Vec<&mut Entry> = selection
-        .groups
-        .iter_mut()
-        .flat_map(|group| group.items.iter_mut())
-        .map(|item| &mut item.entry)
-        .collect();
-    tree.complete(&mut files)?;
-    Ok(selection)
+    feed.flush()
+}
+
+/// What is selected on its way to who wants it: some at a time are completed, by several threads.
+struct Feed<'a> {
+    tree: &'a dyn FileTree,
+    sink: &'a mut dyn Sink,
+    events: Vec<Event>,
+    /// Directories that are only there for what is below them, when there is anything.
+    undecided: Vec<Child>,
+    /// Links at the top of the source, where they have to lead somewhere.
+    top_links: Option<Vec<Vec<u8>>>,
+}
+
+enum Event {
+    Begin(Head),
+    Item(Child, bool),
+    End,
+}
+
+impl Feed<'_> {
+    fn begin(&mut self, head: Head) {
+        self.events.push(Event::Begin(head));
+    }
+
+    fn item(&mut self, child: Child) -> Result<(), Error> {
+        for above in std::mem::take(&mut self.undecided) {
+            self.events.push(Event::Item(above, true));
+        }
+        if let Some(links) = &mut self.top_links
+            && matches!(child.entry.kind, Kind::Symlink { .. })
+            && !child.entry.path.contains(&b'/')
+        {
+            links.push(child.entry.path.clone());
+        }
+        self.events.push(Event::Item(child, false));
+        if self.events.len() < AT_ONCE {
+            return Ok(());
+        }
+        self.flush()
+    }
+
+    fn end(&mut self) {
+        self.events.push(Event::End);
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let mut children: Vec<&mut Child> = self
+            .events
+            .iter_mut()
+            .filter_map(|event| match event {
+                Event::Item(child, _) => Some(child),
+                Event::Begin(_) | Event::End => None,
+            })
+            .collect();
+        self.tree.complete(&mut children)?;
+        for event in self.events.drain(..) {
+            match event {
+                Event::Begin(head) => self.sink.begin(head)?,
+                Event::Item(Child { entry, link, .. }, parent_only) => self.sink.item(Item {
+                    entry,
+                    parent_only,
+                    link,
+                })?,
+                Event::End => self.sink.end()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn inline(&mut self, index: usize, name: &str, data: &str) -> Result<(), Error> {
+        let name = split(&clean(name.as_bytes())).1.to_vec();
+        let kind = Kind::File {
+            size: data.len() as u64,
+            digest: Some(*blake3::hash(data.as_bytes()).as_bytes()),
+        };
+        self.begin(Head {
+            strip: name.len(),
+            name: name.clone(),
+            inline: Some(index),
+            unpack: Some(false),
+        });
+        self.item(Child::of(Entry {
+            path: name,
+            kind,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Vec::new(),
+        }))?;
+        self.end();
+        Ok(())
+    }
 }
 
 /// `"/path": not found` in the words of a failed lstat.
@@ -146,43 +278,37 @@ fn lstat(message: &str) -> String {
 
 /// BuildKit follows the links that patterns chose at the top of the source, though it copies the links themselves:
 /// one that leads nowhere is a missing source.
-fn lead_somewhere(tree: &dyn FileTree, selection: &Selection) -> Result<(), Error> {
-    let items = selection.groups.iter().flat_map(|group| group.items.iter());
-    for item in items {
-        let path = &item.entry.path;
-        let link = matches!(item.entry.kind, Kind::Symlink { .. });
-        if link && !path.contains(&b'/') && found(tree, path)?.is_none() {
-            return Err(match missing(tree, path) {
-                Error::Copy { message, .. } => Error::Copy {
-                    message,
-                    help: Some(format!(
-                        "{} is a link that leads nowhere: with --exclude and --parents such links have to be excluded too",
-                        show(path)
-                    )),
-                },
-                other => other,
-            });
-        }
+fn leads_somewhere(tree: &dyn FileTree, path: &[u8]) -> Result<(), Error> {
+    if found(tree, path)?.is_some() {
+        return Ok(());
     }
-    Ok(())
+    Err(match missing(tree, path) {
+        Error::Copy { message, .. } => Error::Copy {
+            message,
+            help: Some(format!(
+                "{} is a link that leads nowhere: with --exclude and --parents such links have to be excluded too",
+                show(path)
+            )),
+        },
+        other => other,
+    })
 }
 
 /// What a path or wildcard stands for.
 fn whole(
-    tree: &dyn FileTree,
     path: &[u8],
     exclude: &PatternSet,
     unpack: Option<bool>,
-    selection: &mut Selection,
+    feed: &mut Feed<'_>,
 ) -> Result<(), Error> {
     let walker = Walker {
-        tree,
+        tree: feed.tree,
         include: None,
         exclude,
+        unpack,
     };
-    for root in expand(tree, path)? {
-        let group = walker.group(root)?;
-        selection.groups.push(Group { unpack, ..group });
+    for root in expand(walker.tree, path)? {
+        walker.group(root, feed)?;
     }
     Ok(())
 }
@@ -192,12 +318,8 @@ fn patterns(texts: &[String], what: &str) -> Result<PatternSet, Error> {
         .map_err(|error| refuse(format!("invalid {what} patterns: {error}")))
 }
 
-fn with_parents(
-    tree: &dyn FileTree,
-    text: &str,
-    exclude: &PatternSet,
-    selection: &mut Selection,
-) -> Result<(), Error> {
+fn with_parents(text: &str, exclude: &PatternSet, feed: &mut Feed<'_>) -> Result<(), Error> {
+    let tree = feed.tree;
     let (base, pattern) = text.split_once("/./").unwrap_or(("", text));
     let pattern = clean(pattern.as_bytes());
     let include = match std::str::from_utf8(&pattern) {
@@ -212,51 +334,23 @@ fn with_parents(
                 return Err(missing(tree, &wanted));
             }
         }
-        selection.groups.push(
-            Walker {
-                tree,
-                include: include.as_ref(),
-                exclude,
-            }
-            .group(root)?,
-        );
+        let walker = Walker {
+            tree,
+            include: include.as_ref(),
+            exclude,
+            unpack: None,
+        };
+        walker.group(root, feed)?;
     }
     Ok(())
-}
-
-fn inline(index: usize, name: &str, data: &str) -> Group {
-    let name = split(&clean(name.as_bytes())).1.to_vec();
-    let digest = Some(*blake3::hash(data.as_bytes()).as_bytes());
-    let kind = Kind::File {
-        size: data.len() as u64,
-        digest,
-    };
-    let entry = Entry {
-        path: name.clone(),
-        kind,
-        mode: 0o644,
-        uid: 0,
-        gid: 0,
-        mtime: 0,
-        xattrs: Vec::new(),
-    };
-    Group {
-        strip: name.len(),
-        name,
-        items: Items::one(Item {
-            entry,
-            parent_only: false,
-            link: None,
-        }),
-        inline: Some(index),
-        unpack: Some(false),
-    }
 }
 
 struct Walker<'a> {
     tree: &'a dyn FileTree,
     include: Option<&'a PatternSet>,
     exclude: &'a PatternSet,
+    /// As in [`Head`].
+    unpack: Option<bool>,
 }
 
 /// What the directory above an entry matched.
@@ -267,52 +361,47 @@ struct Above {
 }
 
 impl Walker<'_> {
-    fn group(&self, root: Match) -> Result<Group, Error> {
+    fn group(&self, root: Match, feed: &mut Feed<'_>) -> Result<(), Error> {
         let strip = if root.path.is_empty() {
             0
         } else {
             root.path.len() + 1
         };
-        let name = split(&root.named).1.to_vec();
-        let mut items = Items::default();
-        let directory = root.entry.kind == Kind::Directory;
-        self.push(&mut items, root.entry, false);
-        if directory {
-            self.below(&root.path, strip, &Above::default(), &mut items)?;
-        }
-        Ok(Group {
-            name,
+        feed.begin(Head {
+            name: split(&root.named).1.to_vec(),
             strip,
-            items,
             inline: None,
-            unpack: None,
-        })
-    }
-
-    fn push(&self, items: &mut Items, entry: Entry, parent_only: bool) {
-        let file = matches!(entry.kind, Kind::File { .. });
-        let link = if file {
-            self.tree.link_id(&entry.path)
-        } else {
-            None
-        };
-        items.push(Item {
-            entry,
-            parent_only,
-            link,
+            unpack: self.unpack,
         });
+        let directory = root.entry.kind == Kind::Directory;
+        feed.item(self.child(root.entry))?;
+        if directory {
+            self.below(&root.path, strip, &Above::default(), feed)?;
+        }
+        feed.end();
+        Ok(())
     }
 
-    /// Adds what is selected below a directory.
+    /// An entry that no walk came by.
+    fn child(&self, entry: Entry) -> Child {
+        let file = matches!(entry.kind, Kind::File { .. });
+        let link = file.then(|| self.tree.link_id(&entry.path)).flatten();
+        Child {
+            link,
+            ..Child::of(entry)
+        }
+    }
+
+    /// Gives what is selected below a directory.
     fn below(
         &self,
         directory: &[u8],
         strip: usize,
         above: &Above,
-        items: &mut Items,
+        feed: &mut Feed<'_>,
     ) -> Result<(), Error> {
-        for entry in self.entries(directory, strip)? {
-            let relative = &entry.path[strip..];
+        for child in self.children(directory, strip)? {
+            let relative = &child.entry.path[strip..];
             let mut own = Above::default();
             let mut included = true;
             if let Some(include) = self.include {
@@ -323,40 +412,43 @@ impl Walker<'_> {
                 (excluded, own.exclude) = self.exclude.matches_in(relative, &above.exclude);
             }
             included &= !excluded;
-            if entry.kind != Kind::Directory {
+            if child.entry.kind != Kind::Directory {
                 if included {
-                    self.push(items, entry, false);
+                    feed.item(child)?;
                 }
                 continue;
             }
             if excluded && !self.exclude.may_reinclude_below(relative) {
                 continue;
             }
-            let (path, place) = (entry.path.clone(), items.len());
-            self.push(items, entry, !included);
-            self.below(&path, strip, &own, items)?;
-            if !included && items.len() == place + 1 {
-                items.pop();
+            let (path, place) = (child.entry.path.clone(), feed.undecided.len());
+            if included {
+                feed.item(child)?;
+            } else {
+                feed.undecided.push(child);
+            }
+            self.below(&path, strip, &own, feed)?;
+            if !included {
+                feed.undecided.truncate(place);
             }
         }
         Ok(())
     }
 
     /// The directory's entries that can matter, sorted by name.
-    fn entries(&self, directory: &[u8], strip: usize) -> Result<Vec<Entry>, Error> {
+    fn children(&self, directory: &[u8], strip: usize) -> Result<Vec<Child>, Error> {
         let Some(include) = self.include else {
-            let children = self.tree.children(directory)?;
-            return Ok(children.into_iter().map(|(_, entry)| entry).collect());
+            return self.tree.walk(directory);
         };
-        let mut entries = Vec::new();
+        let mut children = Vec::new();
         for name in self.tree.list(directory)? {
             let path = join(directory, &name);
             if include.may_match_at_or_below(&path[strip..])
                 && let Some(entry) = self.tree.entry(&path)?
             {
-                entries.push(entry);
+                children.push(self.child(entry));
             }
         }
-        Ok(entries)
+        Ok(children)
     }
 }

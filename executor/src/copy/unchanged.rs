@@ -86,7 +86,7 @@ fn leader(changes: &[Box<Change>], change: &Change) -> Option<usize> {
         .ok()
 }
 
-fn is_same(
+pub(super) fn is_same(
     before: &Entry,
     change: &Change,
     base: &View,

@@ -38,7 +38,7 @@ pub(super) struct Contents<'a> {
 }
 
 impl<'a> Contents<'a> {
-    fn open(&self, change: &Change) -> Result<Option<Box<dyn Read + Send + 'a>>, Error> {
+    pub(super) fn open(&self, change: &Change) -> Result<Option<Box<dyn Read + Send + 'a>>, Error> {
         let Kind::File { size, .. } = change.entry.kind else {
             return Ok(None);
         };
@@ -126,13 +126,13 @@ pub(super) fn write(
     writer.finish(index)
 }
 
-fn is_read_ahead(change: &Change) -> bool {
+pub(super) fn is_read_ahead(change: &Change) -> bool {
     matches!(change.data, Data::Source(_))
         && matches!(change.entry.kind, Kind::File { size, .. } if size > 0 && size <= AHEAD_FILE)
 }
 
 /// A file's content, and its digest where that has been checked.
-type Ready = (Vec<u8>, Option<FileDigest>);
+pub(super) type Ready = (Vec<u8>, Option<FileDigest>);
 
 /// Contents read ahead, in order.
 #[derive(Debug, Default)]
@@ -214,7 +214,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-fn read(change: &Change, contents: Contents<'_>) -> Result<Vec<u8>, Error> {
+pub(super) fn read(change: &Change, contents: Contents<'_>) -> Result<Vec<u8>, Error> {
     let Some(mut content) = contents.open(change)? else {
         return Ok(Vec::new());
     };

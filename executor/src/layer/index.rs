@@ -13,7 +13,10 @@
 //!
 //! It knows nothing of tar's format or of trees.
 
-use super::order::{compare, is_within, join, show, split};
+mod builder;
+mod streaming;
+
+use super::order::{compare, join, show};
 use super::xattr::decode_xattrs;
 use crate::Error;
 use crate::tree::{Entry, FileDigest, Kind};
@@ -21,6 +24,8 @@ use std::cmp::Ordering;
 use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
+
+pub(crate) use builder::IndexBuilder;
 
 const MAGIC: &[u8; 8] = b"kiln-idx";
 const VERSION: u32 = 1;
@@ -192,174 +197,6 @@ fn hash_at(bytes: &[u8], at: usize) -> [u8; 32] {
     bytes[at..at + 32]
         .try_into()
         .expect("BUG: thirty-two bytes")
-}
-
-/// Collects entries in canonical order.
-#[derive(Debug, Default)]
-pub(crate) struct IndexBuilder {
-    records: Vec<u8>,
-    heap: Vec<u8>,
-    /// The directory that the last entry is or lies in; it and its parents have entries.
-    current: Vec<u8>,
-}
-
-impl IndexBuilder {
-    /// Makes room for entries at once, with this many bytes of paths: growing by doubling leaves holes in memory.
-    pub(crate) fn expect(&mut self, entries: usize, paths: usize) {
-        self.records
-            .reserve(HEADER + entries * RECORD + paths + CHECKSUM);
-        self.heap.reserve(paths);
-    }
-
-    /// Entries so far, implied ones included.
-    pub(crate) fn len(&self) -> usize {
-        self.records.len() / RECORD
-    }
-
-    /// Whether names and attributes take as much room as an index can hold (3 GiB).
-    pub(crate) fn is_full(&self) -> bool {
-        self.heap.len() > 3 << 30
-    }
-
-    /// The last path, to check the order.
-    pub(crate) fn last_path(&self) -> Option<&[u8]> {
-        let record = self
-            .records
-            .get(self.records.len().checked_sub(RECORD)?..)?;
-        Some(&self.heap[span(record, 0)])
-    }
-
-    /// Whether the last entry is something that can hold nothing, and `path` lies below it.
-    pub(crate) fn is_below_no_directory(&self, path: &[u8]) -> bool {
-        let kind = self
-            .records
-            .len()
-            .checked_sub(RECORD)
-            .map(|at| self.records[at + 8]);
-        kind.is_some_and(|kind| kind != b'd')
-            && self.last_path().is_some_and(|last| is_within(path, last))
-    }
-
-    /// Adds the next entry, and implied entries for parents that have none.
-    pub(crate) fn push(&mut self, node: &Node<'_>) {
-        let (parent, _) = split(node.path);
-        if !is_within(&self.current, parent) {
-            let ends = parent
-                .iter()
-                .enumerate()
-                .filter(|(_, b)| **b == b'/')
-                .map(|(at, _)| at)
-                .chain([parent.len()]);
-            for end in ends {
-                if !is_within(&self.current, &parent[..end]) {
-                    self.append(&Node::implied(&parent[..end]));
-                }
-            }
-        }
-        self.append(node);
-        let dir = if matches!(node.what, What::Directory { .. }) {
-            node.path
-        } else {
-            parent
-        };
-        self.current.clear();
-        self.current.extend_from_slice(dir);
-    }
-
-    fn append(&mut self, node: &Node<'_>) {
-        let mut record = [0u8; RECORD];
-        let path = self.store(node.path);
-        record[0..8].copy_from_slice(&path);
-        let mut flags = if node.implied { IMPLIED } else { 0 };
-        let mut number = 0u64;
-        let kind = match node.what {
-            What::Directory { opaque } => {
-                flags |= if opaque { OPAQUE } else { 0 };
-                b'd'
-            }
-            What::File {
-                size,
-                offset,
-                digest,
-            } => {
-                number = size;
-                record[40..48].copy_from_slice(&offset.to_le_bytes());
-                record[48..80].copy_from_slice(&digest);
-                b'f'
-            }
-            What::Symlink(target) => {
-                let link = self.store(target);
-                record[80..88].copy_from_slice(&link);
-                b'l'
-            }
-            What::Hardlink(target) => {
-                let link = self.store(target);
-                record[80..88].copy_from_slice(&link);
-                b'h'
-            }
-            What::Char(major, minor) => {
-                number = u64::from(major) << 32 | u64::from(minor);
-                b'c'
-            }
-            What::Block(major, minor) => {
-                number = u64::from(major) << 32 | u64::from(minor);
-                b'b'
-            }
-            What::Fifo => b'p',
-            What::Whiteout => b'w',
-        };
-        let xattrs = self.store(node.xattrs);
-        record[8] = kind;
-        record[9] = flags;
-        record[10..12].copy_from_slice(&((node.mode & 0o7777) as u16).to_le_bytes());
-        record[12..16].copy_from_slice(&node.uid.to_le_bytes());
-        record[16..20].copy_from_slice(&node.gid.to_le_bytes());
-        record[24..32].copy_from_slice(&node.mtime.to_le_bytes());
-        record[32..40].copy_from_slice(&number.to_le_bytes());
-        record[88..96].copy_from_slice(&xattrs);
-        self.records.extend_from_slice(&record);
-    }
-
-    fn store(&mut self, bytes: &[u8]) -> [u8; 8] {
-        let mut place = [0; 8];
-        place[..4].copy_from_slice(&length(self.heap.len()).to_le_bytes());
-        place[4..].copy_from_slice(&length(bytes.len()).to_le_bytes());
-        self.heap.extend_from_slice(bytes);
-        place
-    }
-
-    /// Ends the list: computes the identity and gives the whole index.
-    pub(crate) fn finish(self, diff_id: [u8; 32], tar_size: u64) -> Index {
-        let count = self.len();
-        let Self {
-            records: mut bytes,
-            heap,
-            ..
-        } = self;
-        // The records become the index where they are: of a large layer there are many.
-        let records = bytes.len();
-        bytes.reserve(HEADER + heap.len() + CHECKSUM);
-        bytes.resize(HEADER + records, 0);
-        bytes.copy_within(..records, HEADER);
-        bytes.extend_from_slice(&heap);
-        drop(heap);
-        bytes[..8].copy_from_slice(MAGIC);
-        bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        bytes[12..16].fill(0);
-        bytes[16..24].copy_from_slice(&(count as u64).to_le_bytes());
-        bytes[24..32].copy_from_slice(&tar_size.to_le_bytes());
-        bytes[32..64].copy_from_slice(&diff_id);
-        bytes[64..96].fill(0);
-        let mut index = Index { bytes, count };
-        let mut hasher = blake3::Hasher::new_derive_key("kiln layer identity v1");
-        for at in 0..index.count {
-            index.node(at).identify(&mut hasher);
-        }
-        index.bytes[64..96].copy_from_slice(hasher.finalize().as_bytes());
-        let sum = blake3::hash(&index.bytes);
-        index.bytes.extend_from_slice(sum.as_bytes());
-        index
-    }
 }
 
 fn span(record: &[u8], at: usize) -> Range<usize> {

@@ -36,7 +36,7 @@ pub(crate) use estargz::ANNOTATIONS as ESTARGZ_ANNOTATIONS;
 pub use extract::ExtractOptions;
 pub(crate) use extract::open_beneath;
 pub(crate) use growing::{Announcer, announcer};
-pub(crate) use hash::digest_of;
+pub(crate) use hash::{digest_of, hex};
 pub(crate) use here::{is_here, is_readable};
 pub(crate) use holes::Holes;
 pub(crate) use incoming::{Form, Incoming, adopt};

@@ -69,6 +69,13 @@ impl<W: Write> LayerWriter<W> {
         }
     }
 
+    /// Writes the index while entries come, so that it is never in memory: to where [`LayerWriter::finish`] will want it.
+    /// Hard links cannot be checked so, and are refused.
+    pub(crate) fn with_index(mut self, index: &Path) -> Result<Self, Error> {
+        self.index = IndexBuilder::streaming(index)?;
+        Ok(self)
+    }
+
     /// Makes room for this many entries with this many bytes of paths.
     pub(crate) fn expect(&mut self, entries: usize, paths: usize) {
         self.index.expect(entries, paths);
@@ -114,6 +121,10 @@ impl<W: Write> LayerWriter<W> {
     ) -> Result<(), Error> {
         self.check_place(&entry.path)?;
         check_kind(entry)?;
+        if self.index.is_streaming() && matches!(entry.kind, Kind::Hardlink { .. }) {
+            let reason = "a hard link in a layer whose index is not in memory";
+            return Err(entry_error(UNFINISHED, &entry.path, reason));
+        }
         let mut header = std::mem::take(&mut self.header);
         header.clear();
         self.encoder.entry(&mut header, entry);
@@ -319,7 +330,18 @@ impl<W: Write> LayerWriter<W> {
     ///
     /// # Errors
     /// A hard link to a path that the layer does not hold, or holds later; I/O.
-    pub fn finish(self, index: &Path) -> Result<Written, Error> {
+    pub fn finish(mut self, index: &Path) -> Result<Written, Error> {
+        if self.index.is_streaming() {
+            self.end_tar()?;
+            let last = self.chunk.filled();
+            let diff_id = self.hasher.finish(last).map_err(write_error)?;
+            let identity = self.index.finish_file(diff_id, self.size)?;
+            return Ok(Written {
+                diff_id: digest_of(&diff_id),
+                size: self.size,
+                identity,
+            });
+        }
         let (written, built) = self.end()?;
         built.save(index)?;
         Ok(written)
@@ -327,9 +349,7 @@ impl<W: Write> LayerWriter<W> {
 
     /// Ends the tar and gives the index.
     pub(crate) fn end(mut self) -> Result<(Written, Index), Error> {
-        self.put(&[0; 2 * BLOCK])?;
-        write_out(&mut self.out, self.chunk.filled())?;
-        self.out.flush().map_err(write_error)?;
+        self.end_tar()?;
         let diff_id = self
             .hasher
             .finish(self.chunk.filled())
@@ -342,6 +362,14 @@ impl<W: Write> LayerWriter<W> {
             identity: index.identity(),
         };
         Ok((written, index))
+    }
+}
+
+impl<W: Write> LayerWriter<W> {
+    fn end_tar(&mut self) -> Result<(), Error> {
+        self.put(&[0; 2 * BLOCK])?;
+        write_out(&mut self.out, self.chunk.filled())?;
+        self.out.flush().map_err(write_error)
     }
 }
 

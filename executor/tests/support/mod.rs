@@ -88,6 +88,22 @@ impl Bench {
         copy::copy(&self.space, op, base, CopySourceTree::Context(context))
     }
 
+    /// The same from the list that the key was made of.
+    pub fn run_listed(
+        &self,
+        op: &CopyOp,
+        base: &Snapshot,
+        context: &Context,
+    ) -> Result<Written, executor::Error> {
+        let (_, reads) = copy::source_digest(op, context)?;
+        let source = CopySourceTree::Context(context);
+        let listed = copy::Listed {
+            reads: &reads,
+            stream_from: 0,
+        };
+        copy::copy_listed(&self.space, op, base, source, false, Some(listed))
+    }
+
     pub fn view(&self, snapshot: &Snapshot) -> View {
         let files: Vec<_> = snapshot
             .layers

@@ -36,10 +36,21 @@ pub fn check(cases: Vec<Case>) {
         let bench = Bench::new();
         let context = bench.context("source", case.source, "");
         let base = bench.base(case.base);
-        let found = match bench.run(&case.op, &base, &context) {
+        let lines = |bench: &Bench, written| match written {
             Ok(written) => bench.entries(&written),
             Err(error) => vec![format!("error: {}", message(&error))],
         };
+        let found = lines(&bench, bench.run(&case.op, &base, &context));
+        // From a list, in a store of its own.
+        let other = Bench::new();
+        let base = other.base(case.base);
+        let listed = lines(&other, other.run_listed(&case.op, &base, &context));
+        if found != listed {
+            failures.push(format!(
+                "{}:\n  found {found:#?}\n  from a list {listed:#?}",
+                case.name
+            ));
+        }
         if found != expected(case.layer) {
             failures.push(format!(
                 "{}:\n  expected {:#?}\n  found {found:#?}",

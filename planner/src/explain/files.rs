@@ -135,6 +135,78 @@ impl FileChanges {
     }
 }
 
+/// A comparison of two lists that somebody else walks side by side, so that neither need be in memory.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    total: usize,
+    count: usize,
+    /// Git would see one of the differences.
+    in_git: bool,
+    /// The first by path, and not yet sorted out ones.
+    changed: Vec<FileChange>,
+}
+
+impl Comparison {
+    /// A file is in both and did not change.
+    pub fn same(&mut self) {
+        self.total += 1;
+    }
+
+    /// A file changed, or is in one of the lists only.
+    pub fn differs(&mut self, old: Option<ReadFile<'_>>, new: Option<ReadFile<'_>>) {
+        let Some(path) = new.or(old).map(|file| file.path) else {
+            return;
+        };
+        self.total += 1;
+        let changes = match (&old, &new) {
+            (Some(old), Some(new)) => differences(old, new),
+            (None, _) => vec![Change::Added],
+            (_, None) => vec![Change::Removed],
+        };
+        if changes.is_empty() {
+            return;
+        }
+        self.count += 1;
+        self.in_git |= !is_mode_alone(&changes, old.as_ref(), new.as_ref());
+        self.changed.push(FileChange {
+            path: path.to_owned(),
+            changes,
+        });
+        if self.changed.len() >= 2 * KEPT {
+            self.keep_first();
+        }
+    }
+
+    /// The differences.
+    #[must_use]
+    pub fn finish(mut self) -> FileChanges {
+        self.keep_first();
+        FileChanges {
+            total: self.total,
+            count: self.count,
+            modes_only: !self.in_git && !self.changed.is_empty(),
+            changed: self.changed,
+        }
+    }
+
+    fn keep_first(&mut self) {
+        self.changed.sort_by(|a, b| a.path.cmp(&b.path));
+        self.changed.truncate(KEPT);
+    }
+}
+
+/// Whether only the mode differs, in a way that Git does not keep.
+fn is_mode_alone(
+    changes: &[Change],
+    old: Option<&ReadFile<'_>>,
+    new: Option<&ReadFile<'_>>,
+) -> bool {
+    let (Some(old), Some(new)) = (old, new) else {
+        return false;
+    };
+    matches!(changes, [Change::Mode { .. }]) && git_mode(old.mode) == git_mode(new.mode)
+}
+
 /// Compares what was read before with what is read now.
 #[must_use]
 pub fn compare_files(old: &[ReadFile<'_>], new: &[ReadFile<'_>]) -> FileChanges {
@@ -153,10 +225,7 @@ pub fn compare_files(old: &[ReadFile<'_>], new: &[ReadFile<'_>]) -> FileChanges 
         if changes.is_empty() {
             continue;
         }
-        as_git &= matches!(changes.as_slice(), [Change::Mode { .. }])
-            && before
-                .get(file.path)
-                .is_some_and(|old| git_mode(old.mode) == git_mode(file.mode));
+        as_git &= is_mode_alone(&changes, before.get(file.path).copied(), Some(file));
         changed.push(FileChange {
             path: file.path.to_owned(),
             changes,
