@@ -178,7 +178,8 @@ fn a_mount_whose_packs_fill_the_disk_is_left_out() {
 fn records_that_fit_no_step_are_not_used() {
     let (_here, cache) = exported();
     let kept = fs::read(cache.join("index.json")).unwrap();
-    let lies: [(&str, &dyn Fn(&mut Value)); 3] = [
+    type Lie<'l> = (&'l str, &'l dyn Fn(&mut Value));
+    let lies: [Lie<'_>; 3] = [
         ("no base", &|records| records["bases"][0] = json!([])),
         ("another base", &|records| {
             records["bases"][0][0] = digest_of(b"x").into();
