@@ -53,6 +53,27 @@ fn one_source_date_epoch_gives_one_archive() {
     assert_ne!(seen[0], seen[2], "the epoch is in the image");
 }
 
+/// A layer that is known by its content has the times of its first build: a step above it must not see them.
+#[test]
+fn a_copy_over_an_older_copy_is_that_of_a_clean_build() {
+    let twice = "COPY file /\nCOPY file /\n";
+    let used = Project::new(&format!("FROM scratch\n{twice}"));
+    used.write("other", "other");
+    let file = used.write("file", "content");
+    let build = |project: &Project| {
+        let context = used.path("context");
+        let mut command = project.command(&["build", "--iidfile", "id"]);
+        command.arg(context).env("SOURCE_DATE_EPOCH", "1000");
+        project.run(command).ok();
+        fs::read_to_string(project.path("id")).unwrap()
+    };
+    build(&used);
+    used.write("Dockerfile", format!("FROM scratch\nCOPY other /\n{twice}"));
+    let later = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000);
+    fs::File::open(&file).unwrap().set_modified(later).unwrap();
+    assert_eq!(build(&used), build(&Project::new("")));
+}
+
 /// Times are in no key. Those after SOURCE_DATE_EPOCH end as it, and with `--context-mode=git` there are none; an older one is
 /// that of the first build.
 #[test]

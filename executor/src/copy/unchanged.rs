@@ -1,5 +1,6 @@
 //! Leaves out of a layer what the base has already, as BuildKit's differ does: a file copied again over itself makes no
-//! entry. Times of directories do not count, those of files do.
+//! entry. Times do not count: no key knows them, so that a step's result may depend on no time of what lies below it, which
+//! can be that of an earlier build where its content is the same.
 
 use super::target::{Change, Data, Finished};
 use super::write::Contents;
@@ -99,7 +100,6 @@ pub(super) fn is_same(
     }
     match (&before.kind, &after.kind) {
         (Kind::Directory, Kind::Directory) => Ok(true),
-        _ if before.mtime != after.mtime => Ok(false),
         (
             Kind::File { size, .. },
             Kind::File {
