@@ -4,6 +4,7 @@
 //! where it transfers files from the client only).
 
 use crate::Error;
+use crate::build::Ui;
 use crate::build::prepare::Pending;
 use crate::context::dockerfile::Place;
 use crate::context::{Context, Files, IgnoreRules, Unpacked};
@@ -141,18 +142,24 @@ impl<'a> Contexts<'a> {
         Ok(context.with_modes(self.request.context_mode))
     }
 
-    /// Writes the stat caches back. Nobody may hold a context any more.
-    pub(crate) fn save(self) -> Result<(), Error> {
+    /// Writes the stat caches back. Nobody may hold a context any more. They only make later builds fast: where they cannot
+    /// be written, as on a disk that is full, this build has what it needs.
+    pub(crate) fn save(self, ui: &dyn Ui) {
         let open = self
             .open
             .into_inner()
             .expect("BUG: no holder of the contexts panics");
         for context in open.into_values() {
-            if let Ok(Opened::Folder(context)) = Arc::try_unwrap(context) {
-                context.save()?;
+            let Ok(Opened::Folder(context)) = Arc::try_unwrap(context) else {
+                continue;
+            };
+            if let Err(error) = context.save() {
+                ui.warning(&format!(
+                    "the next build has to read the files of the context again: {}",
+                    crate::error::chain(&error)
+                ));
             }
         }
-        Ok(())
     }
 }
 

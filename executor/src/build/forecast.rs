@@ -143,7 +143,7 @@ pub fn forecast(
         }
         .forecast(&remote)
     };
-    contexts.save()?;
+    contexts.save(ui);
     Ok(forecast?)
 }
 

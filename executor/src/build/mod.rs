@@ -222,11 +222,10 @@ pub fn build(
         executor.travel = Some(&travel);
         carry_out(site, &executor, cancel, stdout.as_ref())
     });
-    // What was learnt about the context holds even when a step failed; the step's failure is the one to tell.
-    let saved = contexts.save();
+    // What was learnt about the context holds even when a step failed.
+    contexts.save(ui);
     emulation.tell(ui);
     let (result, keys) = carried?;
-    saved?;
     exports.finish(&keys)?;
     travel.export()?;
     Ok(result)

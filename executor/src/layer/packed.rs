@@ -95,8 +95,9 @@ pub(crate) fn known(
         "zstd"
     };
     let fits = |blob: &&LayerBlob| {
-        // What others have compressed cannot be made again once it is gone.
+        // What others have compressed cannot be made again once it is gone, and what they call compressed may be plain.
         let pulled = blob.encoder == PULLED
+            && blob.descriptor.digest() != diff_id
             && blob.descriptor.media_type().to_string().ends_with(family)
             && store.blob_size(blob.descriptor.digest()).is_some();
         blob.encoder == encoder || (pulled && !force)
