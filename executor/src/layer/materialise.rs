@@ -474,6 +474,11 @@ fn in_store(error: Error, source: &Source) -> Error {
             actual,
             path: Some(source.path.clone()),
         }),
+        // A plain tar is its own proof.
+        Error::Layer { layer, reason } if source.digest.is_none() => Error::Layer {
+            layer,
+            reason: format!("{reason} (it was read from {})", source.path.display()),
+        },
         other => other,
     }
 }
