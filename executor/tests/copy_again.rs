@@ -19,7 +19,7 @@ const FILES: usize = 60;
 fn again(bench: &Bench, op: &CopyOp, base: &Snapshot, folder: &Path) -> Written {
     let context = bench.open(folder, "");
     let source = CopySourceTree::Context(&context);
-    copy::carry_out(&bench.space, op, base, source, true).unwrap()
+    copy::copy_listed(&bench.space, op, base, source, true, None).unwrap()
 }
 
 fn tar(bench: &Bench, written: &Written) -> PathBuf {
@@ -184,7 +184,7 @@ fn what_did_not_change_is_not_opened() {
         copy::source_digest(&op, &context).unwrap();
         fs::remove_file(file(&folder, 5)).unwrap();
         let source = CopySourceTree::Context(&context);
-        let written = copy::carry_out(&bench.space, &op, &base, source, true);
+        let written = copy::copy_listed(&bench.space, &op, &base, source, true, None);
         assert_eq!(written.ok(), earlier.then_some(expected));
     }
 }

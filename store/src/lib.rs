@@ -150,15 +150,29 @@ impl Inner {
 
     /// Writes a file so that readers see the old content or the new one, whole. `durable` also survives a power cut.
     fn replace(&self, target: &Path, bytes: &[u8], durable: bool) -> Result<(), Error> {
-        self.growth.add(bytes.len() as u64);
         let temporary = self.write_temporary(bytes, durable)?;
-        self.rename_into(&temporary, target).inspect_err(|_| {
-            let _ = fs::remove_file(&temporary);
-        })?;
+        self.place(&temporary, target, Ok(bytes.len() as u64))?;
         match target.parent() {
             Some(folder) if durable => file::sync_dir(folder),
             _ => Ok(()),
         }
+    }
+
+    /// Makes a temporary file visible under its name, or removes it when it could not be written. `written` is how many
+    /// bytes it has.
+    fn place(
+        &self,
+        temporary: &Path,
+        target: &Path,
+        written: Result<u64, Error>,
+    ) -> Result<(), Error> {
+        let placed = written.and_then(|bytes| {
+            self.growth.add(bytes);
+            self.rename_into(temporary, target)
+        });
+        placed.inspect_err(|_| {
+            let _ = fs::remove_file(temporary);
+        })
     }
 
     fn write_temporary(&self, bytes: &[u8], durable: bool) -> Result<PathBuf, Error> {

@@ -10,7 +10,7 @@ use crate::Store;
 use crate::error::Error;
 use crate::file;
 use oci_spec::image::Digest;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
@@ -89,14 +89,8 @@ impl Store {
             Ok(total + CHECKSUM as u64)
         };
         let written = write().map_err(|e| Error::io("write", &temporary, e));
-        let put = written.and_then(|bytes| {
-            self.inner.growth.add(bytes);
-            self.inner
-                .rename_into(&temporary, &self.inner.layout.record(key))
-        });
-        put.inspect_err(|_| {
-            let _ = fs::remove_file(&temporary);
-        })
+        let path = self.inner.layout.record(key);
+        self.inner.place(&temporary, &path, written)
     }
 
     /// A record's payload to be read from its file, or `None`. It is checked as a whole first: a damaged one counts as absent.

@@ -198,13 +198,8 @@ impl StatCache {
             return Ok(());
         }
         let path = self.store.inner.temporary()?;
-        let saved = self.write(&path, recent, &added.runs).and_then(|bytes| {
-            self.store.inner.growth.add(bytes);
-            self.store.inner.rename_into(&path, &self.path)
-        });
-        saved.inspect_err(|_| {
-            let _ = fs::remove_file(&path);
-        })
+        let written = self.write(&path, recent, &added.runs);
+        self.store.inner.place(&path, &self.path, written)
     }
 
     /// Merges what was known with what was added, the latest state of each file.

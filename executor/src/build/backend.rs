@@ -5,7 +5,7 @@
 use crate::Error;
 use crate::build::ca::Authorities;
 use crate::build::contexts::{Contexts, NoFiles, Opened};
-use crate::build::fetch::{self, Fetcher};
+use crate::build::fetch::Fetcher;
 use crate::build::foreign::Emulation;
 use crate::build::journal::Journal;
 use crate::build::manifest;
@@ -274,7 +274,7 @@ impl<'a> Executor<'a> {
     /// The layer to take for a new one: an older one of the same content, so that what follows stays cached.
     pub(crate) fn known(&self, written: Written) -> Result<Digest, Error> {
         match self.space.store().layer_by_identity(&written.identity)? {
-            Some(known) if fetch::available(self.space, &known)? => Ok(known),
+            Some(known) if layer::is_readable(self.space.store(), &known)? => Ok(known),
             _ => Ok(written.diff_id),
         }
     }
@@ -424,7 +424,7 @@ impl Backend for Executor<'_> {
         if let Op::Image(image) = &step.op {
             let output = image_output(image)?;
             for layer in &output.base {
-                if !fetch::available(self.space, layer)? {
+                if !layer::is_readable(self.space.store(), layer)? {
                     return Ok(None);
                 }
             }

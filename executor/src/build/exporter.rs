@@ -321,7 +321,7 @@ impl Exporter<'_> {
             // A layer of a step that only a cache has goes as it is there.
             let is_elsewhere = position >= image.base_layers
                 && inherited.is_some()
-                && !crate::build::fetch::available(self.space, diff_id)?;
+                && !layer::is_readable(self.space.store(), diff_id)?;
             let inherited = inherited.filter(|_| position < image.base_layers || is_elsewhere);
             let desc = match inherited {
                 Some(desc) => desc,

@@ -246,7 +246,7 @@ impl<'a> Fetcher<'a> {
 
     /// Whether the layer is here or can be fetched.
     pub(crate) fn can_have(&self, diff_id: &Digest) -> Result<bool, Error> {
-        if self.known.contains_key(diff_id) || available(self.space, diff_id)? {
+        if self.known.contains_key(diff_id) || layer::is_readable(self.space.store(), diff_id)? {
             return Ok(true);
         }
         Ok(self.place(diff_id).is_some())
@@ -369,7 +369,10 @@ impl<'a> Fetcher<'a> {
                 return Ok(());
             }
             let brought = self.fetch_somewhere(diff_id, form, (progress, cancel));
-            if brought.is_ok() || cancel.is_cancelled() || !available(self.space, diff_id)? {
+            if brought.is_ok()
+                || cancel.is_cancelled()
+                || !layer::is_readable(self.space.store(), diff_id)?
+            {
                 return brought;
             }
             // Only its tree is here, which gives its tar again if it is one of ours.
@@ -578,10 +581,4 @@ pub(crate) fn bottom_of(plan: &Plan, mut step: usize) -> usize {
         step = plan.steps[step].inputs[below].0 as usize;
     }
     step
-}
-
-/// Whether the store holds a layer in a form that can be read and mounted. Whether its tar can be had is
-/// [`layer::is_here`].
-pub(crate) fn available(space: &Space, diff_id: &Digest) -> Result<bool, Error> {
-    layer::is_readable(space.store(), diff_id)
 }

@@ -237,7 +237,7 @@ impl Foreseeing<'_, '_> {
 
     fn is_here(&self, output: &StepOutput) -> Result<bool, Error> {
         for layer in &output.snapshot().layers {
-            if !fetch::available(self.executor.space, layer)? {
+            if !layer::is_readable(self.executor.space.store(), layer)? {
                 return Ok(false);
             }
         }
@@ -278,7 +278,7 @@ impl Foreseeing<'_, '_> {
         }
         let mut amount = Amount::default();
         for (layer, surely) in wanted.into_values() {
-            if fetch::available(self.executor.space, &layer)? {
+            if layer::is_readable(self.executor.space.store(), &layer)? {
                 continue;
             }
             amount.at_most |= !surely;

@@ -9,10 +9,11 @@ use super::registry::RegistryPlace;
 use super::{CONFIG_TYPE, Imports, RECORDS_TYPE, day};
 use crate::Error;
 use crate::build::Ui;
-use crate::build::fetch::{self, Fetcher};
+use crate::build::fetch::Fetcher;
 use crate::build::image::{Flavour, index};
 use crate::build::manifest::{self, Desc, Manifest};
 use crate::build::record::{self, base_of};
+use crate::layer::is_readable;
 use crate::layer::packed::Packed;
 use crate::push::Packing;
 use crate::remote::Remote;
@@ -529,7 +530,7 @@ pub(super) fn foreign(
     layer: &Digest,
     packing: Packing,
 ) -> Result<Option<Desc>, Error> {
-    if packing.force || fetch::available(site.space, layer)? {
+    if packing.force || is_readable(site.space.store(), layer)? {
         return Ok(None);
     }
     Ok(site.fetcher.descriptor(layer))

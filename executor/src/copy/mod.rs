@@ -92,22 +92,7 @@ pub fn copy(
     base: &Snapshot,
     source: CopySourceTree<'_>,
 ) -> Result<Written, Error> {
-    carry_out(space, op, base, source, false)
-}
-
-/// [`copy`]; with `again`, content that did not change since the same copy was carried out is taken from the layer that it
-/// made then.
-///
-/// # Errors
-/// As [`copy`].
-pub fn carry_out(
-    space: &Space,
-    op: &CopyOp,
-    base: &Snapshot,
-    source: CopySourceTree<'_>,
-    again: bool,
-) -> Result<Written, Error> {
-    copy_listed(space, op, base, source, again, None)
+    copy_listed(space, op, base, source, false, None)
 }
 
 /// What a copy takes, as [`source_digest`] found it.
@@ -131,7 +116,8 @@ impl<'a> Listed<'a> {
     }
 }
 
-/// As [`carry_out`], of what [`source_digest`] said that is read, whatever the source has become since.
+/// [`copy`]; with `again`, content that did not change since the same copy was carried out is taken from the layer that it
+/// made then. With a list, of what [`source_digest`] said that is read, whatever the source has become since.
 ///
 /// # Errors
 /// As [`copy`], and when a file's content is not what it was.

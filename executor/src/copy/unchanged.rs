@@ -99,7 +99,6 @@ pub(super) fn is_same(
         return Ok(false);
     }
     match (&before.kind, &after.kind) {
-        (Kind::Directory, Kind::Directory) => Ok(true),
         (
             Kind::File { size, .. },
             Kind::File {

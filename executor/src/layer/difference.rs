@@ -81,29 +81,26 @@ pub(crate) fn first_difference(
         Ok((View::load(&[files])?, index))
     };
     let (old, new) = (load(first)?, load(second)?);
-    let by_path = |index: &'_ Index| -> BTreeMap<Vec<u8>, usize> {
-        let paths = index.nodes().enumerate();
-        paths.map(|(at, node)| (node.path.to_vec(), at)).collect()
-    };
     let (before, after) = (by_path(&old.1), by_path(&new.1));
-    let paths: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let paths: BTreeSet<&[u8]> = before.keys().chain(after.keys()).copied().collect();
     for path in paths {
-        let pair = (
-            before.get(path).map(|at| old.1.node(*at)),
-            after.get(path).map(|at| new.1.node(*at)),
-        );
-        let found = match pair {
-            (Some(a), Some(b)) => difference((&a, &old.0), (&b, &new.0), times)?,
-            (Some(a), None) => Some(told("missing", kind(&a), "")),
-            (None, Some(b)) => Some(told("added", "", kind(&b))),
+        let found = match (before.get(path), after.get(path)) {
+            (Some(a), Some(b)) => difference((a, &old.0), (b, &new.0), times)?,
+            (Some(a), None) => Some(told("missing", kind(a), "")),
+            (None, Some(b)) => Some(told("added", "", kind(b))),
             (None, None) => None,
         };
         if let Some(found) = found {
-            let path = [b"/", path.as_slice()].concat();
+            let path = [b"/", path].concat();
             return Ok(Some(LayerDifference { path, ..found }));
         }
     }
     Ok(None)
+}
+
+/// People look for paths in the order of their bytes, which is not that of layers.
+fn by_path(index: &Index) -> BTreeMap<&[u8], Node<'_>> {
+    index.nodes().map(|node| (node.path, node)).collect()
 }
 
 fn told(what: &'static str, old: impl Into<String>, new: impl Into<String>) -> LayerDifference {

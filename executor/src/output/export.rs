@@ -1,7 +1,7 @@
 //! An image's root file system as one canonical tar, and as a view to compare.
 
 use crate::Error;
-use crate::build::{fetch, manifest};
+use crate::build::manifest;
 use crate::layer::{self, Form};
 use crate::output::files;
 use crate::output::images::{self, Member};
@@ -63,7 +63,7 @@ pub(super) fn layers(
     let mut layers = Vec::new();
     for (diff_id, desc) in member.config.diff_ids.iter().zip(&member.manifest.layers) {
         let diff_id = manifest::digest(diff_id)?;
-        if !fetch::available(space, &diff_id)? {
+        if !layer::is_readable(space.store(), &diff_id)? {
             layer::adopt(space, &diff_id, &desc.to_oci()?)?;
         }
         layers.push(diff_id);

@@ -2,7 +2,7 @@
 //! none of them. They are fetched from where they were seen.
 
 use crate::Error;
-use crate::build::fetch::{self, Fetcher, Origin};
+use crate::build::fetch::{Fetcher, Origin};
 use crate::build::manifest;
 use crate::layer::{self, Form};
 use crate::output::archive::familiar;
@@ -35,7 +35,7 @@ pub(super) fn bring(
                 None => repo_digests::repository(store, image.descriptor.digest())?,
             };
             let Some(place) = place else {
-                if fetch::available(space, &diff_id)? {
+                if layer::is_readable(space.store(), &diff_id)? {
                     continue;
                 }
                 return Err(Error::NeverPulled {

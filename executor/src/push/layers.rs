@@ -5,7 +5,7 @@ use super::Packing;
 use super::document::{LayerNode, Node};
 use super::source::{LayerSource, Order};
 use crate::Error;
-use crate::build::fetch::{self, Fetcher, Origin};
+use crate::build::fetch::{Fetcher, Origin};
 use crate::build::manifest::Desc;
 use crate::layer::outgoing::Outgoing;
 use crate::layer::packed::{self, Packed};
@@ -98,7 +98,7 @@ pub(crate) fn packed_now(
 ) -> Result<Packed, Error> {
     let as_it_is = || as_is(&layer.desc, layer.diff_id.as_ref());
     match recipe(layer, packing) {
-        Recipe::Pack(diff_id, packing) if fetch::available(space, &diff_id)? => {
+        Recipe::Pack(diff_id, packing) if layers::is_readable(space.store(), &diff_id)? => {
             packed::packed(space, &diff_id, packing.compression, packing.force)
         }
         // The blob has gone, and the layer is here.
@@ -107,7 +107,7 @@ pub(crate) fn packed_now(
                 && !layer.is_foreign
                 && is_layer(&desc)
                 && space.store().blob_size(&desc.digest()?).is_none()
-                && fetch::available(space, &diff_id)? =>
+                && layers::is_readable(space.store(), &diff_id)? =>
         {
             packed::packed(space, &diff_id, packing.compression, false)
         }

@@ -14,7 +14,7 @@ mod run;
 mod scale;
 mod sections;
 mod sweep;
-mod table;
+pub mod table;
 mod travel;
 mod workloads;
 

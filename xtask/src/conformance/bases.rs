@@ -122,14 +122,19 @@ impl Bases {
 
 /// The root file system of a small Debian, made once.
 pub fn debian_tar() -> Result<PathBuf, String> {
+    debian_tar_with("debian", &[])
+}
+
+/// The same under a name of its own, with more options for mmdebstrap.
+pub fn debian_tar_with(name: &str, options: &[&str]) -> Result<PathBuf, String> {
     let kept = shell::target_dir().join("conformance");
     std::fs::create_dir_all(&kept).map_err(|error| error.to_string())?;
-    let tar = kept.join("debian.tar");
+    let tar = kept.join(format!("{name}.tar"));
     if !tar.exists() {
-        let part = kept.join("debian.part.tar");
+        let part = kept.join(format!("{name}.part.tar"));
         let mut command = Command::new("mmdebstrap");
-        command.args(["--variant=minbase", "bookworm"]).arg(&part);
-        shell::output(&mut command)?;
+        command.arg("--variant=minbase").args(options);
+        shell::output(command.arg("bookworm").arg(&part))?;
         std::fs::rename(&part, &tar).map_err(|error| error.to_string())?;
     }
     Ok(tar)

@@ -5,6 +5,8 @@
 
 mod cases;
 
+use crate::bench::table::median;
+use crate::conformance::bases::debian_tar_with;
 use crate::peers::registry::Registry;
 use crate::shell;
 use cases::{CASES, Case};
@@ -15,11 +17,16 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "usage: cargo xtask cutoff [--kiln FILE] [--work DIR] [--rounds N] [CASE..]";
-/// What the Dockerfiles use of Debian.
-const PACKAGES: &str = "--include=gcc,libc6-dev,make,perl,python3-pip";
-/// Packages that lie in the base to be installed without a network.
-const FETCH: &str = "chroot \"$1\" sh -c 'mkdir /debs && cd /debs && apt-get download tree libjansson4 jq libjq1 libonig5'";
-const CLEAN: &str = "rm -rf \"$1\"/var/cache/apt/*.bin \"$1\"/var/lib/apt/lists/*";
+/// How the base is made that stands for Debian: with what the Dockerfiles use, and with packages that are to be installed
+/// without a network.
+const BASE: [&str; 6] = [
+    "--include=gcc,libc6-dev,make,perl,python3-pip",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--customize-hook=chroot \"$1\" sh -c 'mkdir /debs && cd /debs && apt-get download tree libjansson4 jq libjq1 libonig5'",
+    "--customize-hook=rm -rf \"$1\"/var/cache/apt/*.bin \"$1\"/var/lib/apt/lists/*",
+];
 /// A folder in memory.
 const MEMORY: &str = "/dev/shm";
 
@@ -113,21 +120,12 @@ fn measure(bench: &Bench, case: &Case, rounds: usize) -> Result<Measured, String
     for round in 1..=rounds {
         let before = format!("{}-before:latest", case.name);
         bench.kiln(&["tag", &reference, &before])?;
-        same.push(edited(
-            bench,
-            case,
-            (&context, &reference),
-            (case.same, round),
-        )?);
+        let edit = |script| edited(bench, case, (&context, &reference), (script, round));
+        same.push(edit(case.same)?);
         let format = "--format={{.Type}}|{{.Differs}}|{{.Path}}";
         let changes = bench.kiln(&["diff", format, &before, &reference])?;
         differs.extend(changes.lines().filter_map(changed_file));
-        other.push(edited(
-            bench,
-            case,
-            (&context, &reference),
-            (case.other, round),
-        )?);
+        other.push(edit(case.other)?);
     }
     Ok((same, other, differs.into_iter().collect()))
 }
@@ -171,7 +169,7 @@ impl Bench {
             work: work.to_owned(),
             registry: Registry::start(work)?,
         };
-        let base = base()?;
+        let base = debian_tar_with("cutoff", &BASE)?;
         let base = base.display().to_string();
         let path = "--change=ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive";
         bench.kiln(&["import", path, &base, "debian:12"])?;
@@ -249,12 +247,8 @@ impl Bench {
 
 fn row(case: &Case, same: &[Outcome], other: &[Outcome]) -> String {
     let Steps { ran, cut, hit } = same[0].steps;
-    let median = |outcomes: &[Outcome]| {
-        let mut times: Vec<f64> = outcomes.iter().map(|outcome| outcome.seconds).collect();
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
-    let (with, without) = (median(same), median(other));
+    let time = |outcomes: &[Outcome]| median(outcomes.iter().map(|outcome| outcome.seconds));
+    let (with, without) = (time(same), time(other));
     let saved = if cut > 0 {
         format!("{:.0} %", 100.0 * (1.0 - with / without))
     } else {
@@ -279,25 +273,4 @@ fn bytes(count: u64) -> String {
         1_000..1_000_000 => format!("{} kB", count / 1_000),
         _ => format!("{:.1} MB", count as f64 / 1e6),
     }
-}
-
-/// The root file system that stands for Debian, made once.
-fn base() -> Result<PathBuf, String> {
-    let kept = shell::target_dir().join("conformance");
-    std::fs::create_dir_all(&kept).map_err(|error| error.to_string())?;
-    let tar = kept.join("cutoff.tar");
-    if !tar.exists() {
-        let part = kept.join("cutoff.part.tar");
-        let mut command = Command::new("mmdebstrap");
-        command.args(["--variant=minbase", PACKAGES]);
-        for folder in ["doc", "man", "locale"] {
-            command.arg(format!("--dpkgopt=path-exclude=/usr/share/{folder}/*"));
-        }
-        for hook in [FETCH, CLEAN] {
-            command.arg(format!("--customize-hook={hook}"));
-        }
-        shell::output(command.arg("bookworm").arg(&part))?;
-        std::fs::rename(&part, &tar).map_err(|error| error.to_string())?;
-    }
-    Ok(tar)
 }
