@@ -4,7 +4,8 @@
 
 use crate::Error;
 use crate::build::ca::Authorities;
-use crate::build::contexts::{Contexts, NoFiles, Opened};
+use crate::build::contexts::{Contexts, NoFiles};
+use crate::build::copying::{own_inputs, reads_paths};
 use crate::build::fetch::Fetcher;
 use crate::build::foreign::Emulation;
 use crate::build::journal::Journal;
@@ -16,7 +17,7 @@ use crate::build::run;
 use crate::build::sources::RemoteSteps;
 use crate::cache::mounts::Travel;
 use crate::cache::{Claims, Exports};
-use crate::copy::{self, CopySourceTree, Reads};
+use crate::copy::{self, Reads};
 use crate::device::Devices;
 use crate::layer::{self, Compression, Form, Written};
 use crate::request::BuildRequest;
@@ -25,11 +26,11 @@ use crate::space::Space;
 use crate::ssh::Agents;
 use oci_spec::image::Digest;
 use planner::key::{self, CacheKey, ContentId};
-use planner::plan::{CopyFrom, CopyOp, CopySource, ImageOp, Op, Plan, Step, StepId};
+use planner::plan::{CopyFrom, ImageOp, Op, Plan, Step, StepId};
 use planner::scheduler::{Backend, Cancel, Observer, StepEvent, Survey};
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -72,7 +73,7 @@ pub(crate) struct Executor<'a> {
     pub verifying: AtomicBool,
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
-    links: Mutex<HashMap<StepId, CacheKey>>,
+    pub(super) links: Mutex<HashMap<StepId, CacheKey>>,
     reads: Mutex<HashMap<StepId, (ContentId, Arc<Reads>)>>,
     /// Keeps the cache in bounds.
     room: Room,
@@ -142,7 +143,7 @@ impl<'a> Executor<'a> {
         view(self.space, snapshot)
     }
 
-    fn is_usable(&self, output: &StepOutput) -> Result<bool, Error> {
+    pub(super) fn is_usable(&self, output: &StepOutput) -> Result<bool, Error> {
         for layer in &output.base {
             if !self.fetcher.can_have(layer)? {
                 return Ok(false);
@@ -154,65 +155,6 @@ impl<'a> Executor<'a> {
             }
         }
         Ok(true)
-    }
-
-    fn copy(&self, step: &Step, op: &CopyOp, work: &Work<'_>) -> Result<Digest, Error> {
-        let layer_key = self.link_key(step, work)?;
-        if let Some(found) = self.link_hit(step, layer_key.as_ref())? {
-            return Ok(found);
-        }
-        let base = work.base(op.base);
-        // A linked layer does not depend on what it lies over, apart from the names of users.
-        if !op.link || op.chown.is_some() {
-            self.ensure_as(Form::Readable, &base.layers, step.id, work)?;
-        }
-        let context;
-        let from;
-        let source = match &op.from {
-            CopyFrom::Context(_) if !reads_paths(op) => CopySourceTree::Empty,
-            CopyFrom::Context(name) => {
-                context = self.contexts.get(name)?;
-                context
-                    .as_deref()
-                    .map_or(CopySourceTree::Empty, Opened::copy_source)
-            }
-            CopyFrom::Input(index) => {
-                from = work.base(Some(*index));
-                self.ensure_as(Form::Readable, &from.layers, step.id, work)?;
-                open_up(self.space, &from)?;
-                CopySourceTree::Snapshot(&from)
-            }
-            CopyFrom::Scratch => CopySourceTree::Empty,
-        };
-        let mut inputs = Vec::new();
-        for input in own_inputs(op) {
-            let snapshot = work.base(Some(input));
-            self.ensure_as(Form::Readable, &snapshot.layers, step.id, work)?;
-            inputs.push((input, snapshot));
-        }
-        let source = if inputs.is_empty() {
-            source
-        } else {
-            CopySourceTree::Mixed(&source, &inputs)
-        };
-        let again = !(step.no_cache || self.verifying.load(Ordering::SeqCst));
-        // The list is of what is read from the context alone.
-        let is_listed = inputs.is_empty() && matches!(op.from, CopyFrom::Context(_));
-        let reads = self.reads_of(step.id).filter(|_| is_listed);
-        let listed = reads.as_deref().map(copy::Listed::new);
-        let written = copy::copy_listed(self.space, op, &base, source, again, listed)?;
-        let layer = self.known(written)?;
-        if let Some(key) = layer_key.filter(|_| !self.verifying.load(Ordering::SeqCst)) {
-            let output = StepOutput::default().with(Link {
-                layer: layer.clone(),
-                created: self.request.now,
-            });
-            let payload = record::encode(&output, &[], None, &OtherKeys::default());
-            self.space
-                .store()
-                .put_record(&key.0, &payload, &output.snapshot().layers)?;
-        }
-        Ok(layer)
     }
 
     /// Carries a step out; its layer.
@@ -228,47 +170,6 @@ impl<'a> Executor<'a> {
             Op::Run(op) => run::run(self, step, op, work),
             Op::Http(_) | Op::Git(_) => self.known(self.sources.layer(self.space, step)?),
         }
-    }
-
-    /// The key of a `COPY --link` layer, which stays what it is when the base changes.
-    fn link_key(&self, step: &Step, work: &Work<'_>) -> Result<Option<CacheKey>, Error> {
-        if !matches!(&step.op, Op::Copy(copy) if copy.link) {
-            return Ok(None);
-        }
-        let mut identities = Vec::with_capacity(work.inputs.len());
-        for (index, input) in work.inputs.iter().enumerate() {
-            identities.push(self.input_identity(step, index, input)?);
-        }
-        let source = self.source_of(step.id);
-        let key = key::layer_key(step, &identities, source.as_ref());
-        if let Some(key) = key {
-            let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-            links.insert(step.id, key);
-        }
-        Ok(key)
-    }
-
-    fn link_hit(&self, step: &Step, key: Option<&CacheKey>) -> Result<Option<Digest>, Error> {
-        let Some(key) = key.filter(|_| !step.no_cache) else {
-            return Ok(None);
-        };
-        let own = self.space.store().record(&key.0)?;
-        let own = own.and_then(|payload| record::decode(&payload));
-        if let Some(output) = own.filter(|output| !output.chain.is_empty())
-            && self.is_usable(&output)?
-        {
-            return Ok(output.chain.into_iter().next_back().map(|link| link.layer));
-        }
-        let imports = self.fetcher.imports();
-        for link in imports
-            .map(|imports| imports.links(key))
-            .unwrap_or_default()
-        {
-            if self.fetcher.can_have(&link.layer)? {
-                return Ok(Some(link.layer));
-            }
-        }
-        Ok(None)
     }
 
     /// The layer to take for a new one: an older one of the same content, so that what follows stays cached.
@@ -365,7 +266,7 @@ impl<'a> Executor<'a> {
         Ok(())
     }
 
-    fn source_of(&self, step: StepId) -> Option<ContentId> {
+    pub(super) fn source_of(&self, step: StepId) -> Option<ContentId> {
         self.reads
             .lock()
             .expect("BUG: no holder of the read lists panics")
@@ -534,24 +435,6 @@ impl Backend for Executor<'_> {
     }
 }
 
-/// Inputs that sources have of their own, each once.
-fn own_inputs(op: &CopyOp) -> BTreeSet<usize> {
-    op.sources
-        .iter()
-        .filter_map(|source| match source {
-            CopySource::Input { input, .. } => Some(*input),
-            _ => None,
-        })
-        .collect()
-}
-
-/// Whether a COPY reads files, rather than heredocs alone.
-fn reads_paths(op: &CopyOp) -> bool {
-    op.sources
-        .iter()
-        .any(|source| matches!(source, CopySource::Path(_)))
-}
-
 pub(crate) fn image_output(image: &ImageOp) -> Result<StepOutput, Error> {
     let base = image
         .diff_ids
@@ -581,7 +464,7 @@ pub(crate) fn whole_view(space: &Space, snapshot: &Snapshot) -> Result<View, Err
     view(space, snapshot)
 }
 
-fn open_up(space: &Space, snapshot: &Snapshot) -> Result<(), Error> {
+pub(super) fn open_up(space: &Space, snapshot: &Snapshot) -> Result<(), Error> {
     if space.is_root() {
         return Ok(());
     }

@@ -2,34 +2,29 @@
 //! are, brings them into the store verified, and registers them. What is wanted unpacked is unpacked on the way; the
 //! compressed blob is kept beside it, because pushing and saving the image needs it as it was.
 
+mod transfer;
+
 use crate::Error;
-use crate::build::layout::Layout;
 use crate::build::manifest::Desc;
 use crate::build::record::base_of;
 use crate::cache::Imports;
-use crate::layer::{self, Announcer, Form, Incoming};
-use crate::places;
+use crate::layer::{self, Form};
 use crate::remote::Remote;
 use crate::space::Space;
 use oci_spec::image::Digest;
 use planner::plan::{Op, Plan};
 use planner::scheduler::Cancel;
-use registry_client::Reference;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use store::BlobWriter;
 
 /// Blobs fetched at once.
 const PARALLEL: usize = 4;
 
 /// Smaller blobs are unpacked when they are here: nothing is gained by doing so earlier.
 const WORTH_A_THREAD: u64 = 64 << 10;
-/// Bytes between two announcements of growth.
-const ANNOUNCED: u64 = 128 << 10;
 
 /// Told about bytes: which blob, done, in all.
 pub(crate) type Progress<'a> = &'a (dyn Fn(&str, u64, u64) + Sync);
@@ -462,109 +457,6 @@ impl<'a> Fetcher<'a> {
             }) => bring(),
             brought => brought,
         }
-    }
-
-    /// Fetches and unpacks at the same time.
-    fn transfer_unpacking(
-        &self,
-        (diff_id, known): (&Digest, &Known),
-        form: Form,
-        progress: Progress<'_>,
-        cancel: &Cancel,
-    ) -> Result<(), Error> {
-        let blob = known.desc.to_oci()?;
-        let writer = self.space.store().blob_writer()?;
-        let pipe = layer::announcer().map_err(|source| Error::Io {
-            op: "make a pipe for",
-            path: blob.digest().to_string().into(),
-            source,
-        });
-        let (announcer, news) = pipe?;
-        let incoming = Incoming {
-            diff_id,
-            blob: &blob,
-            descriptors: (writer.reader()?.into(), news),
-        };
-        let (moved, unpacked) = std::thread::scope(|scope| {
-            let unpacking = scope.spawn(|| incoming.unpack(self.space, form));
-            let to = Some((writer, announcer));
-            let moved = self.transfer(known, to, progress, cancel);
-            let unpacked = unpacking.join().expect("BUG: unpacking does not panic");
-            (moved, unpacked)
-        });
-        // A broken transfer breaks unpacking too, and is the reason then.
-        let writer = moved?;
-        let unpacked = unpacked?;
-        let writer = writer.expect("BUG: a reader that gave up has failed");
-        writer.commit(Some((blob.digest(), Some(blob.size()))))?;
-        unpacked.put(self.space.store(), &blob)
-    }
-
-    /// Brings a blob into a writer: a new one, or one whose growth somebody follows. `None` when that one gave up.
-    fn transfer(
-        &self,
-        known: &Known,
-        to: Option<(BlobWriter, Announcer)>,
-        progress: Progress<'_>,
-        cancel: &Cancel,
-    ) -> Result<Option<BlobWriter>, Error> {
-        let desc = &known.desc;
-        desc.digest()?;
-        let (mut writer, announcer) = match to {
-            Some((writer, announcer)) => (writer, Some(announcer)),
-            None => (self.space.store().blob_writer()?, None),
-        };
-        let (mut done, mut told, mut unwanted) = (0, 0, false);
-        let mut sink = |chunk: &[u8]| -> std::io::Result<()> {
-            if cancel.is_cancelled() {
-                return Err(std::io::Error::other("cancelled"));
-            }
-            writer.write_all(chunk)?;
-            done += chunk.len() as u64;
-            if let Some(announcer) = &announcer
-                && done - told >= ANNOUNCED
-            {
-                told = done;
-                writer.flush()?;
-                if !announcer.grew() {
-                    unwanted = true;
-                    return Err(std::io::Error::other("it could not be unpacked"));
-                }
-            }
-            progress(&desc.digest, done, desc.size);
-            Ok(())
-        };
-        let moved = match &known.origin {
-            Origin::Layout(dir) => Layout::known(dir).stream(desc, &mut sink),
-            Origin::Repository(name) => Reference::parse(name)
-                .map_err(|source| Error::Registry {
-                    reference: name.clone(),
-                    source,
-                })
-                .and_then(|reference| self.remote.blob(&reference, desc, &mut sink)),
-        };
-        if cancel.is_cancelled() {
-            return Err(Error::Cancelled);
-        }
-        if unwanted {
-            return Ok(None);
-        }
-        moved?;
-        if let Origin::Repository(name) = &known.origin
-            && let Ok(place) = Reference::parse(name)
-        {
-            places::remember(self.space.store(), &desc.digest()?, &place)?;
-        }
-        let ended = writer.flush().and_then(|()| match announcer {
-            Some(announcer) => announcer.whole(),
-            None => Ok(()),
-        });
-        ended.map_err(|source| Error::Io {
-            op: "write",
-            path: desc.digest.clone().into(),
-            source,
-        })?;
-        Ok(Some(writer))
     }
 }
 

@@ -7,6 +7,7 @@ mod cache_mounts;
 mod call;
 pub(crate) mod canonical;
 pub(crate) mod contexts;
+mod copying;
 mod epoch;
 pub(crate) mod exporter;
 pub(crate) mod fetch;
