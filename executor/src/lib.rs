@@ -25,6 +25,7 @@ pub mod space;
 mod ssh;
 pub mod tools;
 pub mod tree;
+pub mod worker;
 
 pub use cache::wire;
 pub use error::Error;
