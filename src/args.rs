@@ -23,6 +23,7 @@ mod pull;
 mod push;
 mod registry;
 mod registry_tools;
+mod remote;
 mod run;
 mod security;
 mod space;
@@ -47,6 +48,7 @@ pub use pull::PullArgs;
 pub use push::{PushArgs, PushFormat};
 pub use registry::RegistryArgs;
 pub use registry_tools::*;
+pub use remote::{ExecutorFallback, RemoteArgs};
 pub use verify::VerifyArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -227,6 +229,9 @@ pub struct BuildArgs {
     /// Caches beside the store.
     #[command(flatten)]
     pub cache: CacheArgs,
+    /// Other machines.
+    #[command(flatten)]
+    pub remote: RemoteArgs,
     /// Whether steps are carried out again.
     #[command(flatten)]
     pub verify: VerifyArgs,

@@ -3,11 +3,16 @@
 mod annotation;
 mod cache;
 mod load;
+mod remote;
 mod run;
 
 pub use annotation::{Annotation, AnnotationPlace, select};
 pub use cache::{CacheExport, CacheImport, CacheMode, CacheMounts, CacheTarget};
 pub use load::{DockerEndpoint, DockerTls, LoadTarget, Receiver};
+pub use remote::{
+    EndpointSettings, ExecutorSettings, Fallback, Preset, RemoteAllow, RemoteSettings,
+    SharedCachePlace, SharedCacheSettings,
+};
 pub use run::{NetworkSettings, OnFailure, OutputLimits, RunSettings};
 
 use crate::build::CacheMax;
@@ -90,6 +95,8 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheExport>,
     /// `--cache-mounts`.
     pub cache_mounts: CacheMounts,
+    /// `--executor`, `--remote-cache`.
+    pub remote: RemoteSettings,
     /// SOURCE_DATE_EPOCH, seconds.
     pub source_date_epoch: Option<i64>,
     /// Time of the build for `created`, seconds since the epoch (the clock enters here).

@@ -17,6 +17,8 @@ mod named_context;
 mod network;
 mod output;
 mod platform;
+mod remote;
+mod remote_file;
 mod room;
 mod run;
 mod secret;
@@ -97,6 +99,7 @@ fn request(
         cache_from,
         cache_to,
         cache_mounts: cache::mounts(&args.cache.cache_mounts)?,
+        remote: remote::settings(&args.remote, environment)?,
         dockerfile: source.dockerfile,
         dockerfile_source: source.dockerfile_source,
         dockerfile_name: source.dockerfile_name,
