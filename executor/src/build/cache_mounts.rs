@@ -1,12 +1,10 @@
 //! Cache mounts of a command: taken before it starts, all in one order, so that two steps never wait for each other.
 
 use crate::Error;
-use crate::build::backend::{Executor, Work};
-use crate::build::mounts::{self, Held};
+use crate::build::mounts::{self, Ground, Held};
 use crate::cache::mounts as travel;
-use crate::snapshot::Snapshot;
-use planner::plan::{RunMount, RunOp, Step};
-use planner::scheduler::Cancel;
+use oci_spec::image::Digest;
+use planner::plan::RunMount;
 use sandbox::{Mode, Mount, Overlay};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -18,16 +16,15 @@ pub(crate) type Taken = BTreeMap<String, CacheMount>;
 /// Takes all cache mounts of a command, waiting for those that others hold. One that comes twice is taken once, as its
 /// strictest user wants it.
 pub(crate) fn take(
-    executor: &Executor<'_>,
-    op: &RunOp,
-    work: &Work<'_>,
+    ground: &dyn Ground,
+    mounts: &[RunMount],
     held: &mut Held<'_>,
 ) -> Result<(), Error> {
     let mut wanted: BTreeMap<String, MountSharing> = BTreeMap::new();
     // Without mounts a cache is moved into the root of the command that uses it.
-    let one_at_a_time = executor.space.sandbox()?.mode() == Mode::Chroot;
-    for mount in &op.mounts {
-        let Some((id, sharing)) = identity(mount, work) else {
+    let one_at_a_time = ground.space().sandbox()?.mode() == Mode::Chroot;
+    for mount in mounts {
+        let Some((id, sharing)) = identity(ground, mount)? else {
             continue;
         };
         let sharing = match sharing {
@@ -37,14 +34,9 @@ pub(crate) fn take(
         let known = wanted.entry(id).or_insert(sharing);
         *known = stricter(*known, sharing);
     }
-    let store = executor.space.store();
     for (id, sharing) in wanted {
-        if let Some(travel) = executor.travel {
-            travel.before_use(&id)?;
-        }
-        let stop = || Cancel::is_cancelled(work.cancel);
-        let cache = store.cache_mount_unless(&id, sharing, &stop)?;
-        held.caches.insert(id, cache.ok_or(Error::Cancelled)?);
+        let cache = ground.cache(&id, sharing)?;
+        held.caches.insert(id, cache);
     }
     Ok(())
 }
@@ -60,7 +52,10 @@ fn stricter(one: MountSharing, other: MountSharing) -> MountSharing {
 /// Which cache a mount means. One that is to belong to somebody else is another one, and so is one with another filling,
 /// as in BuildKit. A filled one is an overlay whose upper is the cache, so nothing is copied; one step at a time uses it,
 /// because two overlays must not share an upper.
-fn identity(mount: &RunMount, work: &Work<'_>) -> Option<(String, MountSharing)> {
+fn identity(
+    ground: &dyn Ground,
+    mount: &RunMount,
+) -> Result<Option<(String, MountSharing)>, Error> {
     let RunMount::Cache {
         id,
         from,
@@ -71,7 +66,7 @@ fn identity(mount: &RunMount, work: &Work<'_>) -> Option<(String, MountSharing)>
         ..
     } = mount
     else {
-        return None;
+        return Ok(None);
     };
     let sharing = match sharing.as_str() {
         "private" => MountSharing::Private,
@@ -79,22 +74,21 @@ fn identity(mount: &RunMount, work: &Work<'_>) -> Option<(String, MountSharing)>
         _ => MountSharing::Shared,
     };
     if let Some(input) = from {
-        let id = format!("{id}:{}", stack_id(&work.base(Some(*input))));
+        let id = format!("{id}:{}", ground.content_id(*input)?);
         let sharing = if sharing == MountSharing::Shared {
             MountSharing::Locked
         } else {
             sharing
         };
-        return Some((id, sharing));
+        return Ok(Some((id, sharing)));
     }
-    Some((travel::identity(id, *mode, *uid, *gid), sharing))
+    let id = travel::identity(id, *mode, *uid, *gid);
+    Ok(Some((id, sharing)))
 }
 
 /// The mount of a cache that was taken.
 pub(crate) fn mount(
-    executor: &Executor<'_>,
-    step: &Step,
-    work: &Work<'_>,
+    ground: &dyn Ground,
     mount: &RunMount,
     held: &mut Held<'_>,
 ) -> Result<Mount, Error> {
@@ -112,16 +106,15 @@ pub(crate) fn mount(
     else {
         unreachable!("BUG: called for cache mounts only");
     };
-    let (identity, _) = identity(mount, work).expect("BUG: a cache mount has an identity");
+    let (identity, _) = identity(ground, mount)?.expect("BUG: a cache mount has an identity");
     let cache = &held.caches[&identity];
     let (folder, is_new) = (cache.path().to_owned(), cache.is_new());
     let (target, readonly) = (target.clone(), *readonly);
     let Some(input) = from else {
         if is_new {
-            let owner =
-                mounts::possible_owner(executor, step, work, (*uid, *gid), target.as_str())?;
-            if !mounts::own(executor.space, &folder, *mode, owner)? {
-                mounts::note_root(step, work, owner, target.as_str());
+            let owner = mounts::possible_owner(ground, (*uid, *gid), target.as_str())?;
+            if !mounts::own(ground.space(), &folder, *mode, owner)? {
+                mounts::note_root(ground, owner, target.as_str());
             }
         }
         return Ok(Mount::Bind {
@@ -139,9 +132,9 @@ pub(crate) fn mount(
             "cache mount {id} is filled from elsewhere (from=) and mounted twice in one step"
         )));
     }
-    let overlay = mounts::overlay_of(executor, step, work, Some(*input), held)?;
+    let overlay = mounts::overlay_of(ground, Some(*input), held)?;
     let overlay = Overlay {
-        upper: Some((folder, held.folder("work")?)),
+        upper: Some((folder, ground.cache_work(held)?)),
         ..overlay
     };
     Ok(Mount::Overlay {
@@ -152,9 +145,10 @@ pub(crate) fn mount(
     })
 }
 
-fn stack_id(snapshot: &Snapshot) -> String {
+/// A name for a stack of layers.
+pub(crate) fn stack_id(layers: &[Digest]) -> String {
     let mut hasher = Sha256::new();
-    for layer in &snapshot.layers {
+    for layer in layers {
         hasher.update(layer.to_string());
     }
     hasher

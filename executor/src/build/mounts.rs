@@ -10,12 +10,13 @@ use crate::request::NetworkSettings;
 use crate::space::Space;
 use crate::ssh::Forward;
 use oci_spec::image::Digest;
-use planner::plan::{RunMount, RunOp, Step};
-use planner::scheduler::StepEvent;
+use planner::plan::{InputIndex, RunMount, RunOp, StepId};
+use planner::scheduler::{Cancel, StepEvent};
 use rustix::fs::XattrFlags;
 use sandbox::{IdMapping, Mount, Overlay};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use store::{CacheMount, MountSharing};
 
 /// Name of the task that gives a folder its mode and owner inside the build's user namespace.
 pub(crate) const TASK_OWN_FOLDER: &str = "own-folder";
@@ -94,46 +95,76 @@ pub(crate) fn files_of_the_runtime(
     Ok(files)
 }
 
+/// What a command's mounts are made of: the store of a build, or what was staged for a worker.
+pub(crate) trait Ground {
+    /// Where the command runs.
+    fn space(&self) -> &Space;
+    /// The folders of an input's root file system, topmost first; all layers below of the others.
+    fn lowers(&self, input: InputIndex, held: &mut Held<'_>) -> Result<Vec<PathBuf>, Error>;
+    /// A name for an input's content.
+    fn content_id(&self, input: InputIndex) -> Result<String, Error>;
+    /// A cache, waiting for those who hold it.
+    fn cache(&self, id: &str, sharing: MountSharing) -> Result<CacheMount, Error>;
+    /// A work folder on the file system of caches.
+    fn cache_work(&self, held: &mut Held<'_>) -> Result<PathBuf, Error> {
+        held.folder("work")
+    }
+    /// Tells what is not as it should be.
+    fn note(&self, note: String);
+}
+
+/// A step of a build as [`Ground`].
+pub(crate) struct StepGround<'a> {
+    pub(crate) executor: &'a Executor<'a>,
+    pub(crate) step: StepId,
+    pub(crate) work: &'a Work<'a>,
+}
+
+impl Ground for StepGround<'_> {
+    fn space(&self) -> &Space {
+        self.executor.space
+    }
+
+    fn lowers(&self, input: InputIndex, _held: &mut Held<'_>) -> Result<Vec<PathBuf>, Error> {
+        let (executor, work) = (self.executor, self.work);
+        let snapshot = work.base(Some(input));
+        executor.ensure_as(Form::Tree, &snapshot.layers, self.step, work)?;
+        let lowers = run::lowers(executor, &snapshot, work)?;
+        Ok(lowers.into_iter().map(|(_, folder)| folder).collect())
+    }
+
+    fn content_id(&self, input: InputIndex) -> Result<String, Error> {
+        Ok(cache_mounts::stack_id(&self.work.base(Some(input)).layers))
+    }
+
+    fn cache(&self, id: &str, sharing: MountSharing) -> Result<CacheMount, Error> {
+        if let Some(travel) = self.executor.travel {
+            travel.before_use(id)?;
+        }
+        let stop = || Cancel::is_cancelled(self.work.cancel);
+        let store = self.executor.space.store();
+        let cache = store.cache_mount_unless(id, sharing, &stop)?;
+        cache.ok_or(Error::Cancelled)
+    }
+
+    fn note(&self, note: String) {
+        self.work.events.event(self.step, StepEvent::Note(note));
+    }
+}
+
 /// The mounts of `RUN --mount`, in order.
 pub(crate) fn mounts(
-    executor: &Executor<'_>,
-    step: &Step,
+    ground: &StepGround<'_>,
     op: &RunOp,
-    work: &Work<'_>,
     held: &mut Held<'_>,
 ) -> Result<Vec<Mount>, Error> {
-    cache_mounts::take(executor, op, work, held)?;
+    let executor = ground.executor;
+    cache_mounts::take(ground, &op.mounts, held)?;
     let mut mounts = Vec::new();
     for mount in &op.mounts {
         match mount {
-            RunMount::Bind {
-                input,
-                source,
-                target,
-                readonly,
-            } => {
-                let overlay = overlay_of(executor, step, work, *input, held)?;
-                let upper = if *readonly {
-                    None
-                } else {
-                    Some((held.folder("upper")?, held.folder("work")?))
-                };
-                mounts.push(Mount::Overlay {
-                    overlay: Overlay { upper, ..overlay },
-                    source: source.clone(),
-                    target: target.clone(),
-                    readonly: *readonly,
-                });
-            }
-            RunMount::Cache { .. } => {
-                mounts.push(cache_mounts::mount(executor, step, work, mount, held)?);
-            }
-            RunMount::Tmpfs { target, size } => {
-                mounts.push(Mount::Tmpfs {
-                    target: target.clone(),
-                    size: *size,
-                    mode: 0o1777,
-                });
+            RunMount::Bind { .. } | RunMount::Cache { .. } | RunMount::Tmpfs { .. } => {
+                mounts.push(of_files(ground, mount, held)?);
             }
             RunMount::Secret {
                 id,
@@ -149,7 +180,7 @@ pub(crate) fn mounts(
                 else {
                     continue;
                 };
-                let (uid, gid) = possible_owner(executor, step, work, (*uid, *gid), target)?;
+                let (uid, gid) = possible_owner(ground, (*uid, *gid), target)?;
                 mounts.push(Mount::File {
                     target: target.clone(),
                     data,
@@ -158,17 +189,53 @@ pub(crate) fn mounts(
                     gid,
                 });
             }
-            RunMount::Ssh { .. } => mounts.extend(agent(executor, step, work, mount, held)?),
+            RunMount::Ssh { .. } => mounts.extend(agent(ground, mount, held)?),
         }
     }
     Ok(mounts)
 }
 
+/// A mount of files that are no secret: a bind of an input, a cache that was taken, a tmpfs.
+pub(crate) fn of_files(
+    ground: &dyn Ground,
+    mount: &RunMount,
+    held: &mut Held<'_>,
+) -> Result<Mount, Error> {
+    match mount {
+        RunMount::Bind {
+            input,
+            source,
+            target,
+            readonly,
+        } => {
+            let overlay = overlay_of(ground, *input, held)?;
+            let upper = if *readonly {
+                None
+            } else {
+                Some((held.folder("upper")?, held.folder("work")?))
+            };
+            Ok(Mount::Overlay {
+                overlay: Overlay { upper, ..overlay },
+                source: source.clone(),
+                target: target.clone(),
+                readonly: *readonly,
+            })
+        }
+        RunMount::Cache { .. } => cache_mounts::mount(ground, mount, held),
+        RunMount::Tmpfs { target, size } => Ok(Mount::Tmpfs {
+            target: target.clone(),
+            size: *size,
+            mode: 0o1777,
+        }),
+        RunMount::Secret { .. } | RunMount::Ssh { .. } => {
+            unreachable!("BUG: called for mounts of files only")
+        }
+    }
+}
+
 /// The socket of an SSH agent; none when there is none and need not be.
 fn agent(
-    executor: &Executor<'_>,
-    step: &Step,
-    work: &Work<'_>,
+    ground: &StepGround<'_>,
     mount: &RunMount,
     held: &mut Held<'_>,
 ) -> Result<Option<Mount>, Error> {
@@ -184,10 +251,11 @@ fn agent(
         unreachable!("BUG: called for SSH mounts only");
     };
     let folder = held.folder("agent")?;
+    let executor = ground.executor;
     let Some(forward) = executor.agents.forward(id, *required, &folder)? else {
         return Ok(None);
     };
-    let owner = possible_owner(executor, step, work, (*uid, *gid), target)?;
+    let owner = possible_owner(ground, (*uid, *gid), target)?;
     own(executor.space, forward.path(), *mode, owner)?;
     let source = forward.path().to_owned();
     held.forwards.push(forward);
@@ -204,17 +272,19 @@ fn agent(
 
 /// An input's root file system as an overlay without an upper; an empty one without an input.
 pub(crate) fn overlay_of(
-    executor: &Executor<'_>,
-    step: &Step,
-    work: &Work<'_>,
-    input: Option<usize>,
+    ground: &dyn Ground,
+    input: Option<InputIndex>,
     held: &mut Held<'_>,
 ) -> Result<Overlay, Error> {
-    let snapshot = work.base(input);
-    executor.ensure_as(Form::Tree, &snapshot.layers, step.id, work)?;
-    let lowers = run::lowers(executor, &snapshot, work)?;
+    let mut lowers = match input {
+        Some(input) => ground.lowers(input, held)?,
+        None => Vec::new(),
+    };
+    if lowers.is_empty() {
+        lowers.push(held.folder("empty")?);
+    }
     Ok(Overlay {
-        lowers: folders(lowers, held)?,
+        lowers,
         upper: None,
     })
 }
@@ -233,26 +303,23 @@ pub(crate) fn folders(
 /// The owner that something can have here. Where there is one id only, and owners cannot be recorded either, it is that of
 /// whoever builds, which is root inside: a command, which is root then, can read it as well.
 pub(crate) fn possible_owner(
-    executor: &Executor<'_>,
-    step: &Step,
-    work: &Work<'_>,
+    ground: &dyn Ground,
     owner: (u32, u32),
     what: &str,
 ) -> Result<(u32, u32), Error> {
-    let sandbox = executor.space.sandbox()?;
+    let sandbox = ground.space().sandbox()?;
     if owner == (0, 0) || sandbox.id_mapping() != IdMapping::Single || sandbox.records_owners() {
         return Ok(owner);
     }
-    note_root(step, work, owner, what);
+    note_root(ground, owner, what);
     Ok((0, 0))
 }
 
 /// Tells that something is root's.
-pub(crate) fn note_root(step: &Step, work: &Work<'_>, (uid, gid): (u32, u32), what: &str) {
-    let note = format!(
+pub(crate) fn note_root(ground: &dyn Ground, (uid, gid): (u32, u32), what: &str) {
+    ground.note(format!(
         "{what} belongs to root instead of {uid}:{gid}, since only one user id is available"
-    );
-    work.events.event(step.id, StepEvent::Note(note));
+    ));
 }
 
 /// Request of [`TASK_OWN_FOLDER`].

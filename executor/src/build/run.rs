@@ -2,8 +2,8 @@
 
 pub(crate) mod copies;
 mod log;
-mod spec;
-mod stop;
+pub(crate) mod spec;
+pub(crate) mod stop;
 
 pub(crate) use spec::spec;
 

@@ -3,7 +3,7 @@
 use super::{KnownUsers, lowers};
 use crate::Error;
 use crate::build::backend::{self, Executor, Work};
-use crate::build::mounts::{self, Held};
+use crate::build::mounts::{self, Held, StepGround};
 use crate::build::network::{self, Reach};
 use crate::build::{secrets, volumes};
 use crate::copy::{self, UserIds};
@@ -54,7 +54,12 @@ pub(crate) fn spec(
     all_mounts.extend(trusted);
     all_mounts.extend(edits.mounts.iter().map(edit_mount));
     all_mounts.extend(volumes::mounts(executor, op, &user, held)?);
-    all_mounts.extend(mounts::mounts(executor, step, op, work, held)?);
+    let ground = StepGround {
+        executor,
+        step: step.id,
+        work,
+    };
+    all_mounts.extend(mounts::mounts(&ground, op, held)?);
     let mut groups = user.groups;
     groups.extend(edits.groups);
     Ok(RunSpec {
@@ -134,7 +139,8 @@ fn deciding_layers(lowers: &[(Digest, PathBuf)]) -> Option<Vec<Digest>> {
     Some(layers)
 }
 
-fn limit(limit: &planner::plan::Ulimit) -> sandbox::Limit {
+/// A limit as the sandbox has it.
+pub(crate) fn limit(limit: &planner::plan::Ulimit) -> sandbox::Limit {
     sandbox::Limit {
         name: limit.name.clone(),
         soft: limit.soft,
@@ -173,7 +179,7 @@ fn set(env: &mut Vec<(String, String)>, (name, value): (String, String)) {
 
 /// The command's environment: as planned, what devices bring, secrets; proxies, HOME and the agent's socket only where
 /// nothing else sets them.
-fn environment(
+pub(crate) fn environment(
     op: &RunOp,
     user: &UserIds,
     edits: &Edits,

@@ -13,15 +13,15 @@ const CANCEL_GRACE: Duration = Duration::from_secs(3);
 const TIMEOUT_GRACE: Duration = Duration::from_secs(10);
 
 /// How a command ended.
-pub(super) struct Ended {
-    pub(super) exit: Exit,
-    pub(super) pressure: Pressure,
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    pub(crate) pressure: Pressure,
     /// The limit of time that it was stopped for.
-    pub(super) timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// Waits for the end of a command and of all that it started.
-pub(super) fn wait(
+pub(crate) fn wait(
     mut running: Running,
     cancel: &Cancel,
     timeout: Option<Duration>,
@@ -75,7 +75,7 @@ fn stop(running: &mut Running, cancel: &Cancel) -> Result<Exit, Error> {
 }
 
 /// The limit that a failed command hit, where one is known. `before` is what the machine had killed when the build began.
-pub(super) fn verdict(ended: &Ended, resources: &Resources, before: u64) -> Option<String> {
+pub(crate) fn verdict(ended: &Ended, resources: &Resources, before: u64) -> Option<String> {
     let killed = matches!(ended.exit, Exit::Signal(9) | Exit::Code(137));
     if ended.pressure.oom_kills > 0 {
         let limit = resources.memory_in_words().map_or_else(
