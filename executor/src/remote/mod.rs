@@ -1,10 +1,11 @@
-//! The registry client on a runtime of its own; both start when first used, so that a build that needs
-//! no network starts neither. It knows registries and URLs, and nothing of stores.
+//! The registry client, which starts when first used, and the runtime of all network work. It knows registries and
+//! URLs, and nothing of stores.
 
 mod lists;
 mod login;
 mod pull;
 mod push;
+mod runtime;
 mod stream;
 mod write;
 
@@ -16,10 +17,11 @@ use registry_client::{
     Client, ClientOptions, Download, Downloaded, FetchedManifest, Receiver, Reference,
     RegistriesConf,
 };
+pub(crate) use runtime::Network;
 use std::future::Future;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 /// How often a transfer looks whether it is to stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
@@ -28,7 +30,8 @@ const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Remote {
     options: ClientOptions,
     cancel: Cancel,
-    started: OnceLock<(Runtime, Client)>,
+    network: Arc<Network>,
+    client: OnceLock<Client>,
     /// The same files as the client reads, for names alone.
     conf: OnceLock<RegistriesConf>,
 }
@@ -48,7 +51,8 @@ impl Remote {
         Self {
             options: options.clone(),
             cancel: cancel.clone(),
-            started: OnceLock::new(),
+            network: Arc::default(),
+            client: OnceLock::new(),
             conf: OnceLock::new(),
         }
     }
@@ -58,21 +62,17 @@ impl Remote {
         &self.cancel
     }
 
-    fn started(&self) -> Result<&(Runtime, Client), Error> {
-        if let Some(started) = self.started.get() {
-            return Ok(started);
-        }
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(|source| Error::Io {
-                op: "start the network runtime for",
-                path: "the registry client".into(),
-                source,
-            })?;
-        let started = (runtime, Client::new(self.options.clone()));
-        Ok(self.started.get_or_init(|| started))
+    /// The runtime that it works on.
+    pub(crate) fn network(&self) -> &Arc<Network> {
+        &self.network
+    }
+
+    fn started(&self) -> Result<(&Runtime, &Client), Error> {
+        let runtime = self.network.started()?;
+        let client = self
+            .client
+            .get_or_init(|| Client::new(self.options.clone()));
+        Ok((runtime, client))
     }
 
     fn run<T, F>(&self, reference: &Reference, call: impl FnOnce(Client) -> F) -> Result<T, Error>
@@ -93,14 +93,9 @@ impl Remote {
     where
         F: Future<Output = Result<T, registry_client::Error>>,
     {
-        let (runtime, client) = self.started()?;
+        let (_, client) = self.started()?;
         let call = call(client.clone());
-        runtime.block_on(async {
-            tokio::select! {
-                ended = call => Ok(ended),
-                () = cancelled(&self.cancel) => Err(Error::Cancelled),
-            }
-        })
+        self.network.run(&self.cancel, call)
     }
 
     /// A plain download; `name` is the URL for messages.
