@@ -198,8 +198,10 @@ impl Entry {
                     "secret" => executor.allow.secret = true,
                     "ssh" => executor.allow.ssh = true,
                     "host-network" => executor.allow.host_network = true,
+                    "proxy" => executor.allow.proxy = true,
                     _ => {
-                        return Err(self.invalid_field(key, value, "secret, ssh or host-network"));
+                        let known = "secret, ssh, host-network or proxy";
+                        return Err(self.invalid_field(key, value, known));
                     }
                 },
                 "binary" => {

@@ -20,7 +20,7 @@ pub(crate) mod layout;
 mod load;
 pub(crate) mod manifest;
 pub(crate) mod mounts;
-mod network;
+pub(crate) mod network;
 mod preflight;
 pub(crate) mod prepare;
 pub(crate) mod record;

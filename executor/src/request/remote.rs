@@ -114,6 +114,8 @@ pub struct RemoteAllow {
     pub ssh: bool,
     /// Steps in the network of the host, which is the worker's then.
     pub host_network: bool,
+    /// Steps with proxies, which they do not get there.
+    pub proxy: bool,
 }
 
 /// What becomes of a step that could run elsewhere when no one there takes it.
