@@ -1,0 +1,166 @@
+//! The client: one connection to a server, made when it is first used, and how calls are made, bounded and repeated.
+
+use crate::capabilities::Capabilities;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Failure};
+use crate::{channel, retry::Attempts, trouble::Trouble};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use tokio::sync::{OnceCell, Semaphore};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// Transfers at the same time, over all calls of a client and its clones: each holds a few MiB at most.
+pub(crate) const TRANSFERS: usize = 4;
+
+/// A client of one server. Clones share the connection, what is known of the server, and the bound on memory.
+///
+/// The connection belongs to the runtime of the first call: that runtime must outlive the client's use.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Endpoint,
+    line: OnceCell<channel::Line>,
+    capabilities: OnceCell<Arc<Capabilities>>,
+    transfers: Semaphore,
+}
+
+impl Client {
+    /// A client that has not connected yet, and does so when first used.
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                endpoint,
+                line: OnceCell::new(),
+                capabilities: OnceCell::new(),
+                transfers: Semaphore::new(TRANSFERS),
+            }),
+        }
+    }
+
+    /// The server's address.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.inner.endpoint
+    }
+
+    pub(crate) fn instance(&self) -> String {
+        self.inner.endpoint.instance.clone()
+    }
+
+    pub(crate) fn known_capabilities(&self) -> &OnceCell<Arc<Capabilities>> {
+        &self.inner.capabilities
+    }
+
+    /// Held while megabytes are in memory for a transfer.
+    pub(crate) async fn transfer(&self) -> tokio::sync::SemaphorePermit<'_> {
+        self.inner
+            .transfers
+            .acquire()
+            .await
+            .expect("BUG: the semaphore is never closed")
+    }
+
+    /// The connection, and the metadata of calls.
+    pub(crate) async fn line(&self) -> Result<&channel::Line, Error> {
+        self.inner
+            .line
+            .get_or_try_init(|| async { channel::open(&self.inner.endpoint) })
+            .await
+    }
+
+    /// Makes a call with one answer, again while that may help and the retries allow it.
+    pub(crate) async fn unary<M, T, Fut>(
+        &self,
+        attempt: &(dyn Fn() -> String + Sync),
+        message: impl Fn() -> M,
+        call: impl Fn(Channel, Request<M>) -> Fut,
+    ) -> Result<T, Error>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut attempts = Attempts::new(self.endpoint().retry);
+        loop {
+            let trouble = match self.once(message(), &call).await? {
+                Ok(answer) => return Ok(answer),
+                Err(trouble) => trouble,
+            };
+            if let Err(trouble) = attempts.wait_or_give_up(trouble).await {
+                return Err(self.error(attempt, trouble));
+            }
+        }
+    }
+
+    /// One try of a call with one answer.
+    async fn once<M, T, Fut>(
+        &self,
+        message: M,
+        call: &impl Fn(Channel, Request<M>) -> Fut,
+    ) -> Result<Result<T, Trouble>, Error>
+    where
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let line = self.line().await?;
+        let within = self.endpoint().deadlines.call;
+        let mut request = line.request(message);
+        request.set_timeout(within);
+        let answer = tokio::time::timeout(within, call(line.channel(), request)).await;
+        Ok(match answer {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.trouble(&status)),
+            Err(_) => Err(Trouble::Silent(within)),
+        })
+    }
+
+    pub(crate) fn trouble(&self, status: &Status) -> Trouble {
+        Trouble::of(status, self.endpoint().deadlines)
+    }
+
+    /// The error that a trouble is for who attempted something.
+    pub(crate) fn error(&self, attempt: &(dyn Fn() -> String + Sync), trouble: Trouble) -> Error {
+        let endpoint = self.endpoint().name();
+        match trouble {
+            Trouble::Connect(source) => Error::Connect { endpoint, source },
+            Trouble::Silent(waited) => Error::Deadline {
+                attempt: attempt(),
+                endpoint,
+                waited,
+            },
+            Trouble::Answer(source) => Error::Call {
+                attempt: attempt(),
+                endpoint,
+                source,
+            },
+            Trouble::Fatal(error) => *error,
+        }
+    }
+
+    /// An error for an answer that makes no sense.
+    pub(crate) fn nonsense(&self, attempt: String, what: &'static str) -> Error {
+        Error::Answer {
+            attempt,
+            endpoint: self.endpoint().name(),
+            what,
+        }
+    }
+
+    /// An error for a failure that came inside of an answer.
+    pub(crate) fn failed(&self, attempt: String, source: Failure) -> Error {
+        Error::Call {
+            attempt,
+            endpoint: self.endpoint().name(),
+            source,
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.inner.endpoint)
+            .finish_non_exhaustive()
+    }
+}
