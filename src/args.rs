@@ -25,6 +25,7 @@ mod registry;
 mod registry_tools;
 mod remote;
 mod run;
+mod run_step;
 mod security;
 mod space;
 mod verify;
@@ -53,6 +54,7 @@ pub use verify::VerifyArgs;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use run::RunArgs;
+pub use run_step::RunStepArgs;
 pub use security::SecurityArgs;
 pub use space::{CacheMaxArgs, DuArgs, PruneArgs};
 use std::path::PathBuf;
@@ -141,6 +143,9 @@ pub enum Command {
     Du(DuArgs),
     /// Show what RUN steps can use on this machine, and how to get what is missing
     Doctor(DoctorArgs),
+    /// Run one step of a build that another machine sends
+    #[command(hide = true)]
+    RunStep(RunStepArgs),
     /// Show the version
     Version(VersionArgs),
 }

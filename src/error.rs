@@ -24,6 +24,8 @@ pub enum Failure {
     Other(String),
     /// Told already: status 1.
     Told,
+    /// A step that could not be carried out: the reason, and a status of its own.
+    Step(String, u8),
     /// The status of a command that was run.
     Status(u8),
     /// Stopped by a signal: status 130.
@@ -82,6 +84,10 @@ impl Failure {
             Self::Build(report) => eprint!("{}", report.render(environment.colour)),
             Self::Other(message) => {
                 eprintln!("{}", render::error_line(&message, environment.colour));
+            }
+            Self::Step(message, status) => {
+                eprintln!("{}", render::error_line(&message, environment.colour));
+                return ExitCode::from(status);
             }
             Self::Told => {}
             Self::Status(status) => return ExitCode::from(status),

@@ -8,6 +8,7 @@
 use crate::build::{ca, volumes};
 use crate::cache::mounts;
 use crate::request::RunSettings;
+use crate::worker::fix;
 use crate::{Error, copy, layer};
 use sandbox::{IdMapping, Isolation, NetworkOptions, RootKind, Sandbox};
 use serde::de::DeserializeOwned;
@@ -41,6 +42,7 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (layer::tasks::SERIALISE, |request, _| {
         run_json(request, layer::tasks::serialise)
     }),
+    (fix::FIX, |request, _| run_json(request, fix::fix)),
     (mounts::SCAN, |request, _| {
         run_json(request, mounts::scan_task)
     }),
@@ -69,6 +71,8 @@ pub struct Space {
     is_root: bool,
     may_unpack: OnceLock<bool>,
     limits: layer::Limits,
+    /// Folders beside the store that layers and caches lie in.
+    folders: Vec<PathBuf>,
     /// Paths of the host that commands are given, without repetition.
     volumes: Vec<String>,
     isolation: Isolation,
@@ -91,6 +95,7 @@ impl Space {
             is_root: sandbox::works_as_root(),
             may_unpack: OnceLock::new(),
             limits: layer::Limits::default(),
+            folders: Vec::new(),
             volumes: Vec::new(),
             isolation: Isolation::Auto,
             root: None,
@@ -104,6 +109,13 @@ impl Space {
     pub fn with_isolation(mut self, settings: &RunSettings) -> Self {
         self.isolation = settings.isolation;
         self.root = settings.root;
+        self
+    }
+
+    /// With folders beside the store in which layers and caches lie, absolute.
+    #[must_use]
+    pub(crate) fn with_folders(mut self, folders: Vec<PathBuf>) -> Self {
+        self.folders = folders;
         self
     }
 
@@ -207,7 +219,9 @@ impl Space {
             source,
         })?;
         let started = Sandbox::start(&sandbox::Options {
-            stores: vec![root],
+            stores: std::iter::once(root)
+                .chain(self.folders.iter().cloned())
+                .collect(),
             volumes: self.place_volumes()?,
             isolation: self.isolation,
             root: self.root,

@@ -23,6 +23,7 @@ mod prune;
 mod pull;
 mod push;
 mod rmi;
+mod run_step;
 mod save;
 mod search;
 mod version;
@@ -69,6 +70,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<(), Failure> {
         Command::Prune(args) => prune::run(&prune::plan(&args)?, &open.quiet_space()?),
         Command::Du(args) => prune::du(&args, || open.quiet_space()),
         Command::Doctor(args) => doctor::run(&args, &open, environment),
+        Command::RunStep(args) => run_step::run(&args, environment),
         Command::Version(args) => {
             version::run(&args);
             Ok(())

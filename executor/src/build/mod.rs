@@ -3,7 +3,7 @@
 mod again;
 pub(crate) mod backend;
 pub(crate) mod ca;
-mod cache_mounts;
+pub(crate) mod cache_mounts;
 mod call;
 pub(crate) mod canonical;
 pub(crate) mod contexts;

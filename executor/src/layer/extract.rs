@@ -409,6 +409,16 @@ impl Extractor {
 }
 
 impl Target {
+    /// Gives it the content of another file; its bytes.
+    pub(crate) fn fill(&self, mut from: std::fs::File) -> Result<u64, Error> {
+        let path = Path::new(OsStr::from_bytes(&self.path));
+        let filled = self
+            .file
+            .try_clone()
+            .and_then(|file| std::io::copy(&mut from, &mut std::fs::File::from(file)));
+        filled.map_err(|e| io_error("write", path, e))
+    }
+
     /// Appends content.
     pub(crate) fn write(&mut self, mut content: &[u8]) -> Result<(), Error> {
         while !content.is_empty() {

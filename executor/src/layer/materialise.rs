@@ -223,12 +223,26 @@ pub(crate) fn capture(
     work: Option<&Path>,
     below: &Snapshot,
 ) -> Result<Written, Error> {
-    let store = space.store();
     let below = below
         .layers
         .iter()
         .map(|layer| absolute_files(readable(space, layer)?));
     let below = below.collect::<Result<Vec<_>, Error>>()?;
+    let (written, notes) = capture_over(space, upper, work, below)?;
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    Ok(written)
+}
+
+/// [`capture`] over layers of which the indexes are at hand, in absolute paths; and what was left out.
+pub(crate) fn capture_over(
+    space: &Space,
+    upper: &Path,
+    work: Option<&Path>,
+    below: Vec<LayerFiles>,
+) -> Result<(Written, Vec<String>), Error> {
+    let store = space.store();
     let scratch = store.scratch()?;
     let folder = scratch.path().join("tree");
     std::fs::create_dir(&folder).map_err(|e| io_error("create", &folder, e))?;
@@ -242,9 +256,6 @@ pub(crate) fn capture(
         dest: dest.clone(),
     };
     let Captured { written, notes }: Captured = space.task(tasks::CAPTURE, &request)?;
-    for note in notes {
-        tracing::warn!("{note}");
-    }
     // Early cutoff: the same content was a layer before, with other times at most.
     if let Some(known) = store
         .layer_by_identity(&written.identity)?
@@ -258,11 +269,13 @@ pub(crate) fn capture(
             .layer(&known)?
             .and_then(|meta| meta.size)
             .unwrap_or(written.size);
-        return Ok(Written {
+        let identity = written.identity;
+        let written = Written {
             diff_id: known,
             size,
-            identity: written.identity,
-        });
+            identity,
+        };
+        return Ok((written, notes));
     }
     let staged = StagedLayer {
         tar: None,
@@ -270,7 +283,7 @@ pub(crate) fn capture(
         index: Some(request.index),
     };
     store.put_layer(&meta_of(&written), staged)?;
-    Ok(written)
+    Ok((written, notes))
 }
 
 /// See [`super::content`].

@@ -40,7 +40,7 @@ pub(crate) use hash::{digest_of, hex};
 pub(crate) use here::{is_here, is_readable};
 pub(crate) use holes::Holes;
 pub(crate) use incoming::{Form, Incoming, adopt};
-pub(crate) use materialise::files as at_hand;
+pub(crate) use materialise::{capture_over, files as at_hand};
 pub use order::{compare, sort};
 pub use unpack::{extract_blob, index_blob};
 pub use writer::{LayerWriter, Written};

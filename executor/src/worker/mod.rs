@@ -2,11 +2,41 @@
 //! command's root file system, and what the command changed becomes a layer and a report.
 //!
 //! It knows nothing of protocols: what asks for a step is in [`Spec`], what became of it in [`Report`], and the files of both
-//! have fixed names in the input root.
+//! have fixed names in the input root. What commands see and what layers hold is what a build on one machine would give.
 
+pub(crate) mod fix;
+mod probe;
+mod scratch;
 mod spec;
+mod staged;
+mod step;
 
+pub use probe::probe;
 pub use spec::{
     Ended, LAYER_BLOB, LAYER_INDEX, META, MOUNTS, Millis, PROGRAM, PackedLayer, REPORT, ROOTFS,
     Report, SPEC_FILE, SUBCOMMAND, Spec, SpecError, Staged, StagedReport,
 };
+pub use step::{Output, run_step};
+
+use std::path::PathBuf;
+
+/// Where a worker works.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The input root, absolute.
+    pub input: PathBuf,
+    /// Folders that may do for what is written, the best first.
+    pub scratch: Vec<PathBuf>,
+    /// A folder of cache mounts that outlive steps.
+    pub caches: Option<PathBuf>,
+}
+
+impl Place {
+    /// What the sandbox must reach as it is. Never the input root itself, which may be the root of all.
+    fn folders(&self) -> Vec<PathBuf> {
+        let parts = [ROOTFS, META, MOUNTS, staged::EXTRA];
+        let parts = parts.iter().map(|part| self.input.join(part));
+        let parts = parts.filter(|part| part.is_dir());
+        parts.chain(self.caches.clone()).collect()
+    }
+}

@@ -306,9 +306,9 @@ pub struct Report {
     /// diff_id of the layer.
     #[serde(default)]
     pub diff_id: Option<Digest>,
-    /// Identity of the layer's content.
+    /// Identity of the layer's content, in hex.
     #[serde(default)]
-    pub identity: Option<Digest>,
+    pub identity: Option<String>,
     /// Its blob.
     #[serde(default)]
     pub blob: Option<PackedLayer>,
