@@ -12,6 +12,7 @@ mod dockerd;
 pub mod http;
 mod merge;
 mod places;
+pub mod reapi;
 pub mod registry;
 mod scratch;
 mod tarball;
