@@ -102,6 +102,6 @@ impl Client {
         cancel: impl Future<Output = ()> + Send,
     ) -> Result<Executed, Error> {
         let _ = (action, options, tell, cancel);
-        Err(self.not_yet())
+        Err(Error::Cancelled { action })
     }
 }
