@@ -3,7 +3,9 @@
 #![allow(clippy::print_stdout)]
 
 use bytes::Bytes;
-use reapi::{Blob, Client, Content, Digest, Endpoint, Error, ExecuteOptions, message_digest, proto};
+use reapi::{
+    Blob, Client, Content, Digest, Endpoint, Error, ExecuteOptions, message_digest, proto,
+};
 use ring::rand::{SecureRandom, SystemRandom};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -39,7 +41,9 @@ fn median(mut times: Vec<Duration>) -> Duration {
 
 async fn cache(client: &Client) -> Result<(), Error> {
     let content = random(100);
-    client.upload(vec![Blob::of(content.clone())], &|_| {}).await?;
+    client
+        .upload(vec![Blob::of(content.clone())], &|_| {})
+        .await?;
     let hit = Digest::of(&random(64));
     let result = proto::ActionResult {
         output_files: vec![proto::OutputFile {
@@ -49,7 +53,10 @@ async fn cache(client: &Client) -> Result<(), Error> {
         }],
         ..Default::default()
     };
-    println!("recorded: {}", client.update_action_result(hit, result).await?);
+    println!(
+        "recorded: {}",
+        client.update_action_result(hit, result).await?
+    );
     for (what, action) in [("hit", Some(hit)), ("miss", None)] {
         let mut times = Vec::new();
         for _ in 0..300 {
@@ -68,7 +75,11 @@ async fn small(client: &Client) -> Result<(), Error> {
     let digests: Vec<Digest> = (0..7000).map(|_| Digest::of(&random(16))).collect();
     let start = Instant::now();
     let missing = client.find_missing(&digests).await?;
-    println!("find_missing of 7000: {:?} ({} missing)", start.elapsed(), missing.len());
+    println!(
+        "find_missing of 7000: {:?} ({} missing)",
+        start.elapsed(),
+        missing.len()
+    );
     let blobs: Vec<Blob> = (0..2000).map(|_| Blob::of(random(4096))).collect();
     let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
     let start = Instant::now();
@@ -112,12 +123,20 @@ async fn large(client: &Client) -> Result<(), Error> {
         let digest = Digest::new(hash, size);
         let content = Content::Source(Arc::new(Counter(size)));
         let start = Instant::now();
-        client.upload(vec![Blob { digest, content }], &|_| {}).await?;
+        client
+            .upload(vec![Blob { digest, content }], &|_| {})
+            .await?;
         println!("put {size}: {:?}", start.elapsed());
         client.read_to(digest, &mut io::sink(), &|_| {}).await?;
     }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+    println!(
+        "{}",
+        status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap_or_default()
+    );
     Ok(())
 }
 
@@ -161,13 +180,21 @@ async fn execute(client: &Client) -> Result<(), Error> {
         command_digest: Some(command.to_proto()),
         input_root_digest: Some(root.to_proto()),
         platform: Some(platform),
-        timeout: Some(reapi::google::protobuf::Duration { seconds: 60, nanos: 0 }),
+        timeout: Some(reapi::google::protobuf::Duration {
+            seconds: 60,
+            nanos: 0,
+        }),
         ..Default::default()
     };
     let (action, action_bytes) = message_digest(&action);
     let blobs = [root_bytes, command_bytes, action_bytes].map(Blob::of);
-    client.upload([vec![program], blobs.to_vec()].concat(), &|_| {}).await?;
-    let options = ExecuteOptions { skip_cache_lookup: true, ..Default::default() };
+    client
+        .upload([vec![program], blobs.to_vec()].concat(), &|_| {})
+        .await?;
+    let options = ExecuteOptions {
+        skip_cache_lookup: true,
+        ..Default::default()
+    };
     let mut times = Vec::new();
     for round in 0..10 {
         let start = Instant::now();
@@ -194,6 +221,8 @@ async fn execute(client: &Client) -> Result<(), Error> {
 
 fn random(length: usize) -> Bytes {
     let mut bytes = vec![0; length];
-    SystemRandom::new().fill(&mut bytes).expect("random numbers");
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .expect("random numbers");
     Bytes::from(bytes)
 }
