@@ -73,6 +73,7 @@ mod run_mounts;
 mod run_names;
 mod run_network;
 mod run_ssh;
+mod run_step;
 mod search;
 mod secrets;
 mod security;
