@@ -1,147 +1,128 @@
 //! Random histories of edits: after each the build on the store that has seen them all gives what a build on an empty
-//! store gives, digest for digest.
+//! store gives, digest for digest. So does one on another machine, that imports what the first has exported. Where nothing
+//! changed, nothing runs.
 //!
-//! `KILN_HISTORIES_COUNT`, `KILN_HISTORIES_SEED` and `KILN_HISTORIES_FIRST` say which histories, `KILN_HISTORIES_BINARY` with which
-//! program, `KILN_HISTORIES_THREADS` how many at once (`cargo xtask histories` sets them). A history that shows a difference is made smaller and printed.
+//! `KILN_HISTORIES_COUNT`, `KILN_HISTORIES_SEED` and `KILN_HISTORIES_FIRST` say which histories, `KILN_HISTORIES_ONLY` of which kinds,
+//! `KILN_HISTORIES_BINARY` with which program, `KILN_HISTORIES_THREADS` how many at once (`cargo xtask histories` sets them).
+//! A history that shows a difference is made smaller and printed.
 
 mod generate;
+mod kinds;
 mod random;
 mod shrink;
+mod site;
 mod world;
 
-use crate::support::{program, with_busybox};
+use crate::emulation::can_emulate;
+use kinds::Kind;
 use random::Random;
+use site::{Built, Runner, Site};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use testkit::Scratch;
+use std::sync::atomic::{AtomicU64, Ordering};
 use world::World;
 
 /// Edits of a history.
 const EDITS: usize = 5;
 
-/// What a build gave: the digest of the manifest, or nothing where it failed.
-type Answer = Option<String>;
-
 /// A difference: the state where it shows, and what was built with each store.
 struct Mismatch {
     state: usize,
-    answers: [Answer; 2],
+    what: String,
     details: String,
 }
 
-/// What is done with which program.
-struct Runner {
-    binary: PathBuf,
-    builds: AtomicUsize,
-    failed: AtomicUsize,
+/// What a state gave on each machine.
+struct Answers {
+    first: Built,
+    /// The push with an inline cache.
+    inline: Option<Built>,
+    elsewhere: Option<Built>,
 }
 
 impl Runner {
-    fn kiln(&self, store: &Path, args: &[String]) -> Output {
-        let mut command = program(&self.binary);
-        // Times are in no identity: with the lowest epoch they are all the same.
-        command.env("SOURCE_DATE_EPOCH", "0");
-        command.arg("--root").arg(store).args(args);
-        let output = command.output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(!stderr.contains("panicked at"), "{stderr}");
-        output
-    }
-
-    fn arguments(world: &World, context: &Path) -> Vec<String> {
-        let mut args: Vec<String> = ["build", "--progress", "plain"].map(str::to_owned).into();
-        args.extend(with_busybox());
-        for (name, value) in &world.args {
-            args.extend(["--build-arg".to_owned(), format!("{name}={value}")]);
-        }
-        if let Some(target) = world.target {
-            args.extend(["--target".to_owned(), format!("s{target}")]);
-        }
-        args.push(context.display().to_string());
-        args
-    }
-
-    fn build(&self, store: &Path, context: &Path, world: &World, flags: &[String]) -> Answer {
-        let mut args = Self::arguments(world, context);
-        let metadata = store.with_extension("metadata");
-        args.extend(["--metadata-file".to_owned(), metadata.display().to_string()]);
-        args.extend(flags.iter().cloned());
-        let output = self.kiln(store, &args);
-        self.builds.fetch_add(1, Ordering::Relaxed);
-        let code = output.status.code();
-        if code == Some(0) {
-            let text = std::fs::read(&metadata).unwrap();
-            let metadata: serde_json::Value = serde_json::from_slice(&text).unwrap();
-            return Some(
-                metadata["containerimage.digest"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned(),
-            );
-        }
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(code, Some(1), "{}\n{stderr}", world.shown());
-        self.failed.fetch_add(1, Ordering::Relaxed);
-        if std::env::var_os("KILN_HISTORIES_REFUSALS").is_some() {
-            let why = stderr
-                .lines()
-                .find(|line| line.to_lowercase().starts_with("error"));
-            eprintln!("refused: {}", why.unwrap_or_default());
-        }
-        None
-    }
-
     /// Builds each state with a store that goes through the whole history, and with an empty one from another folder.
-    fn check(&self, states: &[World], clean: &mut HashMap<String, Answer>) -> Option<Mismatch> {
-        let scratch = Scratch::new();
-        let (store, context) = (scratch.join("store"), scratch.join("context"));
-        let mut before = None;
+    fn check(&self, states: &[World], clean: &mut HashMap<String, Built>) -> Option<Mismatch> {
+        let site = Site::new(states);
+        let mut before: Option<(&World, Built)> = None;
         for (number, world) in states.iter().enumerate() {
-            world::lay_out(&context, before, world);
-            before = Some(world);
-            if let Some(flags) = &world.prune {
-                let args: Vec<String> = ["prune".to_owned()]
-                    .into_iter()
-                    .chain(flags.clone())
-                    .collect();
-                let pruned = self.kiln(&store, &args);
-                assert!(pruned.status.success(), "{pruned:?}");
-            }
-            let ours = self.build(&store, &context, world, &world.flags);
+            let last = before.as_ref().map(|(world, _)| *world);
+            let answers = self.answers(&site, last, world);
             let inputs = world.inputs();
-            let theirs = clean.get(&inputs).cloned().unwrap_or_else(|| {
-                let (store, context) = (scratch.join("clean"), scratch.join("copy"));
-                world::lay_out(&context, None, world);
-                let answer = self.build(&store, &context, world, &[]);
-                std::fs::remove_dir_all(context).unwrap();
-                let _ = std::fs::remove_dir_all(store);
+            let fresh = clean.entry(inputs.clone()).or_insert_with(|| {
+                let kept = world.as_kept().quiet();
+                world::lay_out(&site.path("copy"), None, &kept);
+                let answer = self.build(&site, CLEAN, &kept, &[]);
+                std::fs::remove_dir_all(site.path("copy")).unwrap();
+                let _ = std::fs::remove_dir_all(site.path("clean"));
                 answer
             });
-            clean.insert(inputs, theirs.clone());
-            if ours != theirs {
+            let nothing_new = before.as_ref().is_some_and(|(last, built)| {
+                built.digest.is_some() && last.inputs() == inputs && !world.starts_over()
+            });
+            if let Some((what, at)) = wrong(&answers, fresh, world, nothing_new) {
                 return Some(Mismatch {
                     state: number,
-                    details: self.details(&scratch, world),
-                    answers: [ours, theirs],
+                    what,
+                    details: self.details(&site, at, world),
                 });
             }
+            before = Some((world, answers.first));
         }
         None
+    }
+
+    /// All builds of a state, but for the clean one.
+    fn answers(&self, site: &Site, last: Option<&World>, world: &World) -> Answers {
+        world::lay_out(&site.path("context"), last, world);
+        if let Some(flags) = &world.prune {
+            let args: Vec<String> = ["prune".to_owned()]
+                .into_iter()
+                .chain(flags.clone())
+                .collect();
+            let pruned = self.kiln(&site.path("store"), &args);
+            assert!(pruned.status.success(), "{pruned:?}");
+        }
+        let other = || {
+            world.elsewhere.as_ref().map(|elsewhere| {
+                let _ = std::fs::remove_dir_all(site.path("checkout"));
+                if elsewhere.emptied {
+                    let _ = std::fs::remove_dir_all(site.path("other"));
+                }
+                world::lay_out(&site.path("checkout"), None, world);
+                self.build(site, OTHER, world, &elsewhere.flags)
+            })
+        };
+        if world.elsewhere.as_ref().is_some_and(|other| other.at_once) {
+            return std::thread::scope(|scope| {
+                let elsewhere = scope.spawn(other);
+                Answers {
+                    first: self.build(site, FIRST, world, &world.flags),
+                    inline: None,
+                    elsewhere: elsewhere.join().unwrap(),
+                }
+            });
+        }
+        Answers {
+            first: self.build(site, FIRST, world, &world.flags),
+            inline: world
+                .inline
+                .then(|| self.build(site, FIRST, world, &kinds::inline())),
+            elsewhere: other(),
+        }
     }
 
     /// How config and files of the two builds of a state differ.
-    fn details(&self, scratch: &Scratch, world: &World) -> String {
-        world::lay_out(&scratch.join("copy"), None, world);
-        let sides = [("store", "context"), ("clean", "copy")].map(|(store, context)| {
-            let layout = scratch.join(format!("{store}.layout"));
-            let mut args = Self::arguments(world, &scratch.join(context));
+    fn details(&self, site: &Site, at: At, world: &World) -> String {
+        world::lay_out(&site.path("copy"), None, &world.as_kept().quiet());
+        let [ours, theirs] = [at, CLEAN].map(|at| {
+            let layout = site.path(&format!("{}.layout", at.0));
+            let mut args = self.arguments(site, at, world);
             let output = format!("type=oci,tar=false,dest={}", layout.display());
             args.extend(["-o".to_owned(), output]);
-            let output = self.kiln(&scratch.join(store), &args);
+            let output = self.kiln(&site.path(at.0), &args);
             if output.status.success() {
                 listing(&layout)
             } else {
@@ -150,7 +131,6 @@ impl Runner {
             }
         });
         let mut text = String::new();
-        let [ours, theirs] = sides;
         for key in ours
             .keys()
             .chain(theirs.keys().filter(|key| !ours.contains_key(*key)))
@@ -159,7 +139,8 @@ impl Runner {
             if ours != theirs {
                 let _ = writeln!(
                     text,
-                    "{key}:\n  incremental {ours:?}\n  clean       {theirs:?}"
+                    "{key}:\n  {:<11} {ours:?}\n  clean       {theirs:?}",
+                    at.0
                 );
             }
         }
@@ -167,19 +148,64 @@ impl Runner {
     }
 }
 
+/// Names of a store and of the context that it builds.
+type At = (&'static str, &'static str);
+const FIRST: At = ("store", "context");
+const OTHER: At = ("other", "checkout");
+const CLEAN: At = ("clean", "copy");
+
+/// What is wrong with a state, and where.
+fn wrong(
+    answers: &Answers,
+    clean: &Built,
+    world: &World,
+    nothing_new: bool,
+) -> Option<(String, At)> {
+    let Answers {
+        first,
+        inline,
+        elsewhere,
+    } = answers;
+    if first.digest != clean.digest {
+        return Some((format!("incremental {first}, clean {clean}"), FIRST));
+    }
+    if nothing_new && !first.ran.is_empty() {
+        return Some((format!("nothing changed: {first}"), FIRST));
+    }
+    if let Some(inline) = inline
+        && (inline.digest.is_some() != clean.digest.is_some()
+            || clean.digest.is_some() && !inline.ran.is_empty())
+    {
+        return Some((format!("with an inline cache {inline}"), FIRST));
+    }
+    let (built, asked) = elsewhere.as_ref().zip(world.elsewhere.as_ref())?;
+    if built.digest != clean.digest {
+        return Some((format!("elsewhere {built}, clean {clean}"), OTHER));
+    }
+    let all_there = !asked.at_once && kinds::all_there(&world.flags, &asked.flags);
+    if all_there && clean.digest.is_some() && !built.ran.is_empty() {
+        return Some((format!("all is in a cache, elsewhere {built}"), OTHER));
+    }
+    None
+}
+
 /// Config, layers and merged tree of a layout.
 fn listing(layout: &Path) -> BTreeMap<String, String> {
     testkit::validate(layout).unwrap();
     let mut listing = BTreeMap::new();
-    let index: serde_json::Value = read(&layout.join("index.json"));
-    let digest = index["manifests"][0]["digest"].as_str().unwrap();
-    let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
-    let manifest = read(&blob(digest));
-    let config = read(&blob(manifest["config"]["digest"].as_str().unwrap()));
-    listing.insert("config".to_owned(), config.to_string());
-    for (path, entry) in testkit::merged_tree(layout, digest).unwrap() {
-        let text = format!("{entry:?}");
-        listing.insert(path, text);
+    for platform in ["linux/amd64", "linux/arm64"] {
+        let name = format!("latest@{platform}");
+        let Ok(manifest) = testkit::manifest_of(layout, &name) else {
+            continue;
+        };
+        let digest = manifest["config"]["digest"].as_str().unwrap();
+        let config = layout.join("blobs").join(digest.replace(':', "/"));
+        listing.insert(format!("{platform} manifest"), manifest.to_string());
+        listing.insert(format!("{platform} config"), read(&config).to_string());
+        for (path, entry) in testkit::merged_tree(layout, &name).unwrap() {
+            let text = format!("{entry:?}");
+            listing.insert(format!("{platform} {path}"), text);
+        }
     }
     listing
 }
@@ -198,15 +224,15 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn an_incremental_build_is_a_clean_build() {
     let seed = number("KILN_HISTORIES_SEED", 1);
-    let count = number("KILN_HISTORIES_COUNT", 12);
+    let count = number("KILN_HISTORIES_COUNT", 8);
     let next = AtomicU64::new(number("KILN_HISTORIES_FIRST", 0));
     let end = next.load(Ordering::Relaxed) + count;
+    let only = std::env::var("KILN_HISTORIES_ONLY").ok();
+    let only = only.map(|names| kinds::named(&names));
     let binary = std::env::var_os("KILN_HISTORIES_BINARY");
-    let runner = Runner {
-        binary: binary.map_or_else(|| env!("CARGO_BIN_EXE_kiln").into(), PathBuf::from),
-        builds: AtomicUsize::new(0),
-        failed: AtomicUsize::new(0),
-    };
+    let runner =
+        Runner::new(binary.map_or_else(|| env!("CARGO_BIN_EXE_kiln").into(), PathBuf::from));
+    let emulates = can_emulate();
     let mismatches = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..number("KILN_HISTORIES_THREADS", 2) {
@@ -216,7 +242,11 @@ fn an_incremental_build_is_a_clean_build() {
                     if case >= end {
                         return;
                     }
-                    let states = generate::history(&mut Random::new(seed, case), EDITS);
+                    let mut random = Random::new(seed, case);
+                    let mut states = generate::history(&mut random, EDITS, only.as_deref());
+                    if !emulates && states[0].kinds.contains(&Kind::Platforms) {
+                        states.iter_mut().for_each(World::without_commands);
+                    }
                     let mut clean = HashMap::new();
                     let Some(found) = runner.check(&states, &mut clean) else {
                         continue;
@@ -230,9 +260,7 @@ fn an_incremental_build_is_a_clean_build() {
     });
     let mismatches = mismatches.into_inner().unwrap();
     eprintln!(
-        "seed {seed}: {count} histories, {} builds ({} refused), {} mismatches",
-        runner.builds.load(Ordering::Relaxed),
-        runner.failed.load(Ordering::Relaxed),
+        "seed {seed}: {count} histories, {runner}, {} mismatches",
         mismatches.len()
     );
     assert!(

@@ -5,7 +5,8 @@ use crate::shell;
 use std::path::PathBuf;
 
 const USAGE: &str =
-    "usage: cargo xtask histories [--count N] [--seed N] [--first N] [--threads N] [--kiln BINARY]";
+    "usage: cargo xtask histories [--count N] [--seed N] [--first N] [--threads N] [--only KIND[,KIND...]] [--kiln BINARY]
+kinds: plain, mounts, caches, platforms, git; without --only each history draws its own";
 
 /// Builds the program unless one is named, and runs the test.
 pub fn run(args: &[String]) -> Result<(), String> {
@@ -24,6 +25,10 @@ pub fn run(args: &[String]) -> Result<(), String> {
             "--seed" => "KILN_HISTORIES_SEED",
             "--first" => "KILN_HISTORIES_FIRST",
             "--threads" => "KILN_HISTORIES_THREADS",
+            "--only" => {
+                settings.push(("KILN_HISTORIES_ONLY", value.clone()));
+                continue;
+            }
             "--kiln" => {
                 let path = PathBuf::from(value);
                 binary = Some(

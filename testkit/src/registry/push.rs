@@ -267,8 +267,9 @@ pub(super) fn take_manifest(
     }
     for entry in list("manifests") {
         let key = (repository.to_owned(), digest_of(entry));
-        // The fallback list of referrers may name what is not there.
-        if !state.manifests.contains_key(&key) && !selector.starts_with("sha256-") {
+        // Lists may name blobs, as build caches do. The fallback list of referrers may name what is not there.
+        let known = state.manifests.contains_key(&key) || state.blob(repository, &key.1).is_some();
+        if !known && !selector.starts_with("sha256-") {
             return error(400, "MANIFEST_BLOB_UNKNOWN", "manifest unknown to registry");
         }
     }

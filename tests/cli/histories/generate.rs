@@ -1,6 +1,7 @@
 //! Random contexts and Dockerfiles, and random edits of them. Commands give the same result whenever they run: they
 //! ask for no time, no order of a folder and no number of a file.
 
+use super::kinds::{self, Kind};
 use super::random::Random;
 use super::world::{Node, Piece, Stage, Way, World, move_files};
 use std::collections::BTreeMap;
@@ -176,22 +177,15 @@ const MODES: &[u32] = &[0o644, 0o600, 0o755, 0o664, 0o4755, 0o640];
 const FOLDER_MODES: &[u32] = &[0o755, 0o700, 0o775, 0o1777];
 
 /// A history: a state, and what becomes of it by so many edits.
-pub fn history(random: &mut Random, edits: usize) -> Vec<World> {
-    let mut states = vec![first(random)];
+pub fn history(random: &mut Random, edits: usize, only: Option<&[Kind]>) -> Vec<World> {
+    let kinds = only.map_or_else(|| kinds::drawn(random), <[Kind]>::to_vec);
+    let mut states = vec![first(random, kinds)];
     for _ in 0..edits {
-        let mut next = states.last().unwrap().clone();
-        next.moves.clear();
-        next.flags.clear();
-        next.prune = None;
+        let mut next = states.last().unwrap().clone().quiet();
         if random.chance(10) {
             let known = &states[random.below(states.len())];
-            next = World {
-                moves: Vec::new(),
-                flags: Vec::new(),
-                prune: None,
-                edit: format!("back to after: {}", known.edit),
-                ..known.clone()
-            };
+            next = known.clone().quiet();
+            next.edit = format!("back to after: {}", known.edit);
         } else {
             next.edit = edit(random, &mut next);
             if random.chance(25) {
@@ -199,23 +193,56 @@ pub fn history(random: &mut Random, edits: usize) -> Vec<World> {
                 next.edit = format!("{}; {more}", next.edit);
             }
         }
-        if random.chance(6) {
-            next.flags = vec!["--no-cache-filter".to_owned(), "s0".to_owned()];
-        }
-        if random.chance(6) {
-            let all = random.chance(30).then(|| "--all".to_owned());
-            next.prune = Some(all.into_iter().collect());
-        }
+        happens(random, &mut next);
         states.push(next);
     }
     states
 }
 
-fn first(random: &mut Random) -> World {
+/// What goes on around an edit.
+fn happens(random: &mut Random, next: &mut World) {
+    if random.chance(6) {
+        let stages: Vec<String> = (0..next.stages.len())
+            .filter(|_| random.chance(60))
+            .map(|stage| format!("s{stage}"))
+            .collect();
+        next.flags = if stages.is_empty() {
+            vec!["--no-cache".to_owned()]
+        } else {
+            vec![format!("--no-cache-filter={}", stages.join(","))]
+        };
+    }
+    if random.chance(6) {
+        let all = random.chance(30).then(|| "--all".to_owned());
+        next.prune = Some(all.into_iter().collect());
+    }
+    let often = if next.kinds.contains(&Kind::Git) {
+        40
+    } else {
+        8
+    };
+    if random.chance(often) {
+        next.disturbed = Some(random.next());
+    }
+    if random.chance(50) {
+        next.secret = random.next();
+    }
+    if next.kinds.contains(&Kind::Caches) {
+        kinds::caches(random, next);
+    }
+}
+
+fn first(random: &mut Random, kinds: Vec<Kind>) -> World {
     let mut world = World {
         edit: "first".to_owned(),
+        kinds,
+        secret: random.next(),
         ..World::default()
     };
+    let several = world.kinds.contains(&Kind::Platforms);
+    if several {
+        world.platforms = Some(kinds::PLATFORMS[0].to_owned());
+    }
     for path in PATHS {
         if random.chance(95) {
             let node = file(random, path);
@@ -239,12 +266,14 @@ fn first(random: &mut Random) -> World {
         let from = match random.below(10) {
             0 if number + 1 == stages && number > 0 => "scratch".to_owned(),
             1..=3 if number > 0 => format!("s{}", random.below(number)),
+            4 | 5 if several => "--platform=$BUILDPLATFORM busybox".to_owned(),
             _ => "busybox".to_owned(),
         };
         let base = Piece {
             id: random.next(),
             text: format!(
-                "COPY <<base /w/\nstage {number}\nbase\nCOPY <<E /o/base\nstage {number}\nE"
+                "COPY <<base /w/\nstage {number}\nbase\nCOPY <<E /o/base\nstage {number}\nE{}",
+                if several { "\nARG TARGETARCH" } else { "" }
             ),
         };
         let mut stage = Stage {
@@ -252,9 +281,12 @@ fn first(random: &mut Random) -> World {
             lines: vec![base],
         };
         for _ in 0..1 + random.below(4) {
-            stage.lines.push(line(random, number));
+            stage.lines.push(line(random, number, &world.kinds));
         }
         world.stages.push(stage);
+    }
+    if world.kinds.contains(&Kind::Caches) {
+        kinds::caches(random, &mut world);
     }
     world
 }
@@ -266,9 +298,13 @@ fn ignore(random: &mut Random) -> Piece {
     }
 }
 
-fn line(random: &mut Random, stage: usize) -> Piece {
+fn line(random: &mut Random, stage: usize, kinds: &[Kind]) -> Piece {
     let earlier = format!("s{}", random.below(stage.max(1)));
+    let image = if stage == 0 { "busybox" } else { &earlier };
     let text = match random.below(100) {
+        0..35 if kinds.contains(&Kind::Mounts) => kinds::mounts(random, image),
+        // Emulated commands are slow.
+        35..60 | 85.. if kinds.contains(&Kind::Platforms) => kinds::of_platform(random, image),
         0..30 => copy(random, SOURCES, None),
         30..45 if stage > 0 => copy(random, STAGE_SOURCES, Some(&earlier)),
         45..50 => random.pick(ADDS).to_owned(),
@@ -394,6 +430,12 @@ fn edit(random: &mut Random, world: &mut World) -> String {
             format!("target {:?}", world.target)
         }
         62..65 => "nothing".to_owned(),
+        65..70 if world.platforms.is_some() => {
+            let platforms = random.pick(kinds::PLATFORMS).to_owned();
+            let text = format!("for {platforms}");
+            world.platforms = Some(platforms);
+            text
+        }
         _ => edit_dockerfile(random, world),
     }
 }
@@ -403,7 +445,7 @@ fn edit_dockerfile(random: &mut Random, world: &mut World) -> String {
     let stage = &mut world.stages[number];
     let at = random.below(stage.lines.len() + 1);
     if at == stage.lines.len() || random.chance(20) {
-        let new = line(random, number);
+        let new = line(random, number, &world.kinds);
         let text = format!("stage {number}: new {:?}", new.text);
         stage.lines.insert(at, new);
         return text;
@@ -423,7 +465,7 @@ fn edit_dockerfile(random: &mut Random, world: &mut World) -> String {
             format!("stage {number}: a comment before line {at}")
         }
         _ => {
-            stage.lines[at] = line(random, number);
+            stage.lines[at] = line(random, number, &world.kinds);
             format!("stage {number}: line {at} is {:?}", stage.lines[at].text)
         }
     }

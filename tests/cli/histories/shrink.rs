@@ -2,7 +2,7 @@
 //! difference stays.
 
 use super::world::World;
-use super::{Answer, Mismatch, Runner};
+use super::{Built, Mismatch, Runner};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 
@@ -16,8 +16,12 @@ enum Part {
     File(String),
     Ignore(u64),
     Arguments,
-    Flags,
+    Flags(usize),
     Prune,
+    Disturbance(usize),
+    Elsewhere(usize),
+    Inline(usize),
+    Platforms,
 }
 
 /// The smallest history found that differs, with how it does.
@@ -25,7 +29,7 @@ pub fn smallest(
     runner: &Runner,
     mut states: Vec<World>,
     mut found: Mismatch,
-    clean: &mut HashMap<String, Answer>,
+    clean: &mut HashMap<String, Built>,
 ) -> String {
     states.truncate(found.state + 1);
     let mut tries = 0;
@@ -51,10 +55,7 @@ pub fn smallest(
             break;
         }
     }
-    let mut text = format!(
-        "incremental {:?}, clean {:?}\n{}",
-        found.answers[0], found.answers[1], found.details
-    );
+    let mut text = format!("{}\n{}", found.what, found.details);
     for (number, state) in states.iter().enumerate() {
         let _ = writeln!(
             text,
@@ -81,7 +82,13 @@ fn parts(states: &[World]) -> Vec<Part> {
     parts.extend(lines.into_iter().map(Part::Line));
     parts.extend(files.into_iter().cloned().map(Part::File));
     parts.extend(ignores.into_iter().map(Part::Ignore));
-    parts.extend([Part::Arguments, Part::Flags, Part::Prune]);
+    parts.extend([Part::Arguments, Part::Prune, Part::Platforms]);
+    for state in 0..states.len() {
+        parts.push(Part::Elsewhere(state));
+        parts.push(Part::Inline(state));
+        parts.push(Part::Flags(state));
+        parts.push(Part::Disturbance(state));
+    }
     parts
 }
 
@@ -93,9 +100,15 @@ fn without(states: &[World], part: &Part) -> Vec<World> {
         }
         return states;
     }
-    for state in &mut states {
+    for (number, state) in states.iter_mut().enumerate() {
         match part {
             Part::State(_) => {}
+            Part::Elsewhere(of) if *of == number => state.elsewhere = None,
+            Part::Inline(of) if *of == number => state.inline = false,
+            Part::Flags(of) if *of == number => state.flags.clear(),
+            Part::Disturbance(of) if *of == number => state.disturbed = None,
+            Part::Elsewhere(_) | Part::Inline(_) | Part::Flags(_) | Part::Disturbance(_) => {}
+            Part::Platforms => state.platforms = None,
             Part::Line(id) => {
                 for stage in &mut state.stages {
                     stage.lines.retain(|line| line.id != *id);
@@ -106,7 +119,6 @@ fn without(states: &[World], part: &Part) -> Vec<World> {
             }
             Part::Ignore(id) => state.ignore.retain(|line| line.id != *id),
             Part::Arguments => state.args.clear(),
-            Part::Flags => state.flags.clear(),
             Part::Prune => state.prune = None,
         }
     }

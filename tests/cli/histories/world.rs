@@ -1,12 +1,14 @@
 //! All that a build is made of, as plain data, and how it is laid on a disk: a state is edited in place as people and
 //! their editors do it, so that what a store remembers of the files has a chance to be wrong.
 
+use super::kinds::Kind;
+use super::random::Random;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How a file gets its new content.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +43,16 @@ pub struct Stage {
     pub lines: Vec<Piece>,
 }
 
+/// A build of a state on another machine, with a checkout of its own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Elsewhere {
+    /// Its store is lost before.
+    pub emptied: bool,
+    /// While the first store's build runs.
+    pub at_once: bool,
+    pub flags: Vec<String>,
+}
+
 /// What one build gets.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct World {
@@ -54,6 +66,17 @@ pub struct World {
     pub ignore: Vec<Piece>,
     pub args: BTreeMap<String, String>,
     pub target: Option<usize>,
+    /// What the whole history has.
+    pub kinds: Vec<Kind>,
+    pub platforms: Option<String>,
+    /// A secret for the build on the used store.
+    pub secret: u64,
+    /// Times of the files are others, or all files are made anew; with Git's view their modes change too. The number
+    /// says how.
+    pub disturbed: Option<u64>,
+    /// Whether an image with an inline cache is pushed from the used store.
+    pub inline: bool,
+    pub elsewhere: Option<Elsewhere>,
     /// More flags for the build on the used store.
     pub flags: Vec<String>,
     /// Whether `kiln prune` goes before, and its flags.
@@ -92,15 +115,56 @@ impl World {
         disk
     }
 
+    /// Without its commands.
+    pub fn without_commands(&mut self) {
+        for stage in &mut self.stages {
+            stage.lines.retain(|line| !line.text.contains("RUN "));
+        }
+    }
+
+    /// Whether steps run although their results may be known.
+    pub fn starts_over(&self) -> bool {
+        self.prune.is_some() || self.flags.iter().any(|flag| flag.starts_with("--no-cache"))
+    }
+
+    /// Only what it is, and not what happens to it.
+    pub fn quiet(self) -> Self {
+        Self {
+            moves: Vec::new(),
+            disturbed: None,
+            inline: false,
+            elsewhere: None,
+            flags: Vec::new(),
+            prune: None,
+            ..self
+        }
+    }
+
+    /// As Git keeps it, where builds take it so.
+    pub fn as_kept(&self) -> Self {
+        let mut kept = self.clone();
+        if self.kinds.contains(&Kind::Git) {
+            for node in kept.files.values_mut() {
+                match node {
+                    Node::File(_, mode, _) if *mode & 0o100 == 0 => *mode = 0o644,
+                    Node::File(_, mode, _) | Node::Folder(mode) => *mode = 0o755,
+                    Node::Link(_) => {}
+                }
+            }
+        }
+        kept
+    }
+
     /// All that a result may depend on.
     pub fn inputs(&self) -> String {
-        let mut disk = self.disk();
+        let mut disk = self.as_kept().disk();
         for node in disk.values_mut() {
             if let Node::File(_, _, way) = node {
                 *way = Way::InPlace;
             }
         }
-        format!("{disk:?} {:?} {:?}", self.args, self.target)
+        let platforms = self.platforms.as_deref();
+        format!("{disk:?} {:?} {:?} {platforms:?}", self.args, self.target)
     }
 
     /// The state for a reader.
@@ -123,6 +187,11 @@ impl World {
             text,
             "  ignore {ignore:?}, args {:?}, target {:?}, moves {:?}, flags {:?}, prune {:?}",
             self.args, self.target, self.moves, self.flags, self.prune
+        );
+        let _ = writeln!(
+            text,
+            "  {:?}, platforms {:?}, disturbed {:?}, inline {:?}, {:?}",
+            self.kinds, self.platforms, self.disturbed, self.inline, self.elsewhere
         );
         text
     }
@@ -171,6 +240,46 @@ pub fn lay_out(dir: &Path, old: Option<&World>, new: &World) {
         if has.get(path) != Some(node) {
             put(&dir.join(path), node, has.get(path));
         }
+    }
+    if let Some(seed) = new.disturbed {
+        let git = new.kinds.contains(&Kind::Git);
+        disturb(dir, &wants, git, &mut Random::new(seed, 0));
+    }
+}
+
+/// Changes what no result depends on: times, the order in which files were made, and modes if Git does not keep them.
+fn disturb(dir: &Path, nodes: &BTreeMap<String, Node>, git: bool, random: &mut Random) {
+    let mut nodes: Vec<(&String, &Node)> = nodes.iter().collect();
+    let all = random.chance(50);
+    if all {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_dir() {
+                fs::remove_dir_all(entry.path()).unwrap();
+            } else {
+                fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        // Folders stay before what they hold.
+        nodes.sort_by_cached_key(|(path, _)| (path.matches('/').count(), random.next()));
+        for (path, node) in &nodes {
+            put(&dir.join(path), node, None);
+        }
+    }
+    for (path, node) in nodes {
+        let path = dir.join(path);
+        if matches!(node, Node::Link(_)) || !(all || random.chance(40)) {
+            continue;
+        }
+        if git {
+            let mode = fs::metadata(&path).unwrap().permissions().mode();
+            let noise = [0, 0o022, 0o055, 0o077, 0o002, 0o4050, 0o2000, 0o1005][random.below(8)];
+            let mode = mode & 0o700 | noise;
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let age = Duration::from_secs(random.below(100_000_000) as u64);
+        let file = fs::File::open(&path).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
     }
 }
 
