@@ -5,7 +5,7 @@
 
 pub mod build;
 mod cache;
-mod cluster;
+pub mod cluster;
 pub mod context;
 pub mod copy;
 pub mod debug;

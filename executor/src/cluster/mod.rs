@@ -7,3 +7,4 @@
 mod platform;
 mod policy;
 mod program;
+pub mod tree;

@@ -1,7 +1,9 @@
 //! Snapshots: stacks of layers, and the merged read-only view of one, without unpacking (by the layers' indexes).
 
+mod content;
 mod view;
 
+pub(crate) use content::LayerContent;
 pub use view::View;
 
 use oci_spec::image::Digest;

@@ -4,19 +4,15 @@
 //! an overlay mount of unpacked trees shows such a directory with mode 0755 instead. It writes nothing.
 
 use super::LayerFiles;
+use super::content::LayerContent;
 use crate::Error;
-use crate::layer::index::{Index, Node, What, io_error};
+use crate::layer::index::{Node, What, io_error};
 use crate::layer::order::{join, show};
-use crate::layer::{digest_of, open_beneath};
 use crate::tree::{Entry, FileDigest, FileTree, Kind};
-use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -32,10 +28,7 @@ pub struct View {
 
 #[derive(Debug)]
 struct Layer {
-    files: LayerFiles,
-    index: Index,
-    tar: OnceLock<File>,
-    tree: OnceLock<OwnedFd>,
+    content: LayerContent,
     /// Entries that other names of the layer lead to.
     linked: OnceLock<HashSet<usize>>,
 }
@@ -60,19 +53,8 @@ impl View {
     /// A missing or damaged index.
     pub fn load(layers: &[LayerFiles]) -> Result<Self, Error> {
         let load = |files: &LayerFiles| {
-            let index = Index::load(&files.index)?;
-            if digest_of(&index.diff_id()) != files.diff_id {
-                let reason = format!("{} is the index of another layer", files.index.display());
-                return Err(Error::Layer {
-                    layer: files.diff_id.to_string(),
-                    reason,
-                });
-            }
             Ok(Layer {
-                files: files.clone(),
-                index,
-                tar: OnceLock::new(),
-                tree: OnceLock::new(),
+                content: LayerContent::load(files)?,
                 linked: OnceLock::new(),
             })
         };
@@ -104,7 +86,7 @@ impl View {
                 return Ok(next);
             }
             let link = self.find(&next).and_then(|(layer, at)| {
-                match self.layers[layer].index.node(at).what {
+                match self.layers[layer].content.index.node(at).what {
                     What::Symlink(target) => Some(target),
                     _ => None,
                 }
@@ -165,7 +147,7 @@ impl View {
                 Says::Nothing => {}
                 Says::Gone => break,
                 Says::Entry(at) => {
-                    let node = layer.index.node(at);
+                    let node = layer.content.index.node(at);
                     let directory = matches!(node.what, What::Directory { .. });
                     if implied.is_some() && !directory {
                         break;
@@ -194,15 +176,15 @@ impl View {
                 Says::Nothing if path.is_empty() => false,
                 Says::Nothing => continue,
                 Says::Gone => break,
-                Says::Entry(at) => match layer.index.node(at).what {
+                Says::Entry(at) => match layer.content.index.node(at).what {
                     What::Directory { opaque } => opaque,
                     _ if found => break,
                     _ => return Err(os_error("list", path, ErrorKind::NotADirectory.into())),
                 },
             };
             found = true;
-            layer.index.children(path, &mut |at, name| {
-                let visible = layer.index.node(at).what != What::Whiteout;
+            layer.content.index.children(path, &mut |at, name| {
+                let visible = layer.content.index.node(at).what != What::Whiteout;
                 names
                     .entry(name.to_vec())
                     .or_insert(visible.then_some((number, at)));
@@ -222,7 +204,10 @@ impl View {
 
     /// What cannot be opened and belongs to others than root, in any layer, the topmost first.
     pub(crate) fn unopened_of_others(&self) -> impl Iterator<Item = Node<'_>> {
-        let nodes = self.layers.iter().flat_map(|layer| layer.index.nodes());
+        let nodes = self
+            .layers
+            .iter()
+            .flat_map(|layer| layer.content.index.nodes());
         nodes.filter(|node| {
             (node.uid, node.gid) != (0, 0)
                 && matches!(
@@ -237,7 +222,8 @@ impl View {
         let Some((layer, at)) = self.find(path) else {
             return false;
         };
-        let Layer { index, linked, .. } = &self.layers[layer];
+        let Layer { content, linked } = &self.layers[layer];
+        let index = &content.index;
         let linked = linked.get_or_init(|| {
             let targets = index.nodes().filter_map(|node| match node.what {
                 What::Hardlink(target) => index.find(target),
@@ -255,8 +241,8 @@ impl View {
         let missing = || os_error("open", path, ErrorKind::NotFound.into());
         let (layer, at) = self.find(path).ok_or_else(missing)?;
         let layer = &self.layers[layer];
-        let target = layer.index.target(at).ok_or_else(missing)?;
-        match layer.index.node(target).what {
+        let target = layer.content.index.target(at).ok_or_else(missing)?;
+        match layer.content.index.node(target).what {
             What::File { .. } => Ok((layer, target)),
             _ => Err(os_error(
                 "open",
@@ -270,8 +256,8 @@ impl View {
 impl Layer {
     /// What this layer alone says about a path.
     fn says(&self, path: &[u8]) -> Says {
-        if let Some(at) = self.index.find(path) {
-            return if self.index.node(at).what == What::Whiteout {
+        if let Some(at) = self.content.index.find(path) {
+            return if self.content.index.node(at).what == What::Whiteout {
                 Says::Gone
             } else {
                 Says::Entry(at)
@@ -287,14 +273,17 @@ impl Layer {
             .chain(ends)
             .filter(|end| *end < path.len())
         {
-            let Some(at) = self.index.find(&path[..end]) else {
+            let Some(at) = self.content.index.find(&path[..end]) else {
                 if end == 0 {
                     continue;
                 } else {
                     return Says::Nothing;
                 }
             };
-            if !matches!(self.index.node(at).what, What::Directory { opaque: false }) {
+            if !matches!(
+                self.content.index.node(at).what,
+                What::Directory { opaque: false }
+            ) {
                 return Says::Gone;
             }
         }
@@ -303,59 +292,13 @@ impl Layer {
 
     /// Entry `at`, hard links as what they lead to.
     fn entry(&self, at: usize) -> Option<Entry> {
-        let mut entry = self.index.node(self.index.target(at)?).to_entry()?;
-        entry.path = self.index.path(at).to_vec();
+        let mut entry = self
+            .content
+            .index
+            .node(self.content.index.target(at)?)
+            .to_entry()?;
+        entry.path = self.content.index.path(at).to_vec();
         Some(entry)
-    }
-
-    fn open(&self, at: usize) -> Result<Box<dyn Read + Send + '_>, Error> {
-        let node = self.index.node(at);
-        let What::File { size, offset, .. } = node.what else {
-            return Err(os_error(
-                "open",
-                node.path,
-                io::Error::other("it is no regular file"),
-            ));
-        };
-        if let Some(path) = &self.files.tar {
-            let tar = match self.tar.get() {
-                Some(tar) => tar,
-                None => {
-                    let opened = File::open(path).map_err(|e| io_error("open", path, e))?;
-                    self.tar.get_or_init(|| opened)
-                }
-            };
-            return Ok(Box::new(Slice {
-                tar,
-                offset,
-                left: size,
-            }));
-        }
-        let Some(path) = &self.files.tree else {
-            let layer = self.files.diff_id.to_string();
-            return Err(Error::Layer {
-                layer,
-                reason: "its content is not at hand".into(),
-            });
-        };
-        let tree = match self.tree.get() {
-            Some(tree) => tree,
-            None => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let opened = rustix::fs::open(path, flags, Mode::empty())
-                    .map_err(|e| io_error("open", path, e.into()))?;
-                self.tree.get_or_init(|| opened)
-            }
-        };
-        let file = open_beneath(
-            tree.as_fd(),
-            node.path,
-            OFlags::RDONLY | OFlags::NOFOLLOW,
-            Mode::empty(),
-        );
-        let file =
-            file.map_err(|e| io_error("open", &path.join(OsStr::from_bytes(node.path)), e.into()))?;
-        Ok(Box::new(File::from(file)))
     }
 }
 
@@ -393,8 +336,8 @@ impl FileTree for View {
         for (name, (number, at)) in self.names(path)? {
             let layer = &self.layers[number];
             // What a directory without an entry of its own is like, the layers below say.
-            let entry = if layer.index.node(at).implied {
-                self.entry(layer.index.path(at))?
+            let entry = if layer.content.index.node(at).implied {
+                self.entry(layer.content.index.path(at))?
             } else {
                 layer.entry(at)
             };
@@ -405,12 +348,12 @@ impl FileTree for View {
 
     fn open(&self, path: &[u8]) -> Result<Box<dyn Read + Send + '_>, Error> {
         let (layer, at) = self.file(path)?;
-        layer.open(at)
+        layer.content.open(at)
     }
 
     fn digest(&self, path: &[u8]) -> Result<FileDigest, Error> {
         let (layer, at) = self.file(path)?;
-        match layer.index.node(at).what {
+        match layer.content.index.node(at).what {
             What::File { digest, .. } => Ok(digest),
             _ => Err(os_error(
                 "open",
@@ -422,36 +365,8 @@ impl FileTree for View {
 
     fn link_id(&self, path: &[u8]) -> Option<(u64, u64)> {
         let (layer, at) = self.find(path)?;
-        let target = self.layers[layer].index.target(at)?;
+        let target = self.layers[layer].content.index.target(at)?;
         Some((layer as u64, target as u64))
-    }
-}
-
-/// A file's content inside a tar.
-struct Slice<'a> {
-    tar: &'a File,
-    offset: u64,
-    left: u64,
-}
-
-impl Read for Slice<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let room = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(out.len());
-        if room == 0 {
-            return Ok(0);
-        }
-        let got = self.tar.read_at(&mut out[..room], self.offset)?;
-        if got == 0 {
-            return Err(io::Error::new(
-                ErrorKind::UnexpectedEof,
-                "the layer's tar is shorter than its index says",
-            ));
-        }
-        self.offset += got as u64;
-        self.left -= got as u64;
-        Ok(got)
     }
 }
 
