@@ -24,6 +24,7 @@ pub mod snapshot;
 mod source;
 pub mod space;
 mod ssh;
+mod steps;
 pub mod tools;
 pub mod tree;
 pub mod worker;

@@ -27,6 +27,12 @@ pub trait Backend: Sync {
     /// An unreadable context, a missing source.
     fn source_digest(&self, step: &Step) -> Result<Option<ContentId>, Self::Error>;
 
+    /// Called once, before any lookup: the definition keys of the steps that may be looked up, in the order in which
+    /// they are, each unless one above it is found.
+    fn keyed(&self, keys: &[(StepId, CacheKey)]) {
+        let _ = keys;
+    }
+
     /// A recorded result by definition key (`inputs` is `None`) or content key (`inputs` are known).
     ///
     /// # Errors
@@ -269,6 +275,15 @@ pub fn survey<B: Backend>(
         // What a step that must run again will give is not known by its definition.
         stale.push(step.no_cache || step.inputs.iter().any(|input| stale[index(*input)]));
     }
+    let fresh = plan
+        .steps
+        .iter()
+        .rev()
+        .filter(|step| !stale[index(step.id)]);
+    let keyed: Vec<_> = fresh
+        .map(|step| (step.id, survey.keys[index(step.id)]))
+        .collect();
+    backend.keyed(&keyed);
     let mut needed = vec![false; count];
     for target in &plan.targets {
         if let Some(rootfs) = target.rootfs {

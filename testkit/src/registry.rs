@@ -283,6 +283,17 @@ impl FakeRegistry {
         self.shared.state().uploaded
     }
 
+    /// A manifest or index of a repository, by digest.
+    #[must_use]
+    pub fn manifest(&self, repository: &str, digest: &str) -> Option<Arc<Vec<u8>>> {
+        let key = (repository.to_owned(), digest.to_owned());
+        let state = self.shared.state();
+        state
+            .manifests
+            .get(&key)
+            .map(|found| Arc::clone(&found.bytes))
+    }
+
     /// The digest that a tag is.
     #[must_use]
     pub fn tagged(&self, repository: &str, tag: &str) -> Option<String> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use testkit::registry::{FakeRegistry, Fault, sha256};
 
 /// No two of its layers are alike, in whatever second they are made.
-const DOCKERFILE: &str = "\
+pub const DOCKERFILE: &str = "\
 FROM busybox AS build
 COPY source.txt /source.txt
 RUN cat /source.txt > /made && echo built >> /made

@@ -78,8 +78,10 @@ mod search;
 mod secrets;
 mod security;
 mod short_names;
+mod steps;
 mod store_commands;
 mod stress;
+
 mod support;
 mod transcript;
 mod triggers;

@@ -24,6 +24,7 @@ use crate::request::BuildRequest;
 use crate::snapshot::{Snapshot, View};
 use crate::space::Space;
 use crate::ssh::Agents;
+use crate::steps::Sending;
 use oci_spec::image::Digest;
 use planner::key::{self, CacheKey, ContentId};
 use planner::plan::{CopyFrom, ImageOp, Op, Plan, Step, StepId};
@@ -67,6 +68,8 @@ pub(crate) struct Executor<'a> {
     pub journal: Journal,
     /// Caches that what is made here goes to.
     pub exports: Option<&'a Exports<'a>>,
+    /// Caches that machines share, which steps go to.
+    pub sending: Option<&'a Sending<'a>>,
     /// Cache mounts that travel.
     pub travel: Option<&'a Travel<'a>>,
     /// Steps are carried out to be compared: nothing is recorded.
@@ -106,6 +109,7 @@ impl<'a> Executor<'a> {
             plan: None,
             journal: Journal::default(),
             exports: None,
+            sending: None,
             travel: None,
             verifying: AtomicBool::new(false),
             claims: Claims::default(),
@@ -225,7 +229,7 @@ impl<'a> Executor<'a> {
     }
 
     /// A recorded result over the inputs that the step has now, if its layers can be had.
-    fn found(
+    pub(super) fn found(
         &self,
         step: &Step,
         recorded: StepOutput,
@@ -247,7 +251,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Records a result under keys.
-    fn keep(
+    pub(super) fn keep(
         &self,
         step: &Step,
         keys: &[CacheKey],
@@ -352,11 +356,16 @@ impl Backend for Executor<'_> {
             }
             return Ok(Some(output));
         }
-        Ok(None)
+        self.lookup_shared(step, key, inputs)
+    }
+
+    fn keyed(&self, keys: &[(StepId, CacheKey)]) {
+        self.expect(keys);
     }
 
     fn surveyed(&self, plan: &Plan, survey: &Survey<StepOutput>) {
         self.journal.begin(self, plan, survey);
+        self.share_hits(plan, survey);
     }
 
     fn why(&self, step: &Step) -> Option<String> {
@@ -431,7 +440,9 @@ impl Backend for Executor<'_> {
         };
         drop(links);
         let proven = self.claims.proven(self.space, self.fetcher, step, keys)?;
-        self.keep(step, proven, output, &others)
+        self.keep(step, proven, output, &others)?;
+        self.share(step, proven, output, others.link);
+        Ok(())
     }
 }
 

@@ -116,7 +116,7 @@ impl Executor<'_> {
                 return Ok(Some(link.layer));
             }
         }
-        Ok(None)
+        self.shared_link(step, key)
     }
 }
 

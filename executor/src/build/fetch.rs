@@ -45,6 +45,8 @@ pub(crate) enum Origin {
     Layout(PathBuf),
     /// The repository of a reference.
     Repository(String),
+    /// A shared cache of steps of this name, which the build was given.
+    Cas(String),
 }
 
 #[derive(Clone, Debug)]

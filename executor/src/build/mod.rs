@@ -28,6 +28,7 @@ pub(crate) mod resolve;
 mod room;
 pub(crate) mod run;
 pub(crate) mod secrets;
+mod shared;
 pub(crate) mod sources;
 mod squash;
 mod trees;
@@ -52,6 +53,7 @@ use crate::request::{BuildRequest, ContextSource};
 use crate::source::Sources;
 use crate::space::Space;
 use crate::ssh::Agents;
+use crate::steps::Sending;
 use again::Shows;
 use backend::Executor;
 use contexts::Contexts;
@@ -202,6 +204,7 @@ pub fn build(
         plan: &plan,
     };
     let exports = Exports::new(site, cancel)?;
+    let sending = Sending::new(site, cancel);
     let travel = Travel::new(&space, request, &remote, (&plan, ui, cancel));
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
@@ -220,8 +223,9 @@ pub fn build(
         executor.devices = devices;
         executor.plan = Some(&plan);
         executor.exports = Some(&exports);
+        executor.sending = Some(&sending);
         executor.travel = Some(&travel);
-        carry_out(site, &executor, cancel, stdout.as_ref())
+        sending.meanwhile(|| carry_out(site, &executor, cancel, stdout.as_ref()))
     });
     // What was learnt about the context holds even when a step failed.
     contexts.save(ui);

@@ -243,27 +243,9 @@ impl<'a> Exports<'a> {
                 }
                 Kind::Folder(folder) => folder.copy(self.site, layer, place.packing, &self.stop)?,
             };
-            let sent = self.described(layer, &packed)?;
+            let sent = described(self.site, layer, &packed)?;
             lock(&place.sent).insert(layer.clone(), sent.clone());
             Ok(sent)
-        })
-    }
-
-    fn described(&self, layer: &Digest, packed: &Packed) -> Result<CachedLayer, Error> {
-        let meta = self.site.space.store().layer(layer)?;
-        let identity = meta
-            .and_then(|meta| meta.identity)
-            .or_else(|| self.site.imports.claimed_identity(layer));
-        let annotations = packed.descriptor.annotations().clone().unwrap_or_default();
-        let blob = Desc {
-            annotations: annotations.into_iter().collect(),
-            ..Desc::of(&packed.descriptor)
-        };
-        Ok(CachedLayer {
-            // A table of contents in the layer is content too.
-            identity: identity.filter(|_| packed.diff_id == *layer),
-            diff_id: packed.diff_id.clone(),
-            blob,
         })
     }
 
@@ -500,6 +482,29 @@ impl Place<'_> {
     pub(super) fn forget_unless(&self, layer: &Digest, is_here: &dyn Fn(&Desc) -> bool) {
         lock(&self.sent).retain(|sent, form| sent != layer || is_here(&form.blob));
     }
+}
+
+/// A layer as a cache has it.
+pub(crate) fn described(
+    site: Site<'_>,
+    layer: &Digest,
+    packed: &Packed,
+) -> Result<CachedLayer, Error> {
+    let meta = site.space.store().layer(layer)?;
+    let identity = meta
+        .and_then(|meta| meta.identity)
+        .or_else(|| site.imports.claimed_identity(layer));
+    let annotations = packed.descriptor.annotations().clone().unwrap_or_default();
+    let blob = Desc {
+        annotations: annotations.into_iter().collect(),
+        ..Desc::of(&packed.descriptor)
+    };
+    Ok(CachedLayer {
+        // A table of contents in the layer is content too.
+        identity: identity.filter(|_| packed.diff_id == *layer),
+        diff_id: packed.diff_id.clone(),
+        blob,
+    })
 }
 
 /// The record of a step, from the store or from an imported cache, if its layers can be had.

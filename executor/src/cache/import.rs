@@ -3,8 +3,9 @@
 //! A cache that cannot be read is told and left out; one whose layers turn out to be others than it says is not asked
 //! again. Which layers are fetched, and when, is the fetcher's.
 
+use super::known::Known;
 use super::read::{Content, Source};
-use super::records::{Found, Records};
+use super::records::Found;
 use super::registry;
 use crate::Error;
 use crate::build::Ui;
@@ -14,23 +15,27 @@ use crate::build::record::{self, Link};
 use crate::remote::Remote;
 use crate::request::{BuildRequest, CacheImport};
 use crate::space::Space;
+use crate::steps::{KeyKind, Shared, StepCaches};
 use oci_spec::image::Digest;
 use planner::key::CacheKey;
 use planner::plan::{Plan, Step};
 use planner::platform::Platform;
 use registry_client::Reference;
-use std::collections::HashSet;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// All of them.
+///
+/// What machines share beside them, step by step (`crate::steps`), is asked after them and known here in the same way:
+/// its caches have the first numbers.
 pub(crate) struct Imports<'a> {
     space: &'a Space,
     request: &'a BuildRequest,
     remote: &'a Remote,
     ui: &'a dyn Ui,
-    loaded: OnceLock<Vec<Loaded>>,
+    steps: StepCaches,
+    loaded: OnceLock<Vec<Known>>,
     /// Whether something was refused since somebody asked.
     is_refused: AtomicBool,
     /// Whether anything was.
@@ -41,14 +46,6 @@ impl std::fmt::Debug for Imports<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Imports").finish_non_exhaustive()
     }
-}
-
-struct Loaded {
-    name: String,
-    origin: Origin,
-    records: Records,
-    is_refused: AtomicBool,
-    refused_layers: Mutex<HashSet<Digest>>,
 }
 
 /// Where a layer can be had.
@@ -74,19 +71,27 @@ impl<'a> Imports<'a> {
             request,
             remote,
             ui,
+            steps: StepCaches::new(request, remote),
             loaded: OnceLock::new(),
             is_refused: AtomicBool::new(false),
             was_refused: AtomicBool::new(false),
         }
     }
 
-    fn all(&self) -> &[Loaded] {
+    fn imported(&self) -> &[Known] {
         self.loaded.get_or_init(|| self.load())
     }
 
-    fn in_use(&self) -> impl Iterator<Item = (usize, &Loaded)> {
-        let all = self.all().iter().enumerate();
-        all.filter(|(_, cache)| !cache.is_refused.load(Ordering::SeqCst))
+    /// The caches that machines share step by step.
+    pub(crate) fn steps(&self) -> &StepCaches {
+        &self.steps
+    }
+
+    /// All caches that something is known of, by number; reads none.
+    fn known(&self) -> impl Iterator<Item = (usize, &Known)> {
+        let imported = self.loaded.get().map_or(&[][..], Vec::as_slice);
+        let all = self.steps.all().iter().map(Shared::known).chain(imported);
+        all.enumerate().filter(|(_, cache)| cache.is_in_use())
     }
 
     /// What the caches have for a key of a step, in the order in which they were named.
@@ -96,88 +101,102 @@ impl<'a> Imports<'a> {
         is_content: bool,
         (plan, step): (Option<&Plan>, &Step),
     ) -> Vec<Found> {
-        let found = self.in_use().filter_map(|(_, cache)| {
+        let found = self.imported().iter().filter(|cache| cache.is_in_use());
+        let found = found.filter_map(|cache| {
             if is_content {
-                return cache.records.by_content(key);
+                return cache.read().by_content(key);
             }
-            let found = cache.records.by_definition(key)?;
-            if plan.is_none_or(|plan| record::fits(plan, step, &found.output)) {
-                return Some(found);
-            }
-            let (name, step) = (&cache.name, step.id.0);
-            tracing::warn!("cache {name}: what it has for step {step} is no result of it");
-            None
+            let found = cache.read().by_definition(key)?;
+            is_result(plan, step, cache, &found).then_some(found)
         });
         found.collect()
     }
 
+    /// What the shared caches have for a key of a step. They are asked.
+    ///
+    /// # Errors
+    /// The build is to stop. Caches that cannot be asked are told and left out.
+    pub(crate) fn ask(
+        &self,
+        key: &CacheKey,
+        kind: KeyKind,
+        (plan, step): (Option<&Plan>, &Step),
+    ) -> Result<Option<Found>, Error> {
+        for cache in self.steps.all() {
+            let Some(found) = cache.lookup(key, kind, &self.steps, self.ui)? else {
+                continue;
+            };
+            if kind != KeyKind::Definition || is_result(plan, step, cache.known(), &found) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// What the caches have for a definition key, if they have been read.
     pub(crate) fn lookup_loaded(&self, key: &CacheKey) -> Vec<Found> {
-        if self.loaded.get().is_none() {
-            return Vec::new();
-        }
-        let found = self.in_use();
+        let imported = self.loaded.get().map_or(&[][..], Vec::as_slice);
+        let found = imported.iter().filter(|cache| cache.is_in_use());
         found
-            .filter_map(|(_, cache)| cache.records.by_definition(key))
+            .filter_map(|cache| cache.read().by_definition(key))
+            .chain(self.steps.remembered(key))
             .collect()
     }
 
     /// The layers that the caches have for the key of a `COPY --link`.
     pub(crate) fn links(&self, key: &CacheKey) -> Vec<Link> {
-        let found = self.in_use();
+        let found = self.imported().iter().filter(|cache| cache.is_in_use());
         found
-            .filter_map(|(_, cache)| cache.records.by_link(key))
+            .filter_map(|cache| cache.read().by_link(key))
             .collect()
     }
 
-    /// Where a layer can be had, if the caches have been read.
+    /// Where a layer can be had, as far as the caches have been read.
     pub(crate) fn place_loaded(&self, diff_id: &Digest) -> Option<Place> {
-        self.loaded.get()?;
-        self.place(diff_id)
-    }
-
-    /// Where a layer can be had.
-    pub(crate) fn place(&self, diff_id: &Digest) -> Option<Place> {
-        self.in_use().find_map(|(number, cache)| {
-            let layer = cache.records.layer(diff_id)?;
-            let refused = &cache.refused_layers;
-            let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
-            (!refused.contains(diff_id)).then(|| Place {
-                desc: layer.blob.clone(),
+        self.known().find_map(|(number, cache)| {
+            let layer = cache.layer(diff_id)?;
+            Some(Place {
+                desc: layer.blob,
                 origin: cache.origin.clone(),
                 cache: number,
             })
         })
     }
 
+    /// Where a layer can be had.
+    pub(crate) fn place(&self, diff_id: &Digest) -> Option<Place> {
+        self.imported();
+        self.place_loaded(diff_id)
+    }
+
     /// What a cache says of a layer's content. Nobody has looked.
     pub(crate) fn claimed_identity(&self, diff_id: &Digest) -> Option<String> {
-        self.loaded.get()?;
-        self.in_use()
-            .find_map(|(_, cache)| cache.records.layer(diff_id)?.identity.clone())
+        self.known()
+            .find_map(|(_, cache)| cache.read().layer(diff_id)?.identity.clone())
     }
 
     /// When a root file system was first made elsewhere.
     pub(crate) fn created(&self, base: &[Digest], chain: &[&Digest]) -> Option<i64> {
-        self.loaded.get()?;
-        self.in_use()
-            .find_map(|(_, cache)| cache.records.created(base, chain))
+        self.known()
+            .find_map(|(_, cache)| cache.read().created(base, chain))
     }
 
     /// A layer could not be had from where a cache said. One that is gone is missed alone; one that is not what it should be
     /// costs the cache all trust.
     pub(crate) fn refuse(&self, cache: usize, diff_id: &Digest, error: &Error) {
-        let cache = &self.all()[cache];
+        let shared = self.steps.all();
+        let cache = match shared.get(cache) {
+            Some(shared) => shared.known(),
+            None => &self.imported()[cache - shared.len()],
+        };
         let is_gone = match error {
             Error::Registry { source, .. } => source.is_not_found(),
             Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
             _ => false,
         };
         if is_gone {
-            let refused = &cache.refused_layers;
-            let mut refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
-            refused.insert(diff_id.clone());
-        } else if cache.is_refused.swap(true, Ordering::SeqCst) {
+            cache.refuse_layer(diff_id);
+        } else if !cache.refuse() {
             return;
         }
         self.is_refused.store(true, Ordering::SeqCst);
@@ -195,11 +214,9 @@ impl<'a> Imports<'a> {
 
     /// What a cache says of a layer's content has turned out to be wrong.
     pub(crate) fn refuse_claims(&self, diff_id: &Digest) {
-        for (_, cache) in self.in_use() {
-            let claims = cache.records.layer(diff_id);
-            if claims.is_some_and(|layer| layer.identity.is_some())
-                && !cache.is_refused.swap(true, Ordering::SeqCst)
-            {
+        for (_, cache) in self.known() {
+            let claims = cache.read().layer(diff_id).cloned();
+            if claims.is_some_and(|layer| layer.identity.is_some()) && cache.refuse() {
                 self.was_refused.store(true, Ordering::SeqCst);
                 let name = &cache.name;
                 self.ui.warning(&format!(
@@ -219,7 +236,7 @@ impl<'a> Imports<'a> {
         self.was_refused.load(Ordering::SeqCst)
     }
 
-    fn load(&self) -> Vec<Loaded> {
+    fn load(&self) -> Vec<Known> {
         let wanted = &self.request.cache_from;
         if let [only] = wanted.as_slice() {
             return self.one(only).into_iter().collect();
@@ -236,7 +253,7 @@ impl<'a> Imports<'a> {
         })
     }
 
-    fn one(&self, import: &CacheImport) -> Option<Loaded> {
+    fn one(&self, import: &CacheImport) -> Option<Known> {
         let name = match import {
             CacheImport::Registry { reference } => reference.clone(),
             CacheImport::Local { src, .. } => format!("local:{}", src.display()),
@@ -253,13 +270,7 @@ impl<'a> Imports<'a> {
         match read {
             Ok((Content::Records(records), origin)) => {
                 self.ui.task_finished(task, None);
-                Some(Loaded {
-                    name,
-                    origin,
-                    records: *records,
-                    is_refused: AtomicBool::new(false),
-                    refused_layers: Mutex::default(),
-                })
+                Some(Known::new(name, origin, *records))
             }
             Ok((Content::BuildKit, _)) => {
                 self.ui.task_finished(task, None);
@@ -327,6 +338,15 @@ impl<'a> Imports<'a> {
         let content = source.content(&document, &self.platforms())?;
         Ok((content, source.origin()))
     }
+}
+
+fn is_result(plan: Option<&Plan>, step: &Step, cache: &Known, found: &Found) -> bool {
+    let fits = plan.is_none_or(|plan| record::fits(plan, step, &found.output));
+    if !fits {
+        let (name, step) = (&cache.name, step.id.0);
+        tracing::warn!("cache {name}: what it has for step {step} is no result of it");
+    }
+    fits
 }
 
 /// Why a cache could not be read, as BuildKit says it.

@@ -13,6 +13,7 @@ mod export;
 mod folder;
 mod import;
 mod inline;
+mod known;
 pub(crate) mod mounts;
 mod read;
 mod records;
@@ -20,9 +21,12 @@ mod registry;
 pub mod wire;
 
 pub(crate) use claims::Claims;
-pub(crate) use export::{Exports, Site};
+pub(crate) use export::{Exports, Site, described};
 pub(crate) use import::Imports;
 pub(crate) use inline::inline;
+pub(crate) use known::Known;
+pub(crate) use records::{CachedLayer, Found, PACKED_LIMIT, Records};
+pub(crate) use registry::send_layer;
 
 /// Media type of a cache's config, by which it is known.
 pub(crate) const CONFIG_TYPE: &str = "application/vnd.kiln.cache.config.v1+json";

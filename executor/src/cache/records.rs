@@ -113,8 +113,13 @@ impl Records {
 
     /// The layer of a `COPY --link` by its own key.
     pub(crate) fn by_link(&self, key: &CacheKey) -> Option<Link> {
-        let found = self.by_definition(self.by_link.get(key)?)?;
+        let found = self.by_link_found(key)?;
         found.output.chain.into_iter().next_back()
+    }
+
+    /// The step whose layer that is.
+    pub(crate) fn by_link_found(&self, key: &CacheKey) -> Option<Found> {
+        self.by_definition(self.by_link.get(key)?)
     }
 
     /// When a root file system was made, by its layers from the base up.
@@ -346,6 +351,16 @@ impl Records {
         }
     }
 
+    /// Takes over what another has, in the place of what is here, as seen today.
+    pub(crate) fn renew(&mut self, other: &Self, today: u32) {
+        for layer in &other.layers {
+            self.put_layer(layer.clone());
+        }
+        for (key, entry) in &other.entries {
+            self.put(*key, &other.found(entry), today);
+        }
+    }
+
     /// The same with blobs from elsewhere; without records that have a layer of which there is none.
     pub(crate) fn with_blobs(&self, blob: &dyn Fn(&Digest) -> Option<Desc>) -> Self {
         let mut records = Self::default();
@@ -365,11 +380,20 @@ impl Records {
 
     /// The bytes; equal ones for equal records.
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let plain = self.encode_plain();
+        zstd::bulk::compress(&plain, LEVEL).expect("BUG: compressing in memory does not fail")
+    }
+
+    /// The same before it is compressed: JSON.
+    pub(crate) fn encode_plain(&self) -> Vec<u8> {
         let all: Vec<(&CacheKey, &Entry)> = self.entries.iter().collect();
         let ordered = self.only(&all);
-        let plain =
-            serde_json::to_vec(&ordered.wire()).expect("BUG: records have string keys only");
-        zstd::bulk::compress(&plain, LEVEL).expect("BUG: compressing in memory does not fail")
+        serde_json::to_vec(&ordered.wire()).expect("BUG: records have string keys only")
+    }
+
+    /// The keys of the records.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &CacheKey> {
+        self.entries.keys()
     }
 }
 

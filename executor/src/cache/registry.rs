@@ -134,60 +134,7 @@ impl RegistryPlace {
         packing: Packing,
         stop: &Cancel,
     ) -> Result<Packed, Error> {
-        let store = site.space.store();
-        let as_it_is = foreign(site, layer, packing)?;
-        let ahead = match &as_it_is {
-            Some(desc) => Some(as_found(layer, desc)?),
-            None => packed::known(site.space, layer, packing.compression, packing.force)?,
-        };
-        let mut mounts = Vec::new();
-        if let Some(Origin::Repository(name)) = site.fetcher.origin(layer) {
-            mounts.extend(Reference::parse(&name).ok());
-        }
-        if let Some(ahead) = &ahead {
-            mounts.extend(places::of(store, ahead.descriptor.digest())?);
-        }
-        let (orders, ordered) = channel();
-        let outgoing = Arc::new(Outgoing::default());
-        let source: Arc<dyn BlobSource> = Arc::new(LayerSource {
-            number: 0,
-            ahead: ahead
-                .as_ref()
-                .map(|packed| (packed.descriptor.digest().clone(), packed.descriptor.size())),
-            outgoing: Arc::clone(&outgoing),
-            asked: AtomicBool::new(false),
-            orders: orders.clone(),
-            read: Arc::new(AtomicU64::new(0)),
-        });
-        let make = |ordered: Receiver<Order>| match ordered.recv() {
-            Ok(Some(_)) => {
-                let made = match &as_it_is {
-                    Some(desc) => fetched(site, layer, desc, &outgoing, stop),
-                    None => made(site, layer, packing, &outgoing, stop),
-                };
-                made.inspect_err(|error| outgoing.abandon(&crate::error::chain(error)))
-            }
-            _ => Ok(()),
-        };
-        let (pushed, made) = std::thread::scope(|scope| {
-            let maker = scope.spawn(|| make(ordered));
-            let pushed = site
-                .remote
-                .push_blob_until(&self.reference, &source, &mounts, stop);
-            outgoing.abandon("the export has ended");
-            // A maker that is gone needs no word.
-            let _ = orders.send(None);
-            let made = maker.join().expect("BUG: making a layer does not panic");
-            (pushed, made)
-        });
-        made?;
-        let pushed = pushed?;
-        places::remember(store, &pushed.digest, &self.reference)?;
-        let packed = ahead.or_else(|| outgoing.finished());
-        packed.ok_or_else(|| Error::Layer {
-            layer: layer.to_string(),
-            reason: "it was sent before it was whole".to_owned(),
-        })
+        send_layer(site, &self.reference, (layer, packing), stop)
     }
 
     /// Writes records and manifest; see the top of this file.
@@ -345,6 +292,69 @@ impl RegistryPlace {
         remote.push_blob_until(&self.reference, &blob, &[], exports.stop())?;
         Ok(())
     }
+}
+
+/// Brings a layer into a repository: it is there, is mounted, or is sent while it is compressed.
+pub(crate) fn send_layer(
+    site: Site<'_>,
+    reference: &Reference,
+    (layer, packing): (&Digest, Packing),
+    stop: &Cancel,
+) -> Result<Packed, Error> {
+    let store = site.space.store();
+    let as_it_is = foreign(site, layer, packing)?;
+    let ahead = match &as_it_is {
+        Some(desc) => Some(as_found(layer, desc)?),
+        None => packed::known(site.space, layer, packing.compression, packing.force)?,
+    };
+    let mut mounts = Vec::new();
+    if let Some(Origin::Repository(name)) = site.fetcher.origin(layer) {
+        mounts.extend(Reference::parse(&name).ok());
+    }
+    if let Some(ahead) = &ahead {
+        mounts.extend(places::of(store, ahead.descriptor.digest())?);
+    }
+    let (orders, ordered) = channel();
+    let outgoing = Arc::new(Outgoing::default());
+    let source: Arc<dyn BlobSource> = Arc::new(LayerSource {
+        number: 0,
+        ahead: ahead
+            .as_ref()
+            .map(|packed| (packed.descriptor.digest().clone(), packed.descriptor.size())),
+        outgoing: Arc::clone(&outgoing),
+        asked: AtomicBool::new(false),
+        orders: orders.clone(),
+        read: Arc::new(AtomicU64::new(0)),
+    });
+    let make = |ordered: Receiver<Order>| match ordered.recv() {
+        Ok(Some(_)) => {
+            let made = match &as_it_is {
+                Some(desc) => fetched(site, layer, desc, &outgoing, stop),
+                None => made(site, layer, packing, &outgoing, stop),
+            };
+            made.inspect_err(|error| outgoing.abandon(&crate::error::chain(error)))
+        }
+        _ => Ok(()),
+    };
+    let (pushed, made) = std::thread::scope(|scope| {
+        let maker = scope.spawn(|| make(ordered));
+        let pushed = site
+            .remote
+            .push_blob_until(reference, &source, &mounts, stop);
+        outgoing.abandon("the export has ended");
+        // A maker that is gone needs no word.
+        let _ = orders.send(None);
+        let made = maker.join().expect("BUG: making a layer does not panic");
+        (pushed, made)
+    });
+    made?;
+    let pushed = pushed?;
+    places::remember(store, &pushed.digest, reference)?;
+    let packed = ahead.or_else(|| outgoing.finished());
+    packed.ok_or_else(|| Error::Layer {
+        layer: layer.to_string(),
+        reason: "it was sent before it was whole".to_owned(),
+    })
 }
 
 /// Whether a registry did not take a manifest as it has not all blobs that it names: some do not see at once what others

@@ -26,6 +26,13 @@ use tokio::runtime::Runtime;
 /// How often a transfer looks whether it is to stop.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Attempts of who has little patience.
+const HASTY_ATTEMPTS: u32 = 2;
+/// How long such a one waits for a connection.
+const HASTY_CONNECT: Duration = Duration::from_secs(5);
+/// How long such a one waits for an answer.
+const HASTY_IDLE: Duration = Duration::from_secs(10);
+
 /// A lazily started client.
 pub struct Remote {
     options: ClientOptions,
@@ -52,6 +59,24 @@ impl Remote {
             options: options.clone(),
             cancel: cancel.clone(),
             network: Arc::default(),
+            client: OnceLock::new(),
+            conf: OnceLock::new(),
+        }
+    }
+
+    /// The same with less patience: for what a build asks and can do without.
+    #[must_use]
+    pub(crate) fn hasty(&self) -> Self {
+        let mut options = self.options.clone();
+        let (retry, timeouts) = (&mut options.retry, &mut options.timeouts);
+        retry.attempts = retry.attempts.min(HASTY_ATTEMPTS);
+        retry.max_retry_after = retry.max_retry_after.min(HASTY_CONNECT);
+        timeouts.connect = timeouts.connect.min(HASTY_CONNECT);
+        timeouts.idle = timeouts.idle.min(HASTY_IDLE);
+        Self {
+            options,
+            cancel: self.cancel.clone(),
+            network: Arc::clone(&self.network),
             client: OnceLock::new(),
             conf: OnceLock::new(),
         }

@@ -93,6 +93,10 @@ impl Fetcher<'_> {
                     source,
                 })
                 .and_then(|reference| self.remote.blob(&reference, desc, &mut sink)),
+            Origin::Cas(name) => match self.imports {
+                Some(imports) => imports.steps().fetch(name, desc, &mut sink),
+                None => Err(self.nowhere(desc)),
+            },
         };
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);

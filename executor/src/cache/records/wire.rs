@@ -81,11 +81,19 @@ impl Records {
                 "its records are larger than the limit of {PLAIN_LIMIT} bytes"
             ));
         }
-        if manifest::values(&plain) > MOST_VALUES {
+        Self::decode_plain(&plain)
+    }
+
+    /// The same of what is not compressed. Its length is the caller's to bound.
+    ///
+    /// # Errors
+    /// What is wrong with it, in a phrase.
+    pub(crate) fn decode_plain(plain: &[u8]) -> Result<Self, String> {
+        if manifest::values(plain) > MOST_VALUES {
             return Err(format!("its records have more than {MOST_VALUES} values"));
         }
         let version: WireVersion =
-            serde_json::from_slice(&plain).map_err(|e| format!("its records are damaged: {e}"))?;
+            serde_json::from_slice(plain).map_err(|e| format!("its records are damaged: {e}"))?;
         if version.version != VERSION {
             return Err(format!(
                 "its records have version {}, and this program reads version {VERSION}",
@@ -93,7 +101,7 @@ impl Records {
             ));
         }
         let wire: Wire =
-            serde_json::from_slice(&plain).map_err(|e| format!("its records are damaged: {e}"))?;
+            serde_json::from_slice(plain).map_err(|e| format!("its records are damaged: {e}"))?;
         wire.checked()
     }
 }
