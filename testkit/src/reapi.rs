@@ -14,6 +14,7 @@
 //! # let _ = address;
 //! ```
 
+mod buildbox;
 mod bytestream;
 mod cache;
 mod cas;
@@ -31,6 +32,7 @@ mod storage;
 
 pub use bazel_remote_apis as apis;
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
+pub use buildbox::{Buildbox, BuildboxSetup};
 pub use fault::{Fault, Lie};
 pub use options::{LostWorker, NoMatch, Options, Staging, Tls, Worker};
 pub use state::{Counters, Execution};

@@ -24,6 +24,18 @@ impl Scratch {
         }
     }
 
+    /// An empty folder in another place than the system's temporary folder.
+    ///
+    /// # Panics
+    /// When the place cannot be written.
+    #[must_use]
+    pub fn in_folder(place: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("kiln-").tempdir_in(place);
+        Self {
+            dir: dir.expect("a temporary folder"),
+        }
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -7,6 +7,7 @@ use std::process::Command;
 /// Program that a test uses, and the Debian package that has it.
 const TOOLS: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
+    ("bwrap", "bubblewrap"),
     ("curl", "curl"),
     ("docker-registry", "docker-registry"),
     ("fuse-overlayfs", "fuse-overlayfs"),

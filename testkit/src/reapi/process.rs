@@ -142,17 +142,22 @@ impl Program<'_> {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let child = command.spawn()?;
-        let process = Arc::new(Process {
-            pid: Pid::from_child(&child),
-            folder: self.root.to_owned(),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        });
+        let process = Process::of(&child, self.root);
         Ok((child, process))
     }
 }
 
 impl Process {
+    /// A child that leads a process group, and the folder in which it and its descendants work.
+    pub(super) fn of(child: &Child, folder: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            pid: Pid::from_child(child),
+            folder: folder.to_owned(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,6 +210,12 @@ impl Process {
         };
         let found = all.iter().filter(|(id, entry)| ours(**id, entry));
         found.map(|(id, _)| *id).collect()
+    }
+
+    /// Whether it has ended; its number is not given to another process before [`Process::wait`].
+    pub(super) fn is_over(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        !matches!(waitid(WaitId::Pid(self.pid), options), Ok(None))
     }
 
     /// Waits for its end, ends what it left behind, and says why it was ended if it was.
