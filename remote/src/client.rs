@@ -2,17 +2,22 @@
 
 use crate::capabilities::Capabilities;
 use crate::endpoint::Endpoint;
-use crate::error::{Error, Failure};
+use crate::error::{ConnectFailure, Error, Failure};
 use crate::{channel, retry::Attempts, trouble::Trouble};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::{OnceCell, Semaphore};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 /// Transfers at the same time, over all calls of a client and its clones: each holds a few MiB at most.
 pub(crate) const TRANSFERS: usize = 4;
+
+/// Between the deadline on this side and the one that the server is told.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// A client of one server. Clones share the connection, what is known of the server, and the bound on memory.
 ///
@@ -27,6 +32,8 @@ struct Inner {
     line: OnceCell<channel::Line>,
     capabilities: OnceCell<Arc<Capabilities>>,
     transfers: Semaphore,
+    /// The server has answered a call, if only with a status.
+    answered: AtomicBool,
 }
 
 impl Client {
@@ -38,6 +45,7 @@ impl Client {
                 line: OnceCell::new(),
                 capabilities: OnceCell::new(),
                 transfers: Semaphore::new(TRANSFERS),
+                answered: AtomicBool::new(false),
             }),
         }
     }
@@ -106,17 +114,41 @@ impl Client {
         let line = self.line().await?;
         let within = self.endpoint().deadlines.call;
         let mut request = line.request(message);
-        request.set_timeout(within);
+        // The server is told a little more, so that it is this side that says whose silence it was.
+        request.set_timeout(within + MARGIN);
         let answer = tokio::time::timeout(within, call(line.channel(), request)).await;
         Ok(match answer {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Ok(answer)) => {
+                self.inner.answered.store(true, Ordering::Relaxed);
+                Ok(answer.into_inner())
+            }
             Ok(Err(status)) => Err(self.trouble(&status)),
             Err(_) => Err(Trouble::Silent(within)),
         })
     }
 
     pub(crate) fn trouble(&self, status: &Status) -> Trouble {
-        Trouble::of(status, self.endpoint().deadlines)
+        let trouble = Trouble::of(status, self.endpoint().deadlines);
+        match trouble {
+            Trouble::Answer(_) => self.inner.answered.store(true, Ordering::Relaxed),
+            Trouble::Connect(ConnectFailure::Broken(_))
+                if !self.inner.answered.load(Ordering::Relaxed) =>
+            {
+                return Trouble::Connect(ConnectFailure::HungUp(self.hint()));
+            }
+            _ => {}
+        }
+        trouble
+    }
+
+    /// What servers that hang up before they have said anything mostly want.
+    fn hint(&self) -> &'static str {
+        let endpoint = self.endpoint();
+        match (endpoint.tls, &endpoint.identity) {
+            (false, _) => "a TLS port wants grpcs://",
+            (true, None) => "it may want a client certificate",
+            (true, Some(_)) => "it may not accept the client certificate",
+        }
     }
 
     /// The error that a trouble is for who attempted something.

@@ -283,6 +283,9 @@ pub enum ConnectFailure {
     /// An HTTP/2 server that is no gRPC server, or a proxy before it.
     #[error("no gRPC server: {0}")]
     NotGrpc(String),
+    /// The connection was closed before the server had answered anything, which often has this reason.
+    #[error("the server hung up before it answered anything: {0}")]
+    HungUp(&'static str),
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
@@ -290,7 +293,10 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, Self::Refused | Self::TimedOut(_) | Self::Broken(_))
+        matches!(
+            self,
+            Self::Refused | Self::TimedOut(_) | Self::HungUp(_) | Self::Broken(_)
+        )
     }
 }
 

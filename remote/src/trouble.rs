@@ -26,6 +26,9 @@ impl Trouble {
         let Some(cause) = status.source() else {
             return Self::answered(status);
         };
+        if cause.downcast_ref::<tonic::TimeoutExpired>().is_some() {
+            return Self::Silent(deadlines.call);
+        }
         Self::Connect(connect_failure(cause, deadlines))
     }
 
@@ -46,9 +49,6 @@ impl Trouble {
         }
         if foreign && !proxied {
             return Self::Connect(ConnectFailure::NotGrpc(told(message)));
-        }
-        if status.code() == Code::Cancelled && message.contains("imeout expired") {
-            return Self::Silent(Duration::ZERO);
         }
         Self::Answer(Failure::of(status))
     }
@@ -111,7 +111,7 @@ fn connect_failure(cause: &(dyn StdError + 'static), deadlines: Deadlines) -> Co
         {
             return ConnectFailure::NotHttp2(told(&last));
         }
-        if last.contains("deadline has elapsed") || last.contains("imeout expired") {
+        if last.contains("deadline has elapsed") || last.contains("handshake timeout") {
             return ConnectFailure::TimedOut(deadlines.connect);
         }
         current = error.source();

@@ -148,11 +148,14 @@ impl Client {
             moved: Arc::clone(&moved),
         };
         let (digest, content, zstd) = (upload.digest, upload.content.clone(), upload.zstd);
+        // The stream must not end before it is known why it does.
+        let open = feed.pieces.clone();
         tokio::task::spawn_blocking(move || {
             if let Err(error) = send(digest, &content, zstd, feed) {
                 // Nobody listens when the call ended first.
                 let _ = failed.send(error);
             }
+            drop(open);
         });
         let pieces = Pieces(Arc::new(Mutex::new(Some(received))));
         let stream = pieces.stream(Arc::clone(&moved));
