@@ -164,7 +164,7 @@ impl Client {
             Trouble::Answer(source) => Error::Call {
                 attempt: attempt(),
                 endpoint,
-                source,
+                source: Box::new(source),
             },
             Trouble::Fatal(error) => *error,
         }
@@ -184,7 +184,7 @@ impl Client {
         Error::Call {
             attempt,
             endpoint: self.endpoint().name(),
-            source,
+            source: Box::new(source),
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum Error {
         /// The endpoint's address.
         endpoint: Arc<str>,
         /// The status.
-        source: Failure,
+        source: Box<Failure>,
     },
     /// Nothing came in time.
     #[error("could not {attempt} on {endpoint}: no answer within {} s", waited.as_secs_f32())]
@@ -72,7 +72,7 @@ pub enum Error {
         /// The name that was asked for.
         instance: String,
         /// The status.
-        source: Failure,
+        source: Box<Failure>,
     },
     /// The server lacks something that is needed.
     #[error("{endpoint} {lacks}")]
@@ -164,7 +164,7 @@ pub enum Error {
         /// How long the action was queued; zero when the server said at once that there is none.
         waited: Duration,
         /// What the server said, if it did.
-        source: Option<Failure>,
+        source: Option<Box<Failure>>,
     },
     /// An action ran longer than it may.
     #[error("action {action} did not end within {} s on {endpoint}", limit.as_secs())]
@@ -184,7 +184,7 @@ pub enum Error {
         /// The endpoint's address.
         endpoint: Arc<str>,
         /// The status.
-        source: Failure,
+        source: Box<Failure>,
     },
     /// The caller cancelled.
     #[error("action {action} was cancelled")]

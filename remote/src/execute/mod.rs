@@ -147,7 +147,7 @@ impl Client {
         tokio::select! {
             biased;
             () = cancel => {}
-            ended = run.to_its_end() => return ended,
+            ended = run.finish() => return ended,
         }
         run.cancel().await;
         Err(Error::Cancelled { action })

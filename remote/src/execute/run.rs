@@ -76,7 +76,7 @@ impl<'a> Run<'a> {
     }
 
     /// Executes, and follows until the end.
-    pub(super) async fn to_its_end(&mut self) -> Result<Executed, Error> {
+    pub(super) async fn finish(&mut self) -> Result<Executed, Error> {
         let mut attempts = Attempts::new(self.client.endpoint().retry);
         let mut again = 0;
         loop {
@@ -354,7 +354,7 @@ impl<'a> Run<'a> {
                 endpoint,
                 properties: self.properties(),
                 waited: Duration::ZERO,
-                source: Some(failure),
+                source: Some(Box::new(failure)),
             };
         }
         if lacks {
@@ -374,7 +374,7 @@ impl<'a> Run<'a> {
         Error::Execution {
             action,
             endpoint,
-            source: failure,
+            source: Box::new(failure),
         }
     }
 
