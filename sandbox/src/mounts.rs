@@ -271,7 +271,14 @@ fn mount_sys(root: &OwnedFd, own_network: bool, writable: bool) -> Result<(), Fa
     if own_network && let Ok(sys) = new_mount("sysfs", &[], attributes) {
         return attach_at(root, &sys, "sys");
     }
-    let sys = rustix::mount::open_tree(CWD, "/sys", RECURSIVE_CLONE).stage("mount /sys")?;
+    let sys = match rustix::mount::open_tree(CWD, "/sys", RECURSIVE_CLONE) {
+        // The root around a step that was sent here may hold nothing but what was sent with it.
+        Err(Errno::NOENT) => {
+            let nothing = new_mount("tmpfs", &[("mode", "555"), ("size", "4k")], attributes)?;
+            return attach_at(root, &nothing, "sys");
+        }
+        result => result.stage("mount /sys")?,
+    };
     sys::mount_setattr(&sys, attributes, true).stage("set the attributes of /sys")?;
     attach_at(root, &sys, "sys")?;
     cgroup::view::cover(root)

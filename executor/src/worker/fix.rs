@@ -76,6 +76,7 @@ fn attempt(
         samples,
         foreign_xattrs: false,
         refuted: false,
+        exact_symlinks: None,
         made: BTreeSet::new(),
         links: HashMap::new(),
         report: StagedReport::default(),
@@ -106,6 +107,8 @@ struct Fixer<'a> {
     /// Staged files carry attributes that commands would see and layers would keep.
     foreign_xattrs: bool,
     refuted: bool,
+    /// Whether the first symbolic link is as it should be: some engines carry the times of all else.
+    exact_symlinks: Option<bool>,
     /// Directories in the lower.
     made: BTreeSet<Vec<u8>>,
     /// Paths in the lower of files with several names.
@@ -202,7 +205,17 @@ impl Fixer<'_> {
         let has_links = self.view.has_links(&entry.path);
         self.report.files += 1;
         let is_usual = !has_links && is_usual(entry);
-        if self.samples && is_usual && !self.report.files.is_multiple_of(SAMPLE) {
+        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
+        let known = if is_symlink {
+            self.exact_symlinks
+        } else {
+            Some(true)
+        };
+        if self.samples && is_usual && known == Some(false) {
+            return self.fix(name, entry, staged, false);
+        }
+        let is_skipped = known.is_some() && !self.report.files.is_multiple_of(SAMPLE);
+        if self.samples && is_usual && is_skipped {
             return Ok(());
         }
         let stat = staged.and_then(|staged| {
@@ -214,14 +227,29 @@ impl Fixer<'_> {
             }
             _ => false,
         };
+        let is_first = self.samples && is_usual && is_symlink && self.exact_symlinks.is_none();
+        if is_first {
+            self.exact_symlinks = Some(exact);
+        }
         if exact {
             return Ok(());
         }
         // What can be staged and is no special is as it is said to be, or nothing is.
-        if self.samples && is_usual {
+        if self.samples && is_usual && !is_first {
             self.refuted = true;
             return Ok(());
         }
+        self.fix(name, entry, staged, has_links)
+    }
+
+    /// Makes an entry anew.
+    fn fix(
+        &mut self,
+        name: &[u8],
+        entry: &Entry,
+        staged: Option<&OwnedFd>,
+        has_links: bool,
+    ) -> Result<(), Error> {
         self.report.fixed += 1;
         self.make_parents(&entry.path)?;
         if has_links && entry.kind != Kind::Directory {

@@ -134,6 +134,10 @@ fn in_scratch(
     report.scratch = work.folder.path().display().to_string();
     report.notes = sandbox.notes();
     report.notes.extend(told.notes);
+    if rustix::thread::no_new_privs().is_ok_and(|is_set| is_set) {
+        let note = "set-user-id programs and file capabilities do not work in commands, since the worker runs with no_new_privs";
+        report.notes.push(note.to_owned());
+    }
     report.staged = told.staged;
     report.ms = ms;
     Ok(report)
