@@ -175,6 +175,25 @@ pub enum Error {
         /// What is missing, and how to get it.
         missing: String,
     },
+    /// A cluster, or a cache that is shared.
+    #[error("remote execution")]
+    Cluster(#[source] Box<reapi::Error>),
+    /// A cluster that does not take a step that could run there.
+    #[error("{cluster} cannot take the step: {reason}")]
+    Untaken {
+        /// Its address.
+        cluster: String,
+        /// Why.
+        reason: String,
+    },
+    /// A cluster whose answer is not what was asked for.
+    #[error("the answer of {cluster} is not used: {reason}")]
+    Answer {
+        /// Its address.
+        cluster: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A command took longer than `--timeout` allows, and was stopped.
     #[error("process {command:?} was stopped: it took longer than --timeout {limit:?} allows")]
     Timeout {
@@ -282,6 +301,12 @@ pub enum Error {
     Cancelled,
 }
 
+impl From<reapi::Error> for Error {
+    fn from(error: reapi::Error) -> Self {
+        Self::Cluster(Box::new(error))
+    }
+}
+
 /// What a failed command left to look at.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LeftBehind {
@@ -339,6 +364,13 @@ impl Error {
             Self::StageName { .. } => Some(
                 "a name is [registry/]name[:tag][@digest], in lower case".to_owned(),
             ),
+            Self::Cluster(source) if matches!(**source, reapi::Error::NoWorker { .. }) => Some(
+                "--executor ...,queue-timeout= says how long a step waits, property=KEY=VALUE what a worker must be; --executor-fallback=local runs such steps here"
+                    .to_owned(),
+            ),
+            Self::Cluster(source) if matches!(**source, reapi::Error::Connect { .. }) => {
+                Some("--executor-fallback=local runs steps here when the cluster is out of reach".to_owned())
+            }
             Self::Secret { id } => Some(format!("give it with --secret id={id},src=FILE")),
             error if error.is_disk_full() => Some(
                 "the disk is full: free space on it, or use another; `kiln prune` frees the store's, and --root names another store".to_owned(),

@@ -30,7 +30,9 @@ pub fn run(args: &BuildArgs, open: &Opener<'_>, environment: &Environment) -> Re
     for warning in &warnings {
         progress.warn(warning);
     }
+    // What failed elsewhere cannot be kept: only who asks for it has all steps run here.
     let is_for_people = !args.quiet
+        && request.remote.executor.is_none()
         && matches!(
             mode,
             ProgressMode::Auto | ProgressMode::Tty | ProgressMode::Plain

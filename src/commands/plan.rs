@@ -34,6 +34,7 @@ pub fn run(args: &PlanArgs, open: &Opener<'_>, environment: &Environment) -> Res
             memo: &step.memo,
             result: match step.foreseen {
                 Foreseen::Hit => "HIT",
+                Foreseen::RemoteHit => "REMOTE HIT",
                 Foreseen::Miss => "MISS",
                 Foreseen::Unknown => "UNKNOWN",
             },
@@ -116,8 +117,12 @@ fn footer(forecast: &Forecast) -> String {
             .filter(|step| step.foreseen == foreseen);
         of.count()
     };
+    let elsewhere = match count(Foreseen::RemoteHit) {
+        0 => String::new(),
+        steps => format!(" {steps} cached elsewhere,"),
+    };
     let mut text = format!(
-        "\n{} cached, {} to run, {} not known before others have run\n",
+        "\n{} cached,{elsewhere} {} to run, {} not known before others have run\n",
         count(Foreseen::Hit),
         count(Foreseen::Miss),
         count(Foreseen::Unknown)

@@ -19,6 +19,7 @@ mod caches;
 mod caches_elsewhere;
 mod caches_ended;
 mod checks;
+mod cluster;
 mod confined;
 mod context_mode;
 mod contexts;

@@ -14,7 +14,7 @@ use testkit::Scratch;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Variables of the host that change what the program does.
-const VARIABLES: [&str; 36] = [
+const VARIABLES: [&str; 39] = [
     "BUILDAH_ISOLATION",
     "BUILDKIT_PROGRESS",
     "CI",
@@ -41,8 +41,11 @@ const VARIABLES: [&str; 36] = [
     "HTTP_PROXY",
     "KILN_CACHE_MAX",
     "KILN_CONTEXT_MODE",
+    "KILN_EXECUTOR",
+    "KILN_EXECUTOR_FALLBACK",
     "KILN_ISOLATION",
     "KILN_LOG",
+    "KILN_REMOTE_CACHE",
     "KILN_ROOT",
     "NO_COLOR",
     "NO_PROXY",

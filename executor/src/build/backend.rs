@@ -17,6 +17,7 @@ use crate::build::run;
 use crate::build::sources::RemoteSteps;
 use crate::cache::mounts::Travel;
 use crate::cache::{Claims, Exports};
+use crate::cluster::Cluster;
 use crate::copy::{self, Reads};
 use crate::device::Devices;
 use crate::layer::{self, Compression, Form, Written};
@@ -70,6 +71,8 @@ pub(crate) struct Executor<'a> {
     pub exports: Option<&'a Exports<'a>>,
     /// Caches that machines share, which steps go to.
     pub sending: Option<&'a Sending<'a>>,
+    /// Where steps go that need not run here.
+    pub cluster: Option<&'a Cluster<'a>>,
     /// Cache mounts that travel.
     pub travel: Option<&'a Travel<'a>>,
     /// Steps are carried out to be compared: nothing is recorded.
@@ -110,6 +113,7 @@ impl<'a> Executor<'a> {
             journal: Journal::default(),
             exports: None,
             sending: None,
+            cluster: None,
             travel: None,
             verifying: AtomicBool::new(false),
             claims: Claims::default(),
@@ -161,8 +165,19 @@ impl<'a> Executor<'a> {
         Ok(true)
     }
 
+    /// Steps in flight.
+    pub(crate) fn jobs(&self) -> usize {
+        let here = self.request.jobs;
+        self.cluster.map_or(here, |cluster| cluster.jobs(here))
+    }
+
     /// Carries a step out; its layer.
     pub(crate) fn make(&self, step: &Step, work: &Work<'_>) -> Result<Digest, Error> {
+        let _slot = match (self.cluster, &step.op) {
+            (Some(cluster), Op::Run(op)) => return cluster.run(self, step, op, work),
+            (Some(cluster), _) => Some(cluster.here(work.cancel)?),
+            (None, _) => None,
+        };
         match &step.op {
             Op::Image(_) => Err(Error::Request("an image is not made".to_owned())),
             Op::Copy(op) => self.copy(step, op, work),

@@ -1,7 +1,7 @@
 //! What a build would do: which steps are cached, which run, and which is known only once others have run; what would
 //! be pulled and pushed. It runs no step and fetches no layer; bases are resolved as a build resolves them.
 
-use super::backend::Executor;
+use super::backend::{Executor, Work};
 use super::contexts::Contexts;
 use super::exporter::publish;
 use super::fetch::{self, Fetcher};
@@ -15,6 +15,7 @@ use super::sources::RemoteSteps;
 use super::{BuildFailure, Ui, epoch, failure, options, refuse_platforms};
 use crate::Error;
 use crate::cache::Imports;
+use crate::cluster::Cluster;
 use crate::layer;
 use crate::remote::Remote;
 use crate::request::BuildRequest;
@@ -35,10 +36,20 @@ use store::Store;
 pub enum Foreseen {
     /// Its result is in the cache, or not needed.
     Hit,
+    /// Its result is on the cluster, or in a cache that is shared.
+    RemoteHit,
     /// It would run; a base image would be pulled.
     Miss,
     /// Whether it runs is known once its inputs have run: with the same content as before it is cached.
     Unknown,
+}
+
+impl Foreseen {
+    /// Whether nothing runs for it.
+    #[must_use]
+    pub fn is_hit(self) -> bool {
+        matches!(self, Self::Hit | Self::RemoteHit)
+    }
 }
 
 /// One step of a build to be.
@@ -87,7 +98,7 @@ impl Forecast {
     pub fn runs_anything(&self) -> bool {
         self.steps
             .iter()
-            .any(|step| step.foreseen != Foreseen::Hit && step.memo.kind != explain::Kind::Image)
+            .any(|step| !step.foreseen.is_hit() && step.memo.kind != explain::Kind::Image)
     }
 }
 
@@ -133,13 +144,17 @@ pub fn forecast(
             cancel,
         });
         steps.find_all(&plan, ui);
-        let executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
+        let cluster = Cluster::of(request, remote.network())?;
+        let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
+        executor.cluster = cluster.as_ref();
         let survey = scheduler::survey(&plan, &executor, cancel)
             .map_err(|error| failure(error, &plan, &executor))?;
         Foreseeing {
             plan: &plan,
             executor: &executor,
             survey,
+            ui,
+            cancel,
         }
         .forecast(&remote)
     };
@@ -151,6 +166,8 @@ struct Foreseeing<'a, 'e> {
     plan: &'a Plan,
     executor: &'a Executor<'e>,
     survey: Survey<StepOutput>,
+    ui: &'a dyn Ui,
+    cancel: &'a Cancel,
 }
 
 impl Foreseeing<'_, '_> {
@@ -160,7 +177,7 @@ impl Foreseeing<'_, '_> {
         let subject = Subject::of(self.executor.request, self.plan);
         let now = journal::memos(self.plan, &self.survey.keys, &self.survey.sources);
         let past = journal::past(store, &subject, &self.executor.request.dockerfile);
-        let missed: Vec<bool> = foreseen.iter().map(|step| *step != Foreseen::Hit).collect();
+        let missed: Vec<bool> = foreseen.iter().map(|step| !step.is_hit()).collect();
         let known = Known {
             executor: self.executor,
             now: &now,
@@ -173,7 +190,7 @@ impl Foreseeing<'_, '_> {
             .map(|((memo, foreseen), reason)| ForecastStep {
                 memo,
                 foreseen: *foreseen,
-                reason: reason.filter(|_| *foreseen != Foreseen::Hit),
+                reason: reason.filter(|_| !foreseen.is_hit()),
             })
             .collect();
         Ok(Forecast {
@@ -228,8 +245,33 @@ impl Foreseeing<'_, '_> {
         let found = self.executor.lookup(step, &content, Some(&inputs))?;
         let is_found = found.is_some();
         self.survey.outputs[at] = found;
-        Ok(if is_found {
-            Foreseen::Hit
+        if is_found {
+            return Ok(Foreseen::Hit);
+        }
+        self.on_cluster(step, &inputs)
+    }
+
+    /// Whether the cluster has run a step that nobody here knows. What the step is for a worker depends on files: it is
+    /// not known before they are here.
+    fn on_cluster(&self, step: &Step, inputs: &[StepOutput]) -> Result<Foreseen, Error> {
+        let (Some(cluster), Op::Run(op)) = (self.executor.cluster, &step.op) else {
+            return Ok(Foreseen::Miss);
+        };
+        if !cluster.may_take(self.executor, step, op) {
+            return Ok(Foreseen::Miss);
+        }
+        for input in inputs {
+            if !self.is_here(input)? {
+                return Ok(Foreseen::Unknown);
+            }
+        }
+        let work = Work {
+            inputs,
+            events: self.ui,
+            cancel: self.cancel,
+        };
+        Ok(if cluster.has(self.executor, step, op, &work)? {
+            Foreseen::RemoteHit
         } else {
             Foreseen::Miss
         })
@@ -260,7 +302,7 @@ impl Foreseeing<'_, '_> {
             Ok(())
         };
         for (step, foreseen) in self.plan.steps.iter().zip(foreseen) {
-            if *foreseen == Foreseen::Hit || matches!(step.op, Op::Image(_)) {
+            if foreseen.is_hit() || matches!(step.op, Op::Image(_)) {
                 continue;
             }
             for (index, input) in step.inputs.iter().enumerate() {
@@ -307,8 +349,7 @@ impl Foreseeing<'_, '_> {
                 let mut at = target.rootfs.map(|rootfs| rootfs.0 as usize);
                 while let Some(step) = at {
                     at = None;
-                    if foreseen[step] != Foreseen::Hit
-                        && !matches!(self.plan.steps[step].op, Op::Image(_))
+                    if !foreseen[step].is_hit() && !matches!(self.plan.steps[step].op, Op::Image(_))
                     {
                         amount.unknown += usize::from(seen.insert(format!("step {step}")));
                         let op = &self.plan.steps[step].op;

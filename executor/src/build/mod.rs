@@ -46,6 +46,7 @@ pub use verify::Verified;
 use crate::Error;
 use crate::cache::mounts::Travel;
 use crate::cache::{Exports, Imports, Site};
+use crate::cluster::Cluster;
 use crate::context::ignore::ignored_files;
 use crate::device::Devices;
 use crate::remote::Remote;
@@ -209,6 +210,7 @@ pub fn build(
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
     let contexts = Contexts::new(&space, request, &pending);
     let emulation = Emulation::of(&plan, request, begun);
+    let cluster = Cluster::of(request, remote.network())?;
     let carried = exports.meanwhile(|| {
         let steps = RemoteSteps::new(Sources {
             store,
@@ -225,6 +227,7 @@ pub fn build(
         executor.exports = Some(&exports);
         executor.sending = Some(&sending);
         executor.travel = Some(&travel);
+        executor.cluster = cluster.as_ref();
         sending.meanwhile(|| carry_out(site, &executor, cancel, stdout.as_ref()))
     });
     // What was learnt about the context holds even when a step failed.
@@ -303,7 +306,8 @@ fn attempt(
         };
         (error.into(), again)
     };
-    let ran = scheduler::run(plan, executor, shows, request.jobs, cancel);
+    let jobs = executor.jobs();
+    let ran = scheduler::run(plan, executor, shows, jobs, cancel);
     let ran = match ran {
         Err(RunError::Step { source, step }) if again::is_of_cache(&source) => {
             let origin = Some(plan.steps[step.0 as usize].origin.clone());

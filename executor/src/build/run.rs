@@ -1,7 +1,7 @@
 //! RUN: one command in the sandbox over the layers below, its output streamed and logged, its changes captured.
 
 pub(crate) mod copies;
-mod log;
+pub(crate) mod log;
 pub(crate) mod spec;
 pub(crate) mod stop;
 

@@ -62,19 +62,18 @@ pub(crate) fn worker_architecture<'p>(
     }
 }
 
-/// Properties as messages have them.
-pub(crate) fn in_words(properties: &[(String, String)]) -> String {
-    let each = properties.iter();
-    let each: Vec<String> = each
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
-    each.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::request::EndpointSettings;
+
+    fn in_words(properties: &[(String, String)]) -> String {
+        let each = properties.iter();
+        let each: Vec<String> = each
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        each.join(", ")
+    }
 
     #[test]
     fn servers_name_workers_in_their_ways() {

@@ -196,7 +196,7 @@ impl Remote {
 }
 
 /// Ends when the build is to stop.
-async fn cancelled(cancel: &Cancel) {
+pub(crate) async fn cancelled(cancel: &Cancel) {
     while !cancel.is_cancelled() {
         tokio::time::sleep(CANCEL_INTERVAL).await;
     }

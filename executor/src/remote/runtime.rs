@@ -46,4 +46,12 @@ impl Network {
             }
         })
     }
+
+    /// Waits for the end of a call that sees for itself when the build is cancelled.
+    ///
+    /// # Errors
+    /// No threads left to start the runtime with.
+    pub(crate) fn wait<T>(&self, call: impl Future<Output = T>) -> Result<T, Error> {
+        Ok(self.started()?.block_on(call))
+    }
 }

@@ -28,7 +28,7 @@ const TAIL: usize = 1 << 20;
 
 /// What one stream of a command is passed on to.
 #[derive(Clone, Copy)]
-pub(super) struct Stream<'a> {
+pub(crate) struct Stream<'a> {
     pub stderr: bool,
     pub log: &'a Log,
     pub step: StepId,
@@ -36,7 +36,7 @@ pub(super) struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    pub(super) fn pass(self, data: &[u8]) {
+    pub(crate) fn pass(self, data: &[u8]) {
         if data.is_empty() {
             return;
         }
@@ -58,7 +58,7 @@ impl Stream<'_> {
 /// Passes on what the command writes, in whole lines: its two streams share one log and one display, and a line of one
 /// must not end up inside a line of the other. Gives the last line back when it has no end: the other stream may have
 /// more to say.
-pub(super) fn drain(pipe: OwnedFd, stream: Stream<'_>) -> Vec<u8> {
+pub(crate) fn drain(pipe: OwnedFd, stream: Stream<'_>) -> Vec<u8> {
     // Fewer switches between the two; a user may have too many pipes for it.
     let _ = rustix::pipe::fcntl_setpipe_size(&pipe, READ);
     let mut pipe = File::from(pipe);
@@ -83,7 +83,7 @@ pub(super) fn drain(pipe: OwnedFd, stream: Stream<'_>) -> Vec<u8> {
 }
 
 /// How much of the data can be passed on: up to its last line end, or all when its only line is too long to wait for.
-fn whole_lines(data: &[u8]) -> usize {
+pub(crate) fn whole_lines(data: &[u8]) -> usize {
     match data.iter().rposition(|&byte| byte == b'\n') {
         Some(newline) => newline + 1,
         None if data.len() >= LINE_HELD => data.len(),
@@ -93,7 +93,7 @@ fn whole_lines(data: &[u8]) -> usize {
 
 /// The output in a file of the store, without its middle where there is too much of it; its last lines; and how much of it
 /// has been shown.
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     limits: OutputLimits,
     state: Mutex<LogState>,
@@ -111,7 +111,7 @@ struct LogState {
 }
 
 impl Log {
-    pub(super) fn create(
+    pub(crate) fn create(
         folder: &Path,
         now: i64,
         step: StepId,
@@ -192,7 +192,7 @@ impl Log {
     }
 
     /// Writes what is still in memory. A full disk must not go unnoticed.
-    pub(super) fn close(&self) -> Result<(), Error> {
+    pub(crate) fn close(&self) -> Result<(), Error> {
         let mut state = self.state();
         let rest = state.bytes.saturating_sub(HEAD);
         if rest > 0 && state.error.is_none() {
@@ -209,7 +209,7 @@ impl Log {
     }
 
     /// The last lines, and where the rest is.
-    pub(super) fn finish(self) -> (String, PathBuf) {
+    pub(crate) fn finish(self) -> (String, PathBuf) {
         let mut state = self
             .state
             .into_inner()
@@ -226,7 +226,7 @@ impl Log {
         (lines.join("\n"), self.path)
     }
 
-    pub(super) fn discard_when_empty(self) {
+    pub(crate) fn discard_when_empty(self) {
         if self.state().bytes == 0 {
             // An empty log left behind harms nobody.
             let _ = std::fs::remove_file(&self.path);

@@ -1,0 +1,302 @@
+//! One step on the cluster: looked up, sent, executed, its answer taken; again once, where that may help.
+
+use super::action::{self, Prepared, Setting};
+use super::answer::{self, Unusable};
+use super::program::Program;
+use super::tree::Carried;
+use super::{Cluster, told};
+use crate::Error;
+use crate::build::backend::{Executor, Work};
+use crate::build::run::log::Log;
+use crate::cluster::output::Output;
+use crate::error::LeftBehind;
+use crate::layer::{Form, Written};
+use crate::worker::{Ended, REPORT, Spec};
+use oci_spec::image::Digest;
+use planner::plan::{InputIndex, RunOp, Step};
+use planner::scheduler::StepEvent;
+use reapi::{Blob, ExecuteOptions, Executed, SymlinkPolicy, proto};
+use sandbox::Exit;
+use std::collections::HashMap;
+
+/// Executions of one step: the first, and one each for a blob that was lost, a worker that was lost, an answer that was.
+const MOST_EXECUTIONS: usize = 4;
+
+/// A step that is carried out elsewhere.
+pub(super) struct Remote<'r> {
+    pub cluster: &'r Cluster<'r>,
+    pub executor: &'r Executor<'r>,
+    pub step: &'r Step,
+    pub op: &'r RunOp,
+    pub work: &'r Work<'r>,
+}
+
+/// What a failed execution is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Again {
+    Blobs,
+    Worker,
+    Answer,
+}
+
+impl Remote<'_> {
+    /// Its layer.
+    pub(super) fn run(
+        &self,
+        spec: Spec,
+        inputs: &[InputIndex],
+        program: &Program,
+    ) -> Result<Digest, Error> {
+        let prepared = self.prepare(spec, inputs, program)?;
+        if let Some(written) = self.look_up(&prepared)? {
+            return self.executor.known(written);
+        }
+        self.send(&prepared)?;
+        let mut used: HashMap<Again, usize> = HashMap::new();
+        for _ in 0..MOST_EXECUTIONS {
+            let (error, again) = match self.execute(&prepared)? {
+                Ok(written) => return self.executor.known(written),
+                Err(failed) => failed,
+            };
+            let times = used.entry(again).or_default();
+            *times += 1;
+            if *times > 1 || self.work.cancel.is_cancelled() {
+                return Err(error);
+            }
+            self.note(format!("once more: {}", told(&error)));
+            if again == Again::Blobs {
+                self.cluster.sent.forget();
+            }
+            self.send(&prepared)?;
+        }
+        Err(self.cluster.answer("it was lost too often".to_owned()))
+    }
+
+    /// Whether the server has its result, as far as its first look tells.
+    pub(super) fn is_known(
+        &self,
+        spec: Spec,
+        inputs: &[InputIndex],
+        program: &Program,
+    ) -> Result<bool, Error> {
+        let prepared = self.prepare(spec, inputs, program)?;
+        let (cluster, work) = (self.cluster, self.work);
+        let found = cluster.client.action_result(prepared.action, &[REPORT]);
+        let found = cluster.network.run(work.cancel, found)??;
+        Ok(found.is_some_and(|result| result.exit_code == 0))
+    }
+
+    fn note(&self, text: String) {
+        self.work.events.event(self.step.id, StepEvent::Note(text));
+    }
+
+    /// The action. It takes reading and hashing here, of what is new.
+    fn prepare(
+        &self,
+        spec: Spec,
+        inputs: &[InputIndex],
+        program: &Program,
+    ) -> Result<Prepared, Error> {
+        let (cluster, executor, work) = (self.cluster, self.executor, self.work);
+        let server = cluster
+            .network
+            .run(work.cancel, cluster.client.capabilities())??;
+        if !server.exec_enabled {
+            return Err(cluster.untaken("its server executes nothing".to_owned()));
+        }
+        let carried = Carried {
+            modes: server.carries("unix_mode"),
+            times: server.carries("mtime"),
+            absolute_links: server.symlinks != SymlinkPolicy::Disallowed,
+        };
+        let base = self.op.base.map(|base| work.base(Some(base)));
+        let mounts: Vec<_> = inputs.iter().map(|input| work.base(Some(*input))).collect();
+        for snapshot in base.iter().chain(&mounts) {
+            executor.ensure_as(Form::Readable, &snapshot.layers, self.step.id, work)?;
+        }
+        let _slot = cluster.here.take(work.cancel)?;
+        let setting = Setting {
+            space: executor.space,
+            request: executor.request,
+            settings: cluster.settings,
+            carried,
+        };
+        action::prepare(&setting, self.step, spec, (base.as_ref(), &mounts), program)
+    }
+
+    /// A result that the server has. One that is of no use is made anew.
+    fn look_up(&self, prepared: &Prepared) -> Result<Option<Written>, Error> {
+        if self.step.no_cache {
+            return Ok(None);
+        }
+        let (cluster, work) = (self.cluster, self.work);
+        let found = cluster.client.action_result(prepared.action, &[REPORT]);
+        let Some(result) = cluster.network.run(work.cancel, found)?? else {
+            return Ok(None);
+        };
+        // Some servers keep what failed.
+        if result.exit_code != 0 {
+            return Ok(None);
+        }
+        match self.layer(&result) {
+            Ok(written) => {
+                self.note("remote hit".to_owned());
+                Ok(Some(written))
+            }
+            Err(_) if work.cancel.is_cancelled() => Err(Error::Cancelled),
+            Err(unusable) => {
+                let why = told(&unusable.error());
+                self.note(format!("a remote result is not usable: {why}"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn layer(&self, result: &proto::ActionResult) -> Result<Written, Unusable> {
+        let answer = answer::read(self.cluster, self.work, result)?;
+        answer.layer(self.cluster, self.executor.space, (self.step.id, self.work))
+    }
+
+    /// Sends what the server lacks.
+    fn send(&self, prepared: &Prepared) -> Result<(), Error> {
+        let (cluster, work) = (self.cluster, self.work);
+        let blobs = {
+            let _slot = cluster.here.take(work.cancel)?;
+            prepared.blobs(self.executor.space, &|root| cluster.sent.has(root))?
+        };
+        let mut blobs: HashMap<reapi::Digest, Blob> =
+            blobs.into_iter().map(|blob| (blob.digest, blob)).collect();
+        let mut wanted: Vec<reapi::Digest> = blobs.keys().copied().collect();
+        while !wanted.is_empty() {
+            let mut claim = cluster.sent.claim(wanted);
+            let missing = cluster.client.find_missing(&claim.mine);
+            let missing = cluster.network.run(work.cancel, missing)??;
+            let missing: Vec<Blob> = missing.iter().filter_map(|it| blobs.remove(it)).collect();
+            let total: u64 = missing.iter().map(|blob| blob.digest.size()).sum();
+            let told = |done: u64| {
+                let event = StepEvent::Transfer {
+                    what: "to the cluster".to_owned(),
+                    done,
+                    total,
+                };
+                work.events.event(self.step.id, event);
+            };
+            if !missing.is_empty() {
+                let sent = cluster.client.upload(missing, &told);
+                cluster.network.run(work.cancel, sent)??;
+            }
+            claim.done();
+            wanted = claim.rest(work.cancel)?;
+        }
+        Ok(())
+    }
+
+    /// Executes it, and takes the answer. The inner error is one after which another try may help.
+    fn execute(&self, prepared: &Prepared) -> Result<Result<Written, (Error, Again)>, Error> {
+        let (cluster, executor, work) = (self.cluster, self.executor, self.work);
+        let log = Log::create(
+            &executor.space.store().logs(),
+            executor.request.now,
+            self.step.id,
+            executor.request.run.output,
+        )?;
+        let output = Output::new(&log, self.step.id, work.events);
+        let options = ExecuteOptions {
+            skip_cache_lookup: true,
+            queue_timeout: Some(cluster.settings.queue_timeout),
+            run_timeout: prepared.limit,
+            priority: 0,
+            properties: prepared.properties.clone(),
+        };
+        let tell = |stage| output.stage(stage);
+        let cancelled = crate::remote::cancelled(work.cancel);
+        let executed = cluster
+            .client
+            .execute(prepared.action, &options, &tell, cancelled);
+        let executed = match cluster.network.wait(executed)? {
+            Ok(executed) => executed,
+            Err(_) if work.cancel.is_cancelled() => return Err(Error::Cancelled),
+            Err(reapi::Error::TimedOut { .. })
+                if executor.request.run.timeout == Some(prepared.limit) =>
+            {
+                output.end();
+                log.close()?;
+                let (tail, path) = log.finish();
+                return Err(Error::Timeout {
+                    command: self.op.display.clone(),
+                    limit: prepared.limit,
+                    left: left(tail, path),
+                });
+            }
+            Err(error) => {
+                log.discard_when_empty();
+                let again = if error.is_missing_blobs() {
+                    Again::Blobs
+                } else if error.is_worker_lost() {
+                    Again::Worker
+                } else {
+                    return Err(error.into());
+                };
+                return Ok(Err((error.into(), again)));
+            }
+        };
+        output.rest(cluster, work.cancel, &executed);
+        log.close()?;
+        self.take(&executed, log)
+    }
+
+    /// Takes what was executed.
+    fn take(
+        &self,
+        executed: &Executed,
+        log: Log,
+    ) -> Result<Result<Written, (Error, Again)>, Error> {
+        let result = &executed.result;
+        let unusable = |unusable: Unusable| match unusable {
+            _ if self.work.cancel.is_cancelled() => Err(Error::Cancelled),
+            Unusable::Lost(error) => Ok(Err((error, Again::Answer))),
+            Unusable::Wrong(error) => Err(error),
+        };
+        let answer = match answer::read(self.cluster, self.work, result) {
+            Ok(answer) => answer,
+            Err(error) => return unusable(error),
+        };
+        let report = &answer.report;
+        for note in &report.notes {
+            if self.cluster.is_new(note) {
+                self.note(note.to_owned());
+            }
+        }
+        let exit = match &report.exit {
+            Ended::Code(0) => None,
+            Ended::Code(code) => Some(Exit::Code(*code)),
+            Ended::Signal(signal) => Some(Exit::Signal(*signal)),
+            Ended::Error(reason) => {
+                return Err(self
+                    .cluster
+                    .untaken(format!("its worker could not: {reason}")));
+            }
+        };
+        self.note(super::timing::told(result, executed.from_cache));
+        if let Some(exit) = exit {
+            let (tail, path) = log.finish();
+            return Err(Error::Command {
+                command: self.op.display.clone(),
+                exit,
+                verdict: report.verdict.clone(),
+                left: left(tail, path),
+            });
+        }
+        log.discard_when_empty();
+        let layer = answer.layer(self.cluster, self.executor.space, (self.step.id, self.work));
+        layer.map(Ok).or_else(unusable)
+    }
+}
+
+fn left(tail: String, log: std::path::PathBuf) -> Box<LeftBehind> {
+    Box::new(LeftBehind {
+        tail,
+        log: Some(log),
+        kept: None,
+    })
+}
