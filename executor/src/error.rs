@@ -99,6 +99,15 @@ pub enum Error {
         #[source]
         source: Box<Error>,
     },
+    /// A cache of steps at a server of the Remote Execution API.
+    #[error("could not use {name}")]
+    StepCache {
+        /// Its address, without credentials.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<reapi::Error>,
+    },
     /// A layer that a cache of `--cache-from` has, as it says. The build makes the layer then.
     #[error("layer {layer} could not be had from a cache")]
     CacheLayer {

@@ -80,6 +80,7 @@ mod secrets;
 mod security;
 mod short_names;
 mod steps;
+mod steps_cas;
 mod store_commands;
 mod stress;
 

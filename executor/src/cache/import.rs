@@ -192,6 +192,7 @@ impl<'a> Imports<'a> {
         let is_gone = match error {
             Error::Registry { source, .. } => source.is_not_found(),
             Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            Error::StepCache { source, .. } => source.is_not_found(),
             _ => false,
         };
         if is_gone {

@@ -26,7 +26,7 @@ pub(crate) use import::Imports;
 pub(crate) use inline::inline;
 pub(crate) use known::Known;
 pub(crate) use records::{CachedLayer, Found, PACKED_LIMIT, Records};
-pub(crate) use registry::send_layer;
+pub(crate) use registry::{packed_ahead, packed_here, send_layer};
 
 /// Media type of a cache's config, by which it is known.
 pub(crate) const CONFIG_TYPE: &str = "application/vnd.kiln.cache.config.v1+json";

@@ -303,10 +303,7 @@ pub(crate) fn send_layer(
 ) -> Result<Packed, Error> {
     let store = site.space.store();
     let as_it_is = foreign(site, layer, packing)?;
-    let ahead = match &as_it_is {
-        Some(desc) => Some(as_found(layer, desc)?),
-        None => packed::known(site.space, layer, packing.compression, packing.force)?,
-    };
+    let ahead = packed_ahead(site, layer, packing)?;
     let mut mounts = Vec::new();
     if let Some(Origin::Repository(name)) = site.fetcher.origin(layer) {
         mounts.extend(Reference::parse(&name).ok());
@@ -383,6 +380,34 @@ fn as_found(layer: &Digest, desc: &Desc) -> Result<Packed, Error> {
         diff_id: layer.clone(),
         descriptor,
     })
+}
+
+/// What is known of the form in which a layer goes out, before it is made.
+pub(crate) fn packed_ahead(
+    site: Site<'_>,
+    layer: &Digest,
+    packing: Packing,
+) -> Result<Option<Packed>, Error> {
+    match foreign(site, layer, packing)? {
+        Some(desc) => as_found(layer, &desc).map(Some),
+        None => packed::known(site.space, layer, packing.compression, packing.force),
+    }
+}
+
+/// The form in which a layer goes out, its blob in the store.
+pub(crate) fn packed_here(
+    site: Site<'_>,
+    layer: &Digest,
+    packing: Packing,
+    stop: &Cancel,
+) -> Result<Packed, Error> {
+    if let Some(desc) = foreign(site, layer, packing)? {
+        site.fetcher.ensure_blob(layer, &desc, stop)?;
+        return as_found(layer, &desc);
+    }
+    let layers = std::slice::from_ref(layer);
+    site.fetcher.ensure(layers, &|_, _, _| {}, stop)?;
+    packed::packed(site.space, layer, packing.compression, packing.force)
 }
 
 fn present(site: Site<'_>, packed: &Packed, outgoing: &Outgoing) -> Result<(), Error> {

@@ -8,6 +8,7 @@
 //! `shared` is one such cache as a build knows it, `sending` what goes out; `registry` and `cas` are the two kinds of places.
 //! Nothing here decides what a step's keys are, or brings layers into the store.
 
+mod cas;
 mod name;
 mod registry;
 mod sending;
@@ -26,10 +27,13 @@ use oci_spec::image::Digest;
 use planner::key::CacheKey;
 use planner::scheduler::Cancel;
 use std::fmt::Debug;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Most bytes of one record: a step over thousands of layers.
 const RECORD_LIMIT: u64 = 2 << 20;
+
+/// Keys asked for at the same time.
+const PARALLEL: usize = 6;
 
 /// Takes bytes as they come.
 pub(crate) type Sink<'s> = &'s mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send);
@@ -88,6 +92,14 @@ pub(crate) trait StepCache: Send + Sync + Debug {
     /// It cannot be asked.
     fn lookup(&self, keys: &[CacheKey]) -> Result<Vec<Answer>, Error>;
 
+    /// Whether it says that it takes anything from here. Asked before anything is sent.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    fn takes_writes(&self, _stop: &Cancel) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     /// Brings a layer there, unless it is there.
     ///
     /// # Errors
@@ -116,6 +128,36 @@ pub(crate) trait StepCache: Send + Sync + Debug {
     }
 }
 
+/// Does something for each key, for several at the same time.
+fn in_parallel<T: Send>(
+    keys: &[CacheKey],
+    one: &(dyn Fn(&CacheKey) -> Result<T, Error> + Sync),
+) -> Result<Vec<T>, Error> {
+    if let [only] = keys {
+        return Ok(vec![one(only)?]);
+    }
+    let queue = Mutex::new(keys.iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || -> Result<Vec<(usize, T)>, Error> {
+        let mut done = Vec::new();
+        while let Some((at, key)) = next() {
+            done.push((at, one(key)?));
+        }
+        Ok(done)
+    };
+    let mut done = std::thread::scope(|scope| {
+        let workers = (0..PARALLEL.min(keys.len())).map(|_| scope.spawn(work));
+        let workers: Vec<_> = workers.collect();
+        let ended = workers
+            .into_iter()
+            .map(|worker| worker.join().expect("BUG: a lookup does not panic"));
+        let ended: Result<Vec<_>, Error> = ended.collect();
+        ended.map(|done| done.into_iter().flatten().collect::<Vec<_>>())
+    })?;
+    done.sort_by_key(|(at, _)| *at);
+    Ok(done.into_iter().map(|(_, one)| one).collect())
+}
+
 /// All that a build was given.
 #[derive(Debug, Default)]
 pub(crate) struct StepCaches {
@@ -133,7 +175,7 @@ impl StepCaches {
                 SharedCachePlace::Registry { repository, branch } => Box::new(
                     registry::RegistryCache::new(repository, branch.as_deref(), remote),
                 ),
-                SharedCachePlace::Reapi(_) => continue,
+                SharedCachePlace::Reapi(endpoint) => Box::new(cas::CasCache::new(endpoint, remote)),
             };
             all.push(Shared::new(backend, &settings.salt, settings.writes));
         }

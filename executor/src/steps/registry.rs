@@ -12,7 +12,7 @@
 //! The index is one document that everybody rewrites who builds the branch: of two that write at once one is lost, with
 //! what it would have added to the index; the artifacts of its steps are there all the same, and are asked for one by one.
 
-use super::{Answer, RECORD_LIMIT, Recorded, Sink, StepCache};
+use super::{Answer, RECORD_LIMIT, Recorded, Sink, StepCache, in_parallel};
 use crate::Error;
 use crate::build::fetch::Origin;
 use crate::build::manifest::{self, Desc, Document, Manifest};
@@ -28,7 +28,7 @@ use planner::scheduler::Cancel;
 use registry_client::{BlobSource, MemoryBlob, Reference};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// `artifactType` of a step.
 const STEP_TYPE: &str = "application/vnd.kiln.step.v1";
@@ -41,8 +41,6 @@ const INDEX_CONFIG_TYPE: &str = "application/vnd.kiln.steps.config.v1+json";
 const INDEX_RECORDS_TYPE: &str = "application/vnd.kiln.steps.records.v1+zstd";
 /// Most bytes that a manifest holds in `data`: registries take 4 MiB, some less.
 const DATA_LIMIT: usize = 256 << 10;
-/// Keys asked for at the same time.
-const PARALLEL: usize = 6;
 /// Longest tag.
 const TAG_LIMIT: usize = 128;
 
@@ -180,29 +178,7 @@ impl StepCache for RegistryCache {
     }
 
     fn lookup(&self, keys: &[CacheKey]) -> Result<Vec<Answer>, Error> {
-        if let [only] = keys {
-            return Ok(vec![self.one(only)?]);
-        }
-        let queue = Mutex::new(keys.iter().enumerate());
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let work = || -> Result<Vec<(usize, Answer)>, Error> {
-            let mut answers = Vec::new();
-            while let Some((at, key)) = next() {
-                answers.push((at, self.one(key)?));
-            }
-            Ok(answers)
-        };
-        let mut answers = std::thread::scope(|scope| {
-            let workers = (0..PARALLEL.min(keys.len())).map(|_| scope.spawn(work));
-            let workers: Vec<_> = workers.collect();
-            let ended = workers
-                .into_iter()
-                .map(|worker| worker.join().expect("BUG: a lookup does not panic"));
-            let ended: Result<Vec<_>, Error> = ended.collect();
-            ended.map(|answers| answers.into_iter().flatten().collect::<Vec<_>>())
-        })?;
-        answers.sort_by_key(|(at, _)| *at);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+        in_parallel(keys, &|key| self.one(key))
     }
 
     fn send(&self, site: Site<'_>, layer: &Digest, stop: &Cancel) -> Result<CachedLayer, Error> {

@@ -165,6 +165,9 @@ impl<'a> Sending<'a> {
         if names.is_empty() {
             return Ok(Recorded::Done);
         }
+        if !cache.backend().takes_writes(&self.stop)? {
+            return Ok(Recorded::ReadOnly);
+        }
         let mut record = Records::default();
         let mut output = made.output.clone();
         for link in &mut output.chain {
@@ -277,8 +280,11 @@ impl<'a> Sending<'a> {
     }
 }
 
-/// Whether a registry says that nothing may be written.
+/// Whether a place says that nothing may be written.
 fn is_read_only(error: &Error) -> bool {
+    if let Error::StepCache { source, .. } = error {
+        return source.is_refused();
+    }
     let (Error::Push { source, .. } | Error::Registry { source, .. }) = error else {
         return false;
     };
