@@ -1,10 +1,11 @@
 //! Measures a server: `cargo run --release -p kiln-remote --example measure grpc://127.0.0.1:8980`. It writes some 110 MB of random
-//! blobs there.
+//! blobs there. With a number of bytes as the second argument it only sends and fetches content of that size that is never in memory,
+//! as one blob and as blobs of 4 KiB, and tells its memory. With a static program in `PROGRAM` it executes that, with the further arguments.
 #![allow(clippy::print_stdout)]
 
 use bytes::Bytes;
 use reapi::{
-    Blob, Client, Content, Digest, Endpoint, Error, ExecuteOptions, message_digest, proto,
+    Blob, Client, Content, Digest, Endpoint, Error, ExecuteOptions, Source, message_digest, proto,
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use std::io::{self, Read};
@@ -24,6 +25,13 @@ fn main() -> Result<(), Error> {
 
 async fn measure(client: &Client) -> Result<(), Error> {
     println!("{:?}", client.capabilities().await?);
+    if let Some(size) = std::env::args()
+        .nth(2)
+        .and_then(|size| size.parse().ok())
+        .filter(|size| *size > 0)
+    {
+        return streamed(client, size).await;
+    }
     cache(client).await?;
     small(client).await?;
     large(client).await?;
@@ -92,15 +100,6 @@ async fn small(client: &Client) -> Result<(), Error> {
     Ok(())
 }
 
-/// Content that is never in memory: a counter, hashed.
-struct Counter(u64);
-
-impl reapi::Source for Counter {
-    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(io::repeat(7).take(self.0)))
-    }
-}
-
 async fn large(client: &Client) -> Result<(), Error> {
     let content = random(100 << 20);
     let blob = Blob::of(content);
@@ -111,33 +110,77 @@ async fn large(client: &Client) -> Result<(), Error> {
     let start = Instant::now();
     client.read_to(digest, &mut io::sink(), &|_| {}).await?;
     println!("get 100 MiB: {}", rate(start));
-    if let Some(size) = std::env::args().nth(2).and_then(|size| size.parse().ok()) {
-        let mut file = io::repeat(7).take(size);
-        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        let mut buffer = vec![0; 1 << 20];
-        while let Ok(count @ 1..) = file.read(&mut buffer) {
-            context.update(&buffer[..count]);
-        }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(context.finish().as_ref());
-        let digest = Digest::new(hash, size);
-        let content = Content::Source(Arc::new(Counter(size)));
-        let start = Instant::now();
-        client
-            .upload(vec![Blob { digest, content }], &|_| {})
-            .await?;
-        println!("put {size}: {:?}", start.elapsed());
-        client.read_to(digest, &mut io::sink(), &|_| {}).await?;
+    Ok(())
+}
+
+/// Content that is never in memory: a number, again and again.
+struct Repeated(u64, u64);
+
+impl Source for Repeated {
+    fn open(&self) -> io::Result<Box<dyn Read + Send>> {
+        let number = self.0.to_be_bytes();
+        let pattern = io::Cursor::new(number.repeat(512));
+        let rest = self.1.saturating_sub(4096);
+        Ok(Box::new(
+            pattern.take(self.1).chain(io::repeat(7).take(rest)),
+        ))
     }
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+}
+
+fn repeated(seed: u64, size: u64) -> Result<Blob, Error> {
+    let source = Repeated(seed, size);
+    let digest = digest_of(&source).expect("content that is made");
+    Ok(Blob {
+        digest,
+        content: Content::Source(Arc::new(source)),
+    })
+}
+
+fn digest_of(source: &dyn Source) -> io::Result<Digest> {
+    let mut reader = source.open()?;
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0; 64 << 10];
+    let mut size = 0;
+    loop {
+        let count = reader.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        context.update(&buffer[..count]);
+        size += count as u64;
+    }
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    Ok(Digest::new(hash, size))
+}
+
+async fn streamed(client: &Client, size: u64) -> Result<(), Error> {
+    let seed = u64::from(std::process::id());
+    let blob = repeated(seed << 32, size)?;
+    let digest = blob.digest;
+    let start = Instant::now();
+    client.upload(vec![blob], &|_| {}).await?;
+    println!("put of {size} bytes: {:?}, {}", start.elapsed(), memory());
+    let start = Instant::now();
+    client.read_to(digest, &mut io::sink(), &|_| {}).await?;
+    println!("get of {size} bytes: {:?}, {}", start.elapsed(), memory());
+    let small = (0..size / 4096 / 8).map(|index| repeated(seed << 32 | (index + 1), 4096));
+    let blobs = small.collect::<Result<Vec<Blob>, Error>>()?;
+    let start = Instant::now();
+    let uploaded = client.upload(blobs, &|_| {}).await?;
     println!(
-        "{}",
-        status
-            .lines()
-            .find(|line| line.starts_with("VmHWM"))
-            .unwrap_or_default()
+        "put of small ones: {:?}, {uploaded:?}, {}",
+        start.elapsed(),
+        memory()
     );
     Ok(())
+}
+
+/// The most memory that this process has had.
+fn memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmHWM"));
+    line.unwrap_or_default().replace('\t', " ")
 }
 
 fn rate(start: Instant) -> String {

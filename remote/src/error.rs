@@ -236,7 +236,8 @@ impl Error {
         }
     }
 
-    /// The server took the action, and lost whoever ran it: it may be executed once more.
+    /// The server took the action, and lost whoever ran it, or something that it needs: it may be executed once more, after the
+    /// server has been asked again which blobs it lacks.
     pub fn is_worker_lost(&self) -> bool {
         match self {
             Self::Execution { source, .. } => matches!(
@@ -452,4 +453,76 @@ pub(crate) fn told(text: &str) -> String {
         told.push('…');
     }
     told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::google::{protobuf::Any, rpc};
+    use proptest::prelude::*;
+
+    fn status(code: i32, kind: &str, value: Vec<u8>) -> rpc::Status {
+        rpc::Status {
+            code,
+            message: "m\u{1b}[2Jm".to_owned(),
+            details: vec![Any {
+                type_url: format!("type.googleapis.com/google.rpc.{kind}"),
+                value,
+            }],
+        }
+    }
+
+    #[test]
+    fn missing_blobs_are_read_out_of_details() {
+        let digest = Digest::of(b"x");
+        let violation = |kind: &str, subject: String| Violation {
+            kind: kind.to_owned(),
+            subject,
+            description: String::new(),
+        };
+        let details = PreconditionFailure {
+            violations: vec![
+                violation("MISSING", format!("blobs/{digest}")),
+                violation("MISSING", format!("an/instance/blobs/sha256/{digest}")),
+                violation("MISSING", "blobs/nonsense".to_owned()),
+                violation("OTHER", format!("blobs/{}", Digest::of(b"y"))),
+            ],
+        };
+        let status = status(9, "PreconditionFailure", details.encode_to_vec());
+        let failure = Failure::of_rpc(&status);
+        assert_eq!(failure.missing, [digest]);
+        assert_eq!(failure.to_string(), "FAILED_PRECONDITION: m [2Jm");
+    }
+
+    #[test]
+    fn delays_are_read_out_of_details() {
+        for (seconds, nanos, delay) in [
+            (2, 5, Some(Duration::new(2, 5))),
+            (i64::MAX, i32::MAX, Some(Duration::new(3602, 147_483_647))),
+            (-1, 0, None),
+            (1, -1, None),
+        ] {
+            let info = RetryInfo {
+                retry_delay: Some(crate::google::protobuf::Duration { seconds, nanos }),
+            };
+            let failure = Failure::of_rpc(&status(14, "RetryInfo", info.encode_to_vec()));
+            assert_eq!(failure.retry_after, delay);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_status_is_taken(
+            code: i32,
+            kind in "RetryInfo|PreconditionFailure|Other",
+            value in prop::collection::vec(any::<u8>(), 0..100),
+            message in ".{0,700}",
+        ) {
+            let mut status = status(code, &kind, value);
+            status.message = message;
+            let failure = Failure::of_rpc(&status);
+            prop_assert!(!failure.to_string().contains(char::is_control));
+            prop_assert!(failure.message.chars().count() <= 601);
+        }
+    }
 }

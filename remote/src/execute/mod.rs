@@ -15,7 +15,8 @@ use std::time::Duration;
 pub struct ExecuteOptions {
     /// Runs it even when the action cache has its result.
     pub skip_cache_lookup: bool,
-    /// How long it may be queued; for ever when there is none.
+    /// How long it may be queued, from when the server says that it is; for ever when there is none. Where the server says nothing
+    /// of stages, this and the next are one time.
     pub queue_timeout: Option<Duration>,
     /// How long it may be with a worker, from the moment the server says so until its end.
     pub run_timeout: Duration,

@@ -29,10 +29,10 @@ const AGAIN: u32 = 3;
 /// What the server has said of where an execution is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Not with a worker, as far as is known.
-    Queued,
-    /// There is an operation, but no word of its stage.
+    /// No word of it: some servers say nothing before the end.
     Untold,
+    /// Not with a worker, as the server says.
+    Queued,
     Executing,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
             tell,
             runtime: Handle::current(),
             operation: None,
-            phase: Phase::Queued,
+            phase: Phase::Untold,
             since: Instant::now(),
             last: None,
             logs: Logs::new(),
@@ -277,8 +277,6 @@ impl<'a> Run<'a> {
             Ok(Value::Queued) => (Phase::Queued, Some(Stage::Queued)),
             Ok(Value::Executing) => (Phase::Executing, Some(Stage::Executing { worker })),
             Ok(Value::Completed) => (Phase::Executing, Some(Stage::Completed)),
-            // No word changes nothing, but that there is an operation.
-            Ok(Value::Unknown) | Err(_) if self.last.is_none() => (Phase::Untold, None),
             Ok(Value::Unknown) | Err(_) => (self.phase, None),
         };
         if phase != self.phase {
@@ -349,7 +347,10 @@ impl<'a> Run<'a> {
                 digests: failure.missing,
             };
         }
-        if setup && says(&["worker", "platform", "propert"]) {
+        // The second words are those of buildbox-run, which it passes on as an internal error.
+        if setup && says(&["worker", "platform", "propert"])
+            || says(&["unsupported isa", "unsupported os"])
+        {
             return Error::NoWorker {
                 endpoint,
                 properties: self.properties(),
@@ -406,5 +407,134 @@ async fn cancel(client: &Client, name: String) {
         Ok(Ok(_)) => {}
         Ok(Err(status)) => tracing::debug!(%status, "the operation could not be cancelled"),
         Err(_) => tracing::debug!("no answer to the cancellation"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Endpoint;
+    use crate::google::{protobuf::Any, rpc};
+    use proptest::prelude::*;
+
+    /// What an execution makes of one message of a server.
+    fn heard(operation: Operation) -> Option<Result<Executed, Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let endpoint = Endpoint::parse("grpc://localhost:1").unwrap();
+            let client = Client::new(endpoint);
+            let options = ExecuteOptions {
+                properties: vec![("ISA".to_owned(), "rv64g".to_owned())],
+                ..ExecuteOptions::default()
+            };
+            let mut run = Run::new(&client, Digest::EMPTY, &options, &|_| {});
+            let taken = run.take(operation);
+            // Nothing is to be cancelled at a server that is not there.
+            run.operation = None;
+            match taken {
+                Ok(None) => None,
+                Ok(Some(response)) => Some(run.finished(response).await),
+                Err(Trouble::Fatal(error)) => Some(Err(*error)),
+                Err(trouble) => panic!("{trouble:?}"),
+            }
+        })
+    }
+
+    fn done(response: &proto::ExecuteResponse) -> Operation {
+        Operation {
+            done: true,
+            result: Some(operation::Result::Response(Any {
+                type_url: "type.googleapis.com/build.bazel.remote.execution.v2.ExecuteResponse"
+                    .to_owned(),
+                value: response.encode_to_vec(),
+            })),
+            ..Default::default()
+        }
+    }
+
+    fn refused(code: i32, message: &str) -> Error {
+        let status = Some(rpc::Status {
+            code,
+            message: message.to_owned(),
+            details: Vec::new(),
+        });
+        let response = proto::ExecuteResponse {
+            result: Some(proto::ActionResult::default()),
+            status,
+            ..Default::default()
+        };
+        heard(done(&response)).unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn statuses_have_meanings() {
+        for (code, message) in [
+            (9, "no worker available"),
+            (3, "Unknown platform property ISA"),
+            (13, "execute() threw: Unsupported ISA \"rv64g\""),
+        ] {
+            let error = refused(code, message);
+            assert!(error.to_string().contains("offers ISA=rv64g"), "{error:?}");
+        }
+        assert!(refused(5, "").is_missing_blobs());
+        assert!(refused(9, "blob not found").is_missing_blobs());
+        assert!(matches!(refused(4, ""), Error::TimedOut { .. }));
+        assert!(refused(14, "all workers are busy").is_worker_lost());
+        assert!(!refused(7, "not yours").is_worker_lost());
+        assert!(!refused(9, "disabled").is_worker_lost());
+    }
+
+    #[test]
+    fn operations_that_end_with_nothing() {
+        let nothing = Operation {
+            done: true,
+            ..Default::default()
+        };
+        assert!(matches!(heard(nothing), Some(Err(Error::Answer { .. }))));
+        let empty = done(&proto::ExecuteResponse::default());
+        assert!(matches!(heard(empty), Some(Err(Error::Answer { .. }))));
+        assert!(heard(Operation::default()).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_operation_is_taken(
+            name in ".{0,20}",
+            is_done: bool,
+            stage: i32,
+            metadata in prop::collection::vec(any::<u8>(), 0..60),
+            garbled: bool,
+            code: i32,
+            hash in "[0-9a-f]{60,66}",
+            size_bytes: i64,
+            content in prop::collection::vec(any::<u8>(), 0..10),
+        ) {
+            let told = proto::ExecuteOperationMetadata { stage, ..Default::default() };
+            let digest = Some(proto::Digest { hash, size_bytes });
+            let result = proto::ActionResult {
+                stdout_raw: content.clone(),
+                stdout_digest: digest.clone(),
+                ..Default::default()
+            };
+            let mut operation = done(&proto::ExecuteResponse {
+                result: Some(result),
+                status: Some(rpc::Status { code: code % 20, ..Default::default() }),
+                server_logs: [("log".to_owned(), proto::LogFile { digest, human_readable: true })].into(),
+                ..Default::default()
+            });
+            operation.name = name;
+            operation.done = is_done;
+            operation.metadata = Some(Any {
+                type_url: "x/ExecuteOperationMetadata".to_owned(),
+                value: if garbled { metadata.clone() } else { told.encode_to_vec() },
+            });
+            if garbled && let Some(operation::Result::Response(any)) = &mut operation.result {
+                any.value = metadata;
+            }
+            let _ = heard(operation);
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod cache;
+mod casd;
 mod connect;
 mod execute;
 mod faults;
