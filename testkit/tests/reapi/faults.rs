@@ -2,6 +2,7 @@
 
 use crate::client::{self, Script, connect, digest, execute, response, text};
 use prost::Message;
+use testkit::Scratch;
 use testkit::reapi::apis::google::bytestream::byte_stream_client::ByteStreamClient;
 use testkit::reapi::apis::google::bytestream::{
     QueryWriteStatusRequest, ReadRequest, WriteRequest,
@@ -211,8 +212,12 @@ async fn workers_die_in_the_middle_of_a_command() {
         });
         server.inject_times(dies.clone(), 1);
         let channel = connect(&server.url()).await;
-        let text = "echo half; [ -e /proc/self ] && sleep 0.3; echo whole";
-        let answer = Script::new(text).run(&channel).await;
+        let marks = Scratch::new();
+        let mark = marks.join("second");
+        let mark = mark.display();
+        // The first time it would go on for ever.
+        let text = format!("[ -e {mark} ] || {{ touch {mark}; echo half; sleep 1000; }}");
+        let answer = Script::new(&text).run(&channel).await;
         assert_eq!(answer.status.unwrap().code, code as i32);
         let counters = server.counters();
         assert_eq!((counters.actions_run, counters.live_children), (runs, 0));
@@ -240,11 +245,18 @@ async fn broken_streams_of_operations_can_be_waited_for_again() {
     let server = Server::start(Options::default());
     let channel = connect(&server.url()).await;
     server.inject_times(Fault::BreakOperations, 1);
-    let action = Script::new("sleep 0.2; cat input").send(&channel).await;
+    let marks = Scratch::new();
+    let mark = marks.join("go");
+    let text = format!(
+        "while [ ! -e {} ]; do sleep 0.01; done; cat input",
+        mark.display()
+    );
+    let action = Script::new(&text).send(&channel).await;
     let mut stream = client::start(&channel, &action).await;
     let name = stream.message().await.unwrap().unwrap().name;
     let error = stream.message().await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
+    std::fs::write(&mark, "").unwrap();
     let mut client = ExecutionClient::new(channel.clone());
     let request = WaitExecutionRequest { name };
     let stream = client.wait_execution(request.clone()).await.unwrap();
