@@ -14,7 +14,9 @@
 //! # let _ = address;
 //! ```
 
+mod bot;
 mod buildbox;
+mod buildgrid;
 mod bytestream;
 mod cache;
 mod cas;
@@ -32,7 +34,9 @@ mod storage;
 
 pub use bazel_remote_apis as apis;
 pub use bazel_remote_apis::build::bazel::remote::execution::v2 as proto;
+pub use bot::Bot;
 pub use buildbox::{Buildbox, BuildboxSetup};
+pub use buildgrid::BuildGrid;
 pub use fault::{Fault, Lie};
 pub use options::{LostWorker, NoMatch, Options, Staging, Tls, Worker};
 pub use state::{Counters, Execution};

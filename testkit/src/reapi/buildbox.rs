@@ -317,7 +317,7 @@ fn programs() -> Result<PathBuf, String> {
 }
 
 /// Where cargo builds: the program of a test is in `TARGET/PROFILE/deps`.
-fn target_folder() -> Result<PathBuf, String> {
+pub(super) fn target_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let above = program.ancestors().nth(3);
     let target = above.filter(|path| path.parent().is_some());
@@ -371,7 +371,7 @@ fn unpack(wheel: &Path, folder: &Path) -> Result<(), String> {
         .args([wheel, folder]))
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+pub(super) fn run(command: &mut Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
@@ -382,7 +382,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 /// A loopback port that was free a moment ago.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port can be bound");
     let address = listener.local_addr();
     address.expect("a bound socket has an address").port()

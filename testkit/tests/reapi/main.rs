@@ -5,6 +5,7 @@
 )]
 
 mod buildbox;
+mod buildgrid;
 mod client;
 mod faults;
 mod server;
