@@ -9,12 +9,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-/// Transfers at the same time, over all calls of a client and its clones: each holds a few MiB at most.
+/// Transfers at the same time in each direction, over all calls of a client and its clones: each holds a few MiB at most.
 pub(crate) const TRANSFERS: usize = 4;
+
+/// Transfers of fewer bytes wait for no others: an action's messages do not queue behind layers.
+const LIGHT: u64 = 256 << 10;
 
 /// Between the deadline on this side and the one that the server is told.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -31,7 +34,8 @@ struct Inner {
     endpoint: Endpoint,
     line: OnceCell<channel::Line>,
     capabilities: OnceCell<Arc<Capabilities>>,
-    transfers: Semaphore,
+    uploads: Semaphore,
+    downloads: Semaphore,
     /// The server has answered a call, if only with a status.
     answered: AtomicBool,
 }
@@ -44,7 +48,8 @@ impl Client {
                 endpoint,
                 line: OnceCell::new(),
                 capabilities: OnceCell::new(),
-                transfers: Semaphore::new(TRANSFERS),
+                uploads: Semaphore::new(TRANSFERS),
+                downloads: Semaphore::new(TRANSFERS),
                 answered: AtomicBool::new(false),
             }),
         }
@@ -63,13 +68,14 @@ impl Client {
         &self.inner.capabilities
     }
 
-    /// Held while megabytes are in memory for a transfer.
-    pub(crate) async fn transfer(&self) -> tokio::sync::SemaphorePermit<'_> {
-        self.inner
-            .transfers
-            .acquire()
-            .await
-            .expect("BUG: the semaphore is never closed")
+    /// Held while so many bytes are sent.
+    pub(crate) async fn upload_slot(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        slot(&self.inner.uploads, bytes).await
+    }
+
+    /// Held while so many bytes are received.
+    pub(crate) async fn download_slot(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        slot(&self.inner.downloads, bytes).await
     }
 
     /// The connection, and the metadata of calls.
@@ -187,6 +193,14 @@ impl Client {
             source: Box::new(source),
         }
     }
+}
+
+async fn slot(slots: &Semaphore, bytes: u64) -> Option<SemaphorePermit<'_>> {
+    if bytes <= LIGHT {
+        return None;
+    }
+    let permit = slots.acquire().await;
+    Some(permit.expect("BUG: the semaphore is never closed"))
 }
 
 impl fmt::Debug for Client {

@@ -26,7 +26,7 @@ impl Client {
             return Ok(Bytes::new());
         }
         let server = self.capabilities().await?;
-        let _transfer = self.transfer().await;
+        let _slot = self.download_slot(digest.size()).await;
         if digest.size() + plan::OVERHEAD <= server.max_batch {
             match self.fetch_batch(&[digest]).await {
                 Err(Error::Call { source, .. }) if source.code == Code::Unimplemented => {}
@@ -70,7 +70,7 @@ impl Client {
             results.extend(group?);
         }
         let large = large.into_iter().map(|digest| async move {
-            let _transfer = self.transfer().await;
+            let _slot = self.download_slot(digest.size()).await;
             (digest, self.read_whole(digest).await)
         });
         let mut running = stream::iter(large).buffer_unordered(TRANSFERS);
@@ -87,7 +87,9 @@ impl Client {
         &self,
         group: Vec<Digest>,
     ) -> Result<Vec<(Digest, Result<Bytes, Error>)>, Error> {
-        let _transfer = self.transfer().await;
+        let _slot = self
+            .download_slot(group.iter().map(Digest::size).sum())
+            .await;
         match self.fetch_batch(&group).await {
             Err(Error::Call { source, .. }) if source.code == Code::Unimplemented => {}
             results => return results,
@@ -117,7 +119,7 @@ impl Client {
         sink: &mut (dyn Write + Send),
         received: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), Error> {
-        let _transfer = self.transfer().await;
+        let _slot = self.download_slot(digest.size()).await;
         self.stream(&mut Sink::new(digest, sink, received)).await
     }
 }

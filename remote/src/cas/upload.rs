@@ -54,7 +54,11 @@ impl Client {
         job: Job,
         sent: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Uploaded, Error> {
-        let _transfer = self.transfer().await;
+        let bytes = match &job {
+            Job::Stream(blob) => blob.digest.size(),
+            Job::Batch(blobs) => blobs.iter().map(|blob| blob.digest.size()).sum(),
+        };
+        let _slot = self.upload_slot(bytes).await;
         match job {
             Job::Stream(blob) => self.write(&blob, sent).await,
             Job::Batch(blobs) => self.send_batch(blobs, sent).await,

@@ -154,7 +154,6 @@ fn a_wrong_isa_and_a_missing_blob() {
             error.is_missing_blobs() || error.is_worker_lost(),
             "{error:?}"
         );
-        eprintln!("{error:?}");
     });
 }
 

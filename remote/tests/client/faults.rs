@@ -184,3 +184,30 @@ fn servers_without_batches() {
         }
     });
 }
+
+#[test]
+fn small_transfers_do_not_wait_for_large_ones() {
+    let server = Server::start(Options::default());
+    let client = client(&server);
+    let large: Vec<Digest> = (0..6)
+        .map(|seed| {
+            let content = noise(5 << 20, seed);
+            server.put(&content);
+            Digest::of(&content)
+        })
+        .collect();
+    server.put(b"small");
+    server.inject(Fault::slow("Read", Duration::from_secs(100)));
+    run(async {
+        let small = client.read(Digest::of(b"small"), 100);
+        tokio::select! {
+            biased;
+            _ = client.read_many(&large) => panic!("these take longer"),
+            small = small => assert_eq!(small.unwrap(), "small"),
+        }
+        client
+            .upload(vec![Blob::of(Bytes::from_static(b"up"))], &nothing)
+            .await
+            .unwrap();
+    });
+}
