@@ -1,9 +1,9 @@
 //! Turns the upper directory of an overlay (mounted with `userxattr`) into layer entries.
 //!
-//! The tar is hashed, not kept: the directory itself becomes the layer's tree. For that its overlay xattrs are
-//! removed, except `user.overlay.opaque` on directories, which means the same in a lower: `origin`, `impure` and the like
-//! only speak to the mount that made them, and what a container set itself (the kernel stores it as
-//! `user.overlay.overlay.*`) is in no layer. Whiteout devices stay as they are.
+//! The tar is hashed, not kept: the directory itself becomes the layer's tree. Equal tars can be made over different layers, and
+//! the first one's tree is the tree of all of them, so that it holds what the tar holds and nothing else: what is left out is removed
+//! from it, and its overlay xattrs are: `origin`, `impure` and the like only speak to the mount that made them, opaque directories get
+//! the whiteouts that the tar has, and what a container set itself (the kernel stores it as `user.overlay.overlay.*`) is in no layer.
 //!
 //! What is as the layers below have it is left out, as BuildKit's differ does: a directory that only had visitors, a file
 //! that was given the mode or owner that it had. Times of directories do not count, those of files do.
@@ -78,6 +78,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
         notes: Vec::new(),
         upper: upper.clone(),
         unchanged: Vec::new(),
+        touched: false,
     };
     walk.root(&root)?;
     let written = walk.writer.finish(&index)?;
@@ -98,7 +99,12 @@ struct Walk {
     upper: PathBuf,
     /// Directories on the way that are written only if something in them is.
     unchanged: Vec<Entry>,
+    /// Whether the directory at hand was changed, and with it its time.
+    touched: bool,
 }
+
+/// A name in an open directory of the upper.
+type Place<'a> = (BorrowedFd<'a>, &'a OsStr);
 
 /// How a directory of the upper stands to the layers below.
 #[derive(Clone, Copy)]
@@ -134,10 +140,31 @@ impl Walk {
         self.writer.whiteout(path)
     }
 
-    /// What is below at a path is hidden.
-    fn gone(&mut self, path: &[u8], over: Over) -> Result<(), Error> {
-        let known = over.directory && self.below.entry(path)?.is_some();
-        if known { self.whiteout(path) } else { Ok(()) }
+    /// What is below at a path is hidden by a whiteout, if there is something.
+    fn gone(&mut self, (dir, name): Place<'_>, path: &[u8], over: Over) -> Result<(), Error> {
+        if over.directory && self.below.entry(path)?.is_some() {
+            return self.whiteout(path);
+        }
+        self.drop_from_tree((dir, name), path, AtFlags::empty())
+    }
+
+    /// Leaves something out of the tree that is not in the tar.
+    fn drop_from_tree(
+        &mut self,
+        (dir, name): Place<'_>,
+        path: &[u8],
+        flags: AtFlags,
+    ) -> Result<(), Error> {
+        rfs::unlinkat(dir, name, flags).map_err(|e| self.error("remove", path, e))?;
+        self.touched = true;
+        Ok(())
+    }
+
+    /// Puts a whiteout into the tree.
+    fn hide(&mut self, (dir, name): Place<'_>, path: &[u8]) -> Result<(), Error> {
+        whiteout::make(dir, name).map_err(|e| self.error("create the whiteout", path, e))?;
+        self.touched = true;
+        Ok(())
     }
 
     fn write_parents(&mut self) -> Result<(), Error> {
@@ -195,12 +222,20 @@ impl Walk {
                 names.insert(name.to_vec(), Some(item.file_type()));
             }
         }
+        let stat = rfs::fstat(dir).map_err(|e| self.error("inspect", path, e))?;
+        let around = std::mem::take(&mut self.touched);
         for (name, kind) in names {
             let path = join(path, &name);
             match kind {
-                None => self.whiteout(&path)?,
+                None => {
+                    self.whiteout(&path)?;
+                    self.hide((dir.as_fd(), OsStr::from_bytes(&name)), &path)?;
+                }
                 Some(kind) => self.item(dir.as_fd(), &name, &path, kind, over)?,
             }
+        }
+        if std::mem::replace(&mut self.touched, around) {
+            set_mtime(dir.as_fd(), &stat).map_err(|e| self.error("set the time of", path, e))?;
         }
         Ok(())
     }
@@ -221,7 +256,9 @@ impl Walk {
             .map_err(|e| self.error("inspect", path, e))?;
         let device = (rfs::major(stat.st_rdev), rfs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::CharacterDevice if device == (0, 0) => return self.gone(path, over),
+            FileType::CharacterDevice if device == (0, 0) => {
+                return self.gone((dir, os_name), path, over);
+            }
             FileType::CharacterDevice => Kind::Char {
                 major: device.0,
                 minor: device.1,
@@ -241,7 +278,12 @@ impl Walk {
             FileType::Socket => {
                 self.notes
                     .push(format!("socket {} is not kept in the layer", show(path)));
-                return self.gone(path, over);
+                self.drop_from_tree((dir, os_name), path, AtFlags::empty())?;
+                if over.directory && self.below.entry(path)?.is_some() {
+                    self.whiteout(path)?;
+                    self.hide((dir, os_name), path)?;
+                }
+                return Ok(());
             }
             // The directory listing did not tell.
             kind => return self.opened(dir, os_name, path, kind, over),
@@ -252,7 +294,7 @@ impl Walk {
         let known = self.known(path, over)?;
         if is_old(&stat) && known.is_some_and(|known| known == entry) && !self.below.has_links(path)
         {
-            return Ok(());
+            return self.drop_from_tree((dir, os_name), path, AtFlags::empty());
         }
         self.write(&entry, None)
     }
@@ -283,10 +325,7 @@ impl Walk {
                 self.described(&found, path, Kind::Directory, xattrs.kept, over.directory)?;
             let visible = self.known(path, over)?;
             let waiting = self.unchanged.len();
-            let as_below = visible
-                .filter(|known| !xattrs.opaque && same_attributes(known, &entry))
-                .map(|known| known.mtime);
-            if as_below.is_some() {
+            if visible.is_some_and(|known| !xattrs.opaque && same_attributes(&known, &entry)) {
                 self.unchanged.push(entry);
             } else {
                 self.write(&entry, None)?;
@@ -302,17 +341,16 @@ impl Walk {
                 hidden: over.hidden || xattrs.opaque,
             };
             self.directory(&fd, path, over)?;
-            if let Some(mtime) = as_below.filter(|_| self.unchanged.len() > waiting) {
-                // Steps to come see what they would see where the layer was fetched.
-                set_mtime(fd.as_fd(), mtime).map_err(|e| self.error("set the time of", path, e))?;
+            if self.unchanged.len() > waiting {
+                self.unchanged.truncate(waiting);
+                return self.drop_from_tree((dir, name), path, AtFlags::REMOVEDIR);
             }
-            self.unchanged.truncate(waiting);
             return Ok(());
         }
         let size = u64::try_from(stat.st_size).unwrap_or_default();
         if xattrs.whiteout {
             if whiteout::may_be_marked(stat.st_mode, size) {
-                return self.gone(path, over);
+                return self.gone((dir, name), path, over);
             }
             let removed = rfs::fremovexattr(&fd, whiteout::MARK);
             removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
@@ -332,7 +370,7 @@ impl Walk {
             && !self.below.has_links(path)
             && self.below.digest(path)? == self.digest(&mut file, path)?
         {
-            return Ok(());
+            return self.drop_from_tree((dir, name), path, AtFlags::empty());
         }
         // Fewer blocks than bytes: there are holes, which need no reading.
         if u64::try_from(stat.st_blocks).unwrap_or_default() * 512 < size {
@@ -409,13 +447,13 @@ impl Walk {
                     && name == b"user.overlay.opaque"
                     && read_xattr(fd, os_name).as_deref() == Ok(b"y");
                 found.opaque |= opaque;
-                if !opaque {
-                    let removed = rfs::fremovexattr(fd, os_name);
-                    removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
-                }
+                let removed = rfs::fremovexattr(fd, os_name);
+                removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
             } else if name == b"trusted.overlay.opaque" {
                 // An overlay mounted without `userxattr`.
                 found.opaque |= is_dir && read_xattr(fd, os_name).as_deref() == Ok(b"y");
+                let removed = rfs::fremovexattr(fd, os_name);
+                removed.map_err(|e| self.error("remove an extended attribute of", path, e))?;
             } else if name == sandbox::OWNER_ATTRIBUTE.as_bytes() {
                 let value = read_xattr(fd, os_name).unwrap_or_default();
                 found.owner = sandbox::parse_owner(&value);
@@ -436,11 +474,15 @@ fn is_old(stat: &Stat) -> bool {
     stat.st_nlink < 2 && stat.st_mtime_nsec == 0
 }
 
-fn set_mtime(fd: BorrowedFd<'_>, seconds: i64) -> rustix::io::Result<()> {
+/// Sets the time of the last change back.
+fn set_mtime(fd: BorrowedFd<'_>, stat: &Stat) -> rustix::io::Result<()> {
     let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
     let times = Timestamps {
         last_access: time(0, rfs::UTIME_OMIT),
-        last_modification: time(seconds, 0),
+        last_modification: time(
+            stat.st_mtime,
+            i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
     };
     rfs::futimens(fd, &times)
 }
