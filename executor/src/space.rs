@@ -42,7 +42,9 @@ pub const TASKS: &[(&str, sandbox::TaskFn)] = &[
     (layer::tasks::SERIALISE, |request, _| {
         run_json(request, layer::tasks::serialise)
     }),
-    (fix::FIX, |request, _| run_json(request, fix::fix)),
+    (fix::FIX, |request, _| {
+        run_json(request, |request| fix::fix(&request))
+    }),
     (mounts::SCAN, |request, _| {
         run_json(request, mounts::scan_task)
     }),

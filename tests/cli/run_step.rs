@@ -10,6 +10,7 @@ use executor::worker::{Ended, Report, Spec, Staged};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use planner::plan::{Network, RunMount, RunOp};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, chownat, utimensat};
+use sandbox::{Isolation, RootKind};
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
 use std::os::unix::ffi::OsStrExt as _;
@@ -330,6 +331,79 @@ const SCRIPTS: [(&str, &str); 10] = [
     ),
 ];
 
+/// A way to carry steps out.
+struct Way {
+    name: &'static str,
+    prefix: Vec<String>,
+    user: u32,
+    isolation: Isolation,
+    root: Option<RootKind>,
+    /// In a root that is a copy hard links are files of their own.
+    without: &'static [&'static str],
+}
+
+impl Way {
+    fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            prefix: Vec::new(),
+            user: 0,
+            isolation: Isolation::Auto,
+            root: None,
+            without: &[],
+        }
+    }
+
+    fn copied(name: &'static str) -> Self {
+        Self {
+            without: &["listing", "links", "moved", "special"],
+            ..Self::new(name)
+        }
+    }
+
+    fn of(user: &User) -> Self {
+        Self {
+            prefix: user.prefix(),
+            user: user.id,
+            without: &["special"],
+            ..Self::new(user.name)
+        }
+    }
+
+    /// Carries all steps out over one staged root; what is wrong.
+    fn compare(&self, base: &Base, exact: bool, expected: &[Digest]) -> Vec<String> {
+        let space = base.space();
+        let folder = base.stage(&format!("{}-{exact}", self.name), exact);
+        fs::create_dir(folder.join("scratch")).unwrap();
+        give(&folder, self.user);
+        let mut wrong = Vec::new();
+        for ((name, script), expected) in SCRIPTS.iter().zip(expected) {
+            if self.without.contains(name) {
+                continue;
+            }
+            let mut spec = base.spec(script, &[]);
+            spec.staged = Staged {
+                modes: exact,
+                times: exact,
+            };
+            (spec.isolation, spec.root) = (self.isolation, self.root);
+            let run = base.project.run(worker(&folder, &spec, &self.prefix)).ok();
+            let report = report(&folder);
+            assert_eq!(report.exit, Ended::Code(0), "{}", run.stderr);
+            let found = layer_of(&folder, &report, &space);
+            if found != *expected {
+                let name = format!("{} exact={exact} {name}", self.name);
+                wrong.push(format!("{name}: {found} instead of {expected}: {report:?}"));
+            }
+            let fixed = (report.staged.fixed, report.staged.files);
+            assert_eq!(fixed.0 < fixed.1 / 2, exact, "{}: {report:?}", self.name);
+            let mut left = fs::read_dir(folder.join("scratch")).unwrap();
+            assert!(left.next().is_none());
+        }
+        wrong
+    }
+}
+
 #[test]
 fn a_sent_step_makes_the_layer_of_a_build() {
     if !able(is_root(), "root, to make devices and owners") {
@@ -341,49 +415,22 @@ fn a_sent_step_makes_the_layer_of_a_build() {
         .filter_map(|(name, ranges)| User::new(name, ranges))
         .collect();
     able(users.len() == 2, "useradd and /etc/subuid");
-    let mut ways: Vec<(String, Vec<String>, u32)> = vec![("root".to_owned(), Vec::new(), 0)];
-    ways.extend(
-        users
-            .iter()
-            .map(|user| (user.name.to_owned(), user.prefix(), user.id)),
-    );
     let expected: Vec<Digest> = SCRIPTS
         .map(|(_, script)| base.local(&format!("RUN {script}")))
         .into();
-    let space = base.space();
     fs::set_permissions(base.project.path("."), Permissions::from_mode(0o755)).unwrap();
     let mut wrong = Vec::new();
-    for (way, prefix, user) in &ways {
+    for way in std::iter::once(Way::new("root")).chain(users.iter().map(Way::of)) {
         for exact in [true, false] {
-            let folder = base.stage(&format!("{way}-{exact}"), exact);
-            fs::create_dir(folder.join("scratch")).unwrap();
-            give(&folder, *user);
-            let count = if *user == 0 { 10 } else { 9 };
-            for ((name, script), expected) in SCRIPTS.iter().zip(&expected).take(count) {
-                let mut spec = base.spec(script, &[]);
-                spec.staged = Staged {
-                    modes: exact,
-                    times: exact,
-                };
-                let run = base.project.run(worker(&folder, &spec, prefix)).ok();
-                let report = report(&folder);
-                assert_eq!(report.exit, Ended::Code(0), "{}", run.stderr);
-                let found = layer_of(&folder, &report, &space);
-                if found != *expected {
-                    wrong.push(format!(
-                        "{way} exact={exact} {name}: {found} instead of {expected}: {report:?}"
-                    ));
-                }
-                let fixed = (report.staged.fixed, report.staged.files);
-                assert_eq!(fixed.0 < fixed.1 / 2, exact, "{way}: {report:?}");
-                assert!(
-                    fs::read_dir(folder.join("scratch"))
-                        .unwrap()
-                        .next()
-                        .is_none()
-                );
-            }
+            wrong.extend(way.compare(&base, exact, &expected));
         }
+    }
+    let mut chroot = Way::copied("chroot");
+    chroot.isolation = Isolation::Chroot;
+    let mut copied = Way::copied("copied");
+    copied.root = Some(RootKind::Copy);
+    for way in [chroot, copied] {
+        wrong.extend(way.compare(&base, false, &expected));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
@@ -426,8 +473,7 @@ fn mounts_of_a_sent_step_are_those_of_a_build() {
         gid: 7,
         readonly: false,
     };
-    let kept = folder.join("kept");
-    fs::create_dir(&kept).unwrap();
+    let kept = folder.join("kept/here");
     let run = |script: &str, from, kept: Option<&Path>| {
         let spec = base.spec(script, &[cache(from)]);
         let mut command = worker(&folder, &spec, &[]);

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -29,6 +30,9 @@ use std::path::PathBuf;
 pub(crate) const FIX: &str = "fix-staged-root";
 /// Of entries that are as most are, one in so many is looked at where the engine says that it carries everything.
 const SAMPLE: u64 = 16;
+
+/// Times that messages can hold, in seconds: up to the end of the year 9999.
+const CARRIED_TIMES: RangeInclusive<i64> = 0..=253_402_300_799;
 
 /// Request of the task.
 #[derive(Debug, Serialize, Deserialize)]
@@ -48,15 +52,15 @@ pub(crate) struct FixRequest {
 }
 
 /// The task.
-pub(crate) fn fix(request: FixRequest) -> Result<StagedReport, Error> {
+pub(crate) fn fix(request: &FixRequest) -> Result<StagedReport, Error> {
     let view = View::load(&request.layers)?;
     if request.carried {
-        if let Some(report) = attempt(&request, &view, true)? {
+        if let Some(report) = attempt(request, &view, true)? {
             return Ok(report);
         }
         store::remove_tree(&request.dest).map_err(|e| io_error("remove", &request.dest, e))?;
     }
-    let report = attempt(&request, &view, false)?;
+    let report = attempt(request, &view, false)?;
     Ok(report.expect("BUG: only a sample can be refuted"))
 }
 
@@ -76,7 +80,7 @@ fn attempt(
         samples,
         foreign_xattrs: false,
         refuted: false,
-        exact_symlinks: None,
+        symlinks: None,
         made: BTreeSet::new(),
         links: HashMap::new(),
         report: StagedReport::default(),
@@ -107,8 +111,8 @@ struct Fixer<'a> {
     /// Staged files carry attributes that commands would see and layers would keep.
     foreign_xattrs: bool,
     refuted: bool,
-    /// Whether the first symbolic link is as it should be: some engines carry the times of all else.
-    exact_symlinks: Option<bool>,
+    /// Whether the first symbolic link is as it should be. Some engines carry the times of all else: then none is looked at.
+    symlinks: Option<bool>,
     /// Directories in the lower.
     made: BTreeSet<Vec<u8>>,
     /// Paths in the lower of files with several names.
@@ -204,18 +208,13 @@ impl Fixer<'_> {
     fn child(&mut self, name: &[u8], entry: &Entry, staged: Option<&OwnedFd>) -> Result<(), Error> {
         let has_links = self.view.has_links(&entry.path);
         self.report.files += 1;
-        let is_usual = !has_links && is_usual(entry);
         let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
-        let known = if is_symlink {
-            self.exact_symlinks
-        } else {
-            Some(true)
-        };
-        if self.samples && is_usual && known == Some(false) {
-            return self.fix(name, entry, staged, false);
+        if is_symlink && self.symlinks == Some(false) {
+            return self.fix(name, entry, staged, has_links);
         }
-        let is_skipped = known.is_some() && !self.report.files.is_multiple_of(SAMPLE);
-        if self.samples && is_usual && is_skipped {
+        // Which links are staged at all depends on the engine, and one that is not costs little.
+        let is_usual = !has_links && !is_symlink && is_usual(entry);
+        if self.samples && is_usual && !self.report.files.is_multiple_of(SAMPLE) {
             return Ok(());
         }
         let stat = staged.and_then(|staged| {
@@ -227,15 +226,14 @@ impl Fixer<'_> {
             }
             _ => false,
         };
-        let is_first = self.samples && is_usual && is_symlink && self.exact_symlinks.is_none();
-        if is_first {
-            self.exact_symlinks = Some(exact);
+        if is_symlink && stat.is_some() {
+            self.symlinks.get_or_insert(exact);
         }
         if exact {
             return Ok(());
         }
         // What can be staged and is no special is as it is said to be, or nothing is.
-        if self.samples && is_usual && !is_first {
+        if self.samples && is_usual {
             self.refuted = true;
             return Ok(());
         }
@@ -398,10 +396,10 @@ fn is_usual(entry: &Entry) -> bool {
     (entry.uid, entry.gid) == (0, 0)
         && entry.xattrs.is_empty()
         && std::str::from_utf8(&entry.path).is_ok()
+        && CARRIED_TIMES.contains(&entry.mtime)
         && match &entry.kind {
             Kind::Directory => entry.mode == 0o755,
             Kind::File { .. } => matches!(entry.mode, 0o644 | 0o755),
-            Kind::Symlink { target } => std::str::from_utf8(target).is_ok(),
             _ => false,
         }
 }

@@ -82,6 +82,9 @@ fn carried_out(
         root: spec.root,
         ..RunSettings::default()
     };
+    if let Some(caches) = &place.caches {
+        std::fs::create_dir_all(caches).map_err(|e| io_error("create", caches, e))?;
+    }
     let mut tried = Vec::new();
     let work = scratch::find(place, &settings, &mut tried)?;
     let report = in_scratch((place, spec), &work, output, (cancel, began));
