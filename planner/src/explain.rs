@@ -6,9 +6,11 @@
 
 mod files;
 mod pairs;
+mod sealed;
 mod words;
 
 pub use files::{Change, Comparison, FileChange, FileChanges, ReadFile, compare_files, git_mode};
+pub use sealed::{Salt, SealedMemo, open, printable, seal};
 
 use crate::key::{self, CacheKey, ContentId, Difference, Field};
 use crate::plan::{CopyFrom, Op, Step};
@@ -93,6 +95,12 @@ pub struct Memo {
     /// The key under which it failed since it had a result under its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<CacheKey>,
+    /// Fields whose values are not known, but for digests that nothing here has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sealed: Vec<String>,
+    /// It is of a cache that has no result of it, and says nothing of it in clear.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 impl Memo {
@@ -126,6 +134,8 @@ impl Memo {
             reads: None,
             ended: Ended::Waiting,
             failed: None,
+            sealed: Vec::new(),
+            hidden: false,
         }
     }
 }
@@ -149,6 +159,8 @@ pub fn keep_recorded(past: &[Memo], now: &mut [Memo]) {
         memo.image.clone_from(&old.image);
         memo.reads = old.reads;
         memo.ended = old.ended;
+        memo.sealed.clone_from(&old.sealed);
+        memo.hidden = old.hidden;
     }
 }
 
@@ -219,6 +231,8 @@ pub enum Cause {
     LayerGone,
     /// Keys are made in another way than when it was last built.
     KeyFormat,
+    /// The cache that it is compared with has no result of it.
+    NotInCache,
 }
 
 /// What was lost of a result whose key is as before.
@@ -228,6 +242,8 @@ pub enum Lost {
     Record,
     /// A layer.
     Layer,
+    /// It never was here: the past is that of a cache that travels.
+    Elsewhere,
 }
 
 /// What a comparison asks for when it needs it.
@@ -321,6 +337,11 @@ impl Comparing<'_> {
                     Cause::LayerGone,
                     "its layer is gone from the store (pruned or damaged)",
                 ),
+                Lost::Elsewhere if past.hidden => (
+                    Cause::NotInCache,
+                    "not in the cache, which has only what is in the result (mode=min)",
+                ),
+                Lost::Elsewhere => (Cause::NotInCache, "the cache has no result of it"),
             },
         };
         plain(cause, phrase.to_owned())
@@ -333,6 +354,9 @@ impl Comparing<'_> {
                 fields: words::image_fields(old, new),
                 ..plain(Cause::Base, words::base(old, new))
             };
+        }
+        if let (true, None, Some(new)) = (past.hidden, &past.image, &now.image) {
+            return plain(Cause::Base, words::other_base(new));
         }
         let (fields, files_differ) = words::differences(past, now);
         let files = files_differ

@@ -5,7 +5,7 @@ use crate::args::ExplainArgs;
 use crate::error::Failure;
 use crate::table;
 use crate::template::{Columns, List};
-use executor::build::{Story, Subject, Told, last_story};
+use executor::build::{ComparedWith, Story, Subject, Told, last_story};
 use planner::explain::{Ended, FileChanges, Memo, Reason};
 use planner::key::Difference;
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ pub fn run(args: &ExplainArgs, open: &Opener<'_>) -> Result<(), Failure> {
             let mut document = subject(&story.subject);
             document["time"] = json!(rfc3339(story.time));
             document["compared"] = json!(story.compared);
+            document["comparedWith"] = compared_with(story.compared_with.as_ref());
             document["steps"] = json!(values(&rows, args.all));
             print_line(&pretty(&document));
             return Ok(());
@@ -102,13 +103,23 @@ fn heading(story: &Story) -> String {
     } = &story.subject;
     let when = table::age(&rfc3339(story.time));
     let mut text = format!("{dockerfile} in {context}, {when}\n");
-    if !story.compared {
+    if let Some(other) = &story.compared_with {
+        let _ = writeln!(text, "Compared with {}.", other.phrase());
+    } else if !story.compared {
         text.push_str(
             "It was the first build of this Dockerfile here: there is nothing to compare with.\n",
         );
     }
     text.push('\n');
     text
+}
+
+/// The build that steps were compared with, as JSON; `null` where it was made here, or there was none.
+pub(super) fn compared_with(other: Option<&ComparedWith>) -> Value {
+    other.map_or(
+        Value::Null,
+        |other| json!({ "cache": other.cache, "time": rfc3339(other.time) }),
+    )
 }
 
 fn rfc3339(time: i64) -> String {
@@ -291,6 +302,10 @@ fn details(reason: &Reason, all: bool, text: &mut String) {
 }
 
 fn difference(field: &Difference, text: &mut String) {
+    if field.old.is_none() && field.new.is_none() {
+        let _ = writeln!(text, "  {}: changed", field.name);
+        return;
+    }
     let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
     let (old, new) = (value(&field.old), value(&field.new));
     if !old.contains('\n') && !new.contains('\n') {

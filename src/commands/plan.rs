@@ -44,6 +44,7 @@ pub fn run(args: &PlanArgs, open: &Opener<'_>, environment: &Environment) -> Res
     if args.format.as_deref() == Some("json") {
         let mut document = explain::subject(&forecast.subject);
         document["compared"] = json!(forecast.compared);
+        document["comparedWith"] = explain::compared_with(forecast.compared_with.as_ref());
         document["runs"] = json!(forecast.runs_anything());
         document["steps"] = json!(explain::values(&rows, true));
         document["pull"] = amount(forecast.pull);
@@ -57,6 +58,9 @@ pub fn run(args: &PlanArgs, open: &Opener<'_>, environment: &Environment) -> Res
             .collect();
         print_line(&explain::pretty(&document));
     } else {
+        if args.format.is_none() {
+            print(&heading(&forecast));
+        }
         let cells: Vec<Value> = (0..rows.len())
             .map(|at| explain::cells(&rows, at))
             .collect();
@@ -107,6 +111,18 @@ fn amount(amount: Amount) -> Value {
         "atMost": amount.at_most,
         "unknownLayers": amount.unknown,
     })
+}
+
+/// What the steps are compared with, where that is not the last build here.
+fn heading(forecast: &Forecast) -> String {
+    if !forecast.runs_anything() {
+        return String::new();
+    }
+    match &forecast.compared_with {
+        Some(other) => format!("Compared with {}.\n\n", other.phrase()),
+        None if forecast.compared => String::new(),
+        None => "It would be the first build of this Dockerfile here: there is nothing to compare with.\n\n".to_owned(),
+    }
 }
 
 fn footer(forecast: &Forecast) -> String {

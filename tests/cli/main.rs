@@ -18,6 +18,7 @@ mod cache_mounts;
 mod caches;
 mod caches_elsewhere;
 mod caches_ended;
+mod caches_explained;
 mod checks;
 mod cluster;
 mod confined;

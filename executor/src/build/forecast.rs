@@ -7,14 +7,14 @@ use super::exporter::publish;
 use super::fetch::{self, Fetcher};
 use super::foreign::Emulation;
 use super::front::Front;
-use super::journal::{self, Known, Subject};
+use super::journal::{self, Past, Subject};
 use super::prepare::Pending;
 use super::record::{StepOutput, base_of};
 use super::resolve::Resolver;
 use super::sources::RemoteSteps;
 use super::{BuildFailure, Ui, epoch, failure, options, refuse_platforms};
 use crate::Error;
-use crate::cache::Imports;
+use crate::cache::{ComparedWith, Imports};
 use crate::cluster::Cluster;
 use crate::layer;
 use crate::remote::Remote;
@@ -22,7 +22,7 @@ use crate::request::BuildRequest;
 use crate::source::Sources;
 use crate::space::Space;
 use oci_spec::image::Digest;
-use planner::explain::{self, Memo, Reason};
+use planner::explain::{Kind, Memo, Reason};
 use planner::key::{self, ContentId};
 use planner::plan::{CopyFrom, CopySource, Op, Plan, Step};
 use planner::scheduler::{self, Backend, Cancel, Standing, Survey};
@@ -84,6 +84,8 @@ pub struct Forecast {
     pub subject: Subject,
     /// Whether there was an earlier build to compare with.
     pub compared: bool,
+    /// That build, when it was made elsewhere.
+    pub compared_with: Option<ComparedWith>,
     /// All steps, inputs first.
     pub steps: Vec<ForecastStep>,
     /// Layers of base images and of imported caches that would be pulled.
@@ -98,7 +100,7 @@ impl Forecast {
     pub fn runs_anything(&self) -> bool {
         self.steps
             .iter()
-            .any(|step| !step.foreseen.is_hit() && step.memo.kind != explain::Kind::Image)
+            .any(|step| !step.foreseen.is_hit() && step.memo.kind != Kind::Image)
     }
 }
 
@@ -173,16 +175,11 @@ struct Foreseeing<'a, 'e> {
 impl Foreseeing<'_, '_> {
     fn forecast(mut self, remote: &Remote) -> Result<Forecast, Error> {
         let foreseen = self.foresee()?;
-        let store = self.executor.space.store();
         let subject = Subject::of(self.executor.request, self.plan);
         let now = journal::memos(self.plan, &self.survey.keys, &self.survey.sources);
-        let past = journal::past(store, &subject, &self.executor.request.dockerfile);
         let missed: Vec<bool> = foreseen.iter().map(|step| !step.is_hit()).collect();
-        let known = Known {
-            executor: self.executor,
-            now: &now,
-        };
-        let reasons = explain::reasons(&past, &now, &missed, &known);
+        let past = Past::of(self.executor, self.plan, (&subject, &now), &missed);
+        let reasons = past.reasons(self.executor, &now, &missed);
         let pull = self.pull(&foreseen)?;
         let push = self.push(&foreseen, remote)?;
         let steps = now.into_iter().zip(&foreseen).zip(reasons);
@@ -195,7 +192,11 @@ impl Foreseeing<'_, '_> {
             .collect();
         Ok(Forecast {
             subject,
-            compared: !past.is_empty(),
+            compared: !past.steps().is_empty(),
+            compared_with: match past {
+                Past::Elsewhere(elsewhere) => Some(elsewhere.from),
+                Past::Here(_) => None,
+            },
             steps,
             pull,
             push,

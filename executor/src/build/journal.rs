@@ -13,13 +13,15 @@
 use crate::Error;
 use crate::build::backend::Executor;
 use crate::build::record;
+use crate::cache::memories::{Label, Remembered, RememberedStep};
+use crate::cache::{ComparedWith, Elsewhere};
 use crate::copy::{Lines, ReadEntry};
 use crate::request::{BuildRequest, ContextSource};
 use planner::explain::{
     self, Comparison, Ended, Evidence, FileChanges, Lost, Memo, ReadFile, Reason,
 };
 use planner::key::{CacheKey, ContentId};
-use planner::plan::{Plan, StepId};
+use planner::plan::{Plan, Step, StepId};
 use planner::scheduler::{Standing, Survey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -111,6 +113,9 @@ pub struct Story {
     pub subject: Subject,
     /// Whether there was an earlier build to compare with.
     pub compared: bool,
+    /// That build, when it was made elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared_with: Option<ComparedWith>,
     /// All steps.
     pub steps: Vec<Told>,
 }
@@ -148,6 +153,7 @@ struct State {
     /// Something has to run, or the keys are not those that are remembered.
     matters: bool,
     compared: bool,
+    compared_with: Option<ComparedWith>,
     past: Vec<Memo>,
     reasons: Vec<Option<Reason>>,
     ended: Vec<Ended>,
@@ -179,6 +185,7 @@ impl State {
         }
         self.past = earlier.past;
         self.compared = earlier.compared;
+        self.compared_with = earlier.compared_with;
     }
 }
 
@@ -212,22 +219,18 @@ impl Journal {
         };
         if missed.contains(&true) {
             let now = memos(plan, &survey.keys, &survey.sources);
-            state.past = past(store, &subject, &executor.request.dockerfile);
-            state.compared = !state.past.is_empty();
-            state.reasons = explain::reasons(
-                &state.past,
-                &now,
-                &missed,
-                &Known {
-                    executor,
-                    now: &now,
-                },
-            );
+            let past = Past::of(executor, plan, (&subject, &now), &missed);
+            state.reasons = past.reasons(executor, &now, &missed);
+            state.compared = !past.steps().is_empty();
+            if let Past::Elsewhere(elsewhere) = &past {
+                state.compared_with = Some(elsewhere.from.clone());
+            }
+            state.past = past.into_steps();
         } else {
             let head = store.record(&subject.key("head"));
             state.matters = head.ok().flatten().as_deref() != Some(&digest_of(&survey.keys));
         }
-        if state.matters {
+        if state.matters || !executor.request.cache_to.is_empty() {
             state.keys.clone_from(&survey.keys);
             state.sources.clone_from(&survey.sources);
         }
@@ -254,6 +257,24 @@ impl Journal {
         if let Some(ended) = state.ended.get_mut(at) {
             *ended = if ran { Ended::Ran } else { Ended::Cached };
         }
+    }
+
+    /// What a cache is told of the build. `None` before its steps are known.
+    pub(crate) fn told(&self, executor: &Executor<'_>, plan: &Plan) -> Option<Remembered> {
+        let state = self.lock();
+        if state.keys.len() != plan.steps.len() {
+            return None;
+        }
+        let memos = memos(plan, &state.keys, &state.sources);
+        let step = |(step, memo): (&Step, Memo)| RememberedStep {
+            instruction: instruction(&executor.request.dockerfile, step, &memo),
+            reads: executor.reads_of(step.id),
+            memo,
+        };
+        Some(Remembered {
+            label: Label::of(executor.request, plan),
+            steps: plan.steps.iter().zip(memos).map(step).collect(),
+        })
     }
 
     /// Remembers the build, when there is something new to remember. What goes wrong is no failure of the build.
@@ -300,6 +321,7 @@ fn write(
             time: executor.request.now,
             subject: subject.clone(),
             compared: state.compared,
+            compared_with: state.compared_with.take(),
             steps: steps.iter().map(told).collect(),
         };
         put(story_key(), &json(&story))?;
@@ -344,8 +366,66 @@ pub(crate) fn memos(plan: &Plan, keys: &[CacheKey], sources: &[Option<ContentId>
     plan.steps.iter().zip(keys).zip(sources).map(memo).collect()
 }
 
+/// The build that one is compared with.
+#[derive(Debug)]
+pub(crate) enum Past {
+    /// The last one of this place here; no steps when there was none.
+    Here(Vec<Memo>),
+    /// One that a cache tells of.
+    Elsewhere(Elsewhere),
+}
+
+impl Past {
+    /// What there is to compare a build with. Caches are asked when the store knows nothing and something has to run.
+    pub(crate) fn of(
+        executor: &Executor<'_>,
+        plan: &Plan,
+        (subject, now): (&Subject, &[Memo]),
+        missed: &[bool],
+    ) -> Self {
+        let request = executor.request;
+        let here = past(executor.space.store(), subject, &request.dockerfile);
+        let runs = |(memo, missed): (&Memo, &bool)| *missed && memo.kind != explain::Kind::Image;
+        if !here.is_empty() || !now.iter().zip(missed).any(runs) {
+            return Self::Here(here);
+        }
+        let imports = executor.fetcher.imports();
+        let elsewhere = imports.and_then(|imports| imports.past(&Label::of(request, plan), now));
+        elsewhere.map_or(Self::Here(here), Self::Elsewhere)
+    }
+
+    pub(crate) fn steps(&self) -> &[Memo] {
+        match self {
+            Self::Here(steps) => steps,
+            Self::Elsewhere(elsewhere) => &elsewhere.steps,
+        }
+    }
+
+    fn into_steps(self) -> Vec<Memo> {
+        match self {
+            Self::Here(steps) => steps,
+            Self::Elsewhere(elsewhere) => elsewhere.steps,
+        }
+    }
+
+    /// Why steps are not cached.
+    pub(crate) fn reasons(
+        &self,
+        executor: &Executor<'_>,
+        now: &[Memo],
+        missed: &[bool],
+    ) -> Vec<Option<Reason>> {
+        let known = Known {
+            executor,
+            now,
+            past: self,
+        };
+        explain::reasons(self.steps(), now, missed, &known)
+    }
+}
+
 /// What is remembered of the last build of this place, or of the same Dockerfile in another.
-pub(crate) fn past(store: &Store, subject: &Subject, dockerfile: &str) -> Vec<Memo> {
+fn past(store: &Store, subject: &Subject, dockerfile: &str) -> Vec<Memo> {
     if let Some(steps) = memory(store, &subject.key("place")) {
         return steps;
     }
@@ -363,22 +443,46 @@ fn memory(store: &Store, key: &[u8; 32]) -> Option<Vec<Memo>> {
     (memory.version == VERSION && memory.steps.iter().all(sound)).then_some(memory.steps)
 }
 
+/// An instruction as it is in the Dockerfile, without values of variables; its name alone when it is from elsewhere.
+fn instruction(dockerfile: &str, step: &Step, memo: &Memo) -> String {
+    let name = memo.text.split(' ').next().unwrap_or_default();
+    let span = step.origin.span;
+    let text = span.and_then(|span| dockerfile.get(span.start as usize..span.end as usize));
+    let is_it = |text: &&str| {
+        let first = text.split_ascii_whitespace().next();
+        first.is_some_and(|first| first.eq_ignore_ascii_case(name))
+    };
+    match &memo.image {
+        Some(_) => memo.text.clone(),
+        None => text.filter(is_it).unwrap_or(name).to_owned(),
+    }
+}
+
 /// What the store and the build know for a comparison.
-pub(crate) struct Known<'a, 'e> {
-    pub(crate) executor: &'a Executor<'e>,
-    pub(crate) now: &'a [Memo],
+struct Known<'a, 'e> {
+    executor: &'a Executor<'e>,
+    now: &'a [Memo],
+    past: &'a Past,
 }
 
 impl Evidence for Known<'_, '_> {
     fn files(&self, past: &Memo, now: usize) -> Option<FileChanges> {
         let id = StepId(u32::try_from(now).ok()?);
         let new = self.executor.reads_of(id)?;
+        if let Past::Elsewhere(elsewhere) = self.past {
+            let old = elsewhere.files.get(&past.reads?)?;
+            let old = Lines::of_payload(old.as_slice()).ok()??;
+            return compare(old, new.lines()).ok();
+        }
         let payload = self.executor.space.store().large_record(&past.reads?.0);
         let old = Lines::of_payload(payload.ok()??).ok()??;
         compare(old, new.lines()).ok()
     }
 
     fn lost(&self, now: usize) -> Lost {
+        if matches!(self.past, Past::Elsewhere(_)) {
+            return Lost::Elsewhere;
+        }
         let record = self.executor.space.store().record(&self.now[now].key.0);
         match record
             .ok()
@@ -441,10 +545,11 @@ fn all(mut list: Lines<impl Read>) -> io::Result<Vec<ReadEntry>> {
 }
 
 fn entry(line: &Lines<impl Read>) -> ReadEntry {
+    // Of a list from elsewhere nobody knows what is in it.
     ReadEntry {
-        path: line.path(),
+        path: explain::printable(&line.path(), false),
         mode: line.mode,
-        content: line.content(),
+        content: explain::printable(&line.content(), false),
     }
 }
 

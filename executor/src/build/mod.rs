@@ -35,6 +35,7 @@ mod trees;
 mod verify;
 pub(crate) mod volumes;
 
+pub use crate::cache::ComparedWith;
 pub use call::{Call, OpenStore};
 pub(crate) use exporter::normalised;
 pub use forecast::{Amount, Forecast, ForecastStep, Foreseen, forecast};
@@ -315,6 +316,9 @@ fn attempt(
             return Err((BuildFailure { error, origin }, Again::Possible));
         }
         ran => {
+            if let (Ok(_), Some(exports)) = (&ran, executor.exports) {
+                exports.remember(|| executor.journal.told(executor, plan));
+            }
             executor.journal.finish(executor, plan, failed_step(&ran));
             ran
         }

@@ -4,6 +4,8 @@
 //! `folder`; inline caches are in `inline`.
 
 use super::folder::FolderPlace;
+use super::memories::Remembered;
+use super::read::Cached;
 use super::records::{CachedLayer, Found, Records};
 use super::registry::RegistryPlace;
 use super::{CONFIG_TYPE, Imports, RECORDS_TYPE, day};
@@ -26,7 +28,9 @@ use planner::scheduler::Cancel;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+mod remember;
 
 /// Layers made and sent at once while steps run.
 const WORKERS: usize = 2;
@@ -52,6 +56,8 @@ pub(crate) struct Exports<'a> {
     of_result: HashSet<StepId>,
     /// Steps that ran.
     executed: Mutex<HashSet<StepId>>,
+    /// What is to be remembered of the build.
+    build: Mutex<Option<Arc<Remembered>>>,
     queue: Mutex<Option<Sender<(StepId, Digest)>>>,
     waiting: Mutex<Option<Receiver<(StepId, Digest)>>>,
 }
@@ -124,6 +130,7 @@ impl<'a> Exports<'a> {
             stop: cancel.child(),
             places,
             executed: Mutex::default(),
+            build: Mutex::default(),
             queue: Mutex::new(Some(queue)),
             waiting: Mutex::new(Some(waiting)),
         })
@@ -327,16 +334,17 @@ impl<'a> Exports<'a> {
         Ok(outgoing)
     }
 
-    /// The records of a cache with these added, their layers brought to its place; `None` when it has all of them.
+    /// A cache with these records added and the build remembered, their layers brought to its place; `None` when it has all of them.
     /// `is_first`: what steps gave that ran takes the place of what the cache has.
     pub(super) fn merged(
         &self,
         place: &Place<'_>,
-        before: &Records,
+        cached: &Cached,
         outgoing: &[Outgoing],
         is_first: bool,
-    ) -> Result<Option<Records>, Error> {
+    ) -> Result<Option<Cached>, Error> {
         let today = day(self.site.request.now);
+        let before = &cached.records;
         let is_doubtful = self.site.imports.was_refused();
         let mut merged = before.clone();
         let mut is_changed = false;
@@ -373,7 +381,7 @@ impl<'a> Exports<'a> {
             merged.put(record.key, &found, today);
             is_changed = true;
         }
-        Ok(is_changed.then(|| merged.bounded(today)))
+        Ok(self.remembered(place, cached, is_changed.then(|| merged.bounded(today))))
     }
 
     /// Whether all layers are in the form that was asked for with force.
@@ -408,7 +416,8 @@ impl<'a> Exports<'a> {
     }
 
     /// The documents of a cache.
-    pub(super) fn documents(place: &Place<'_>, records: &Records) -> Documents {
+    pub(super) fn documents(place: &Place<'_>, cached: &Cached) -> Documents {
+        let records = &cached.records;
         let bytes = records.encode();
         let records_desc = Desc::new(
             RECORDS_TYPE,
@@ -432,6 +441,7 @@ impl<'a> Exports<'a> {
                 parts.push(blob);
             }
         }
+        parts.extend(cached.memories.descriptors());
         let manifest = if place.export.image_manifest {
             let document = Manifest {
                 schema_version: 2,

@@ -2,8 +2,8 @@
 //! index is replaced when all it names is there.
 
 use super::export::{Exports, Outgoing, Place, Site, foreign};
-use super::read::Source;
-use super::records::Records;
+use super::memories::Memories;
+use super::read::{Cached, Source};
 use crate::Error;
 use crate::build::layout::{self, Layout};
 use crate::build::manifest::{self, Desc, Document, Index};
@@ -180,7 +180,7 @@ impl FolderPlace {
             .cloned();
         let (before, parts) = match &old {
             Some(old) => self.before(site, old)?,
-            None => (Records::default(), Vec::new()),
+            None => (Cached::default(), Vec::new()),
         };
         // Whoever wrote last may have removed what had been brought here.
         for record in records {
@@ -191,14 +191,14 @@ impl FolderPlace {
             }
         }
         let known = if place.export.reset {
-            Records::default()
+            Cached::default()
         } else {
             before
         };
         let Some(merged) = exports.merged(place, &known, records, true)? else {
             return Ok(());
         };
-        for layer in merged.layers() {
+        for layer in merged.records.layers() {
             let (size, digest) = (layer.blob.size, &layer.blob.digest);
             let text = format!("writing layer {digest}");
             site.ui.task_progress(task, &text, size, size);
@@ -206,6 +206,9 @@ impl FolderPlace {
         let documents = Exports::documents(place, &merged);
         self.put(&documents.records.0, &documents.records.1)?;
         self.put(&documents.config.0, &documents.config.1)?;
+        for (desc, bytes) in merged.memories.fresh() {
+            self.put(desc, bytes)?;
+        }
         let (desc, bytes) = documents.manifest;
         let text = format!("writing cache image manifest {}", desc.digest);
         site.ui.task_progress(task, &text, desc.size, desc.size);
@@ -238,15 +241,15 @@ impl FolderPlace {
         Layout::known(&self.dir).index()
     }
 
-    /// The records of the cache that is there, and all blobs that its manifest names.
-    fn before(&self, site: Site<'_>, old: &Desc) -> Result<(Records, Vec<String>), Error> {
-        let read = || -> Result<(Records, Vec<String>), Error> {
+    /// The cache that is there, and all blobs that its manifest names.
+    fn before(&self, site: Site<'_>, old: &Desc) -> Result<(Cached, Vec<String>), Error> {
+        let read = || -> Result<(Cached, Vec<String>), Error> {
             let source = Source::folder(&self.dir)?;
             let bytes = Layout::known(&self.dir).blob(old, manifest::MANIFEST_LIMIT)?;
             let document = Document::parse(&old.digest, &bytes)?;
             let Some(desc) = Source::records_of(&document) else {
                 // Somebody else's: it stays, without its tag.
-                return Ok((Records::default(), Vec::new()));
+                return Ok((Cached::default(), Vec::new()));
             };
             let records = source.records(desc)?;
             let is_there = |blob: &Desc| {
@@ -259,6 +262,10 @@ impl FolderPlace {
             });
             let mut parts = blobs_of(&document);
             parts.push(old.digest.clone());
+            let there = Cached {
+                records: there,
+                memories: Memories::of(&document).only(is_there),
+            };
             Ok((there, parts))
         };
         match read() {
@@ -268,7 +275,7 @@ impl FolderPlace {
                 site.ui.warning(&format!(
                     "the cache in {dir} is damaged and begins anew: {error}"
                 ));
-                Ok((Records::default(), Vec::new()))
+                Ok((Cached::default(), Vec::new()))
             }
             read => read,
         }

@@ -4,7 +4,8 @@
 //! again. Which layers are fetched, and when, is the fetcher's.
 
 use super::known::Known;
-use super::read::{Content, Source};
+use super::memories::Memories;
+use super::read::{Cached, Content, Source};
 use super::records::Found;
 use super::registry;
 use crate::Error;
@@ -24,6 +25,11 @@ use registry_client::Reference;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+mod past;
+
+pub use past::ComparedWith;
+pub(crate) use past::Elsewhere;
 
 /// All of them.
 ///
@@ -269,9 +275,9 @@ impl<'a> Imports<'a> {
             }
         };
         match read {
-            Ok((Content::Records(records), origin)) => {
+            Ok((Content::Cache(cached), origin)) => {
                 self.ui.task_finished(task, None);
-                Some(Known::new(name, origin, *records))
+                Some(Known::new(name, origin, *cached))
             }
             Ok((Content::BuildKit, _)) => {
                 self.ui.task_finished(task, None);
@@ -311,9 +317,9 @@ impl<'a> Imports<'a> {
         if let Some(memory) = registry::recall(store, &reference)? {
             let there = self.remote.resolve(&reference)?;
             if there.digest().to_string() == memory.manifest
-                && let Some(records) = memory.records(store)
+                && let Some(cached) = memory.cached(store)
             {
-                return Ok((Content::Records(Box::new(records)), origin));
+                return Ok((Content::Cache(Box::new(cached)), origin));
             }
         }
         let found = self.remote.manifest(&reference, None)?;
@@ -323,10 +329,13 @@ impl<'a> Imports<'a> {
             let content = source.content(&document, &self.platforms())?;
             return Ok((content, origin));
         };
-        let records = source.records(desc)?;
+        let cached = Cached {
+            records: source.records(desc)?,
+            memories: Memories::of(&document),
+        };
         let manifest = found.descriptor.digest().to_string();
-        registry::remember(store, &reference, manifest, &records)?;
-        Ok((Content::Records(Box::new(records)), origin))
+        registry::remember(store, &reference, manifest, &cached)?;
+        Ok((Content::Cache(Box::new(cached)), origin))
     }
 
     fn local(

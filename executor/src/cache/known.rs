@@ -1,5 +1,7 @@
 //! What a build knows of one cache: its records, where its blobs are, and what of it is of no use.
 
+use super::memories::Memories;
+use super::read::Cached;
 use super::records::{CachedLayer, Records};
 use crate::build::fetch::Origin;
 use oci_spec::image::Digest;
@@ -14,16 +16,20 @@ pub(crate) struct Known {
     pub(crate) name: String,
     /// Where its blobs are.
     pub(crate) origin: Origin,
+    /// What it remembers of builds.
+    pub(crate) memories: Memories,
     records: RwLock<Records>,
     is_refused: AtomicBool,
     refused_layers: Mutex<HashSet<Digest>>,
 }
 
 impl Known {
-    pub(crate) fn new(name: String, origin: Origin, records: Records) -> Self {
+    pub(crate) fn new(name: String, origin: Origin, cached: impl Into<Cached>) -> Self {
+        let Cached { records, memories } = cached.into();
         Self {
             name,
             origin,
+            memories,
             records: RwLock::new(records),
             is_refused: AtomicBool::new(false),
             refused_layers: Mutex::default(),

@@ -2,7 +2,7 @@
 //!
 //! A cache is an OCI image manifest: its config says what it is, its first layer holds the records, the others are the
 //! layers of steps. `records` has their format, `read` finds them, `import` answers lookups with them, `export` writes
-//! them. Layers of a hit are not fetched here: the build's fetcher learns where they are, and checks what comes.
+//! them; `memories` has what they say of the builds that wrote them. Layers of a hit are not fetched here: the build's fetcher learns where they are, and checks what comes.
 //!
 //! Whoever can write a cache decides what a build that reads it makes of the steps whose keys it has, as with any cache.
 //! It decides no more than that: records are only taken for keys that a step of the build has, and what a cache says of
@@ -14,6 +14,7 @@ mod folder;
 mod import;
 mod inline;
 mod known;
+pub(crate) mod memories;
 pub(crate) mod mounts;
 mod read;
 mod records;
@@ -22,7 +23,8 @@ pub mod wire;
 
 pub(crate) use claims::Claims;
 pub(crate) use export::{Exports, Site, described};
-pub(crate) use import::Imports;
+pub use import::ComparedWith;
+pub(crate) use import::{Elsewhere, Imports};
 pub(crate) use inline::inline;
 pub(crate) use known::Known;
 pub(crate) use records::{CachedLayer, Found, PACKED_LIMIT, Records};

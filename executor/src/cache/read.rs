@@ -1,6 +1,8 @@
 //! Reads caches where they are: in a registry, in a folder that is an OCI layout, in the config of an image. What is
 //! found is checked and never trusted further than its digests reach; nothing here fetches layers.
 
+use super::memories::Doc;
+use super::memories::{DOC_LIMIT, Entry, Memories};
 use super::records::{PACKED_LIMIT, Records};
 use super::{BUILDKIT_CONFIG, BUILDKIT_INLINE, CONFIG_TYPE, INLINE_FIELD, RECORDS_TYPE};
 use crate::Error;
@@ -18,11 +20,29 @@ use std::path::{Path, PathBuf};
 /// Images of an index whose configs are looked into.
 const MOST_IMAGES: usize = 32;
 
+/// What a cache has.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Cached {
+    /// The results of steps.
+    pub(crate) records: Records,
+    /// What it remembers of builds.
+    pub(crate) memories: Memories,
+}
+
+impl From<Records> for Cached {
+    fn from(records: Records) -> Self {
+        Self {
+            records,
+            memories: Memories::default(),
+        }
+    }
+}
+
 /// What was found at a place.
 #[derive(Debug)]
 pub(crate) enum Content {
     /// Records of ours.
-    Records(Box<Records>),
+    Cache(Box<Cached>),
     /// BuildKit's, which we cannot use.
     BuildKit,
     /// An image without a cache.
@@ -97,6 +117,12 @@ impl Source<'_> {
         Records::decode(&bytes).map_err(|reason| self.bad(reason))
     }
 
+    /// What is remembered of one build.
+    pub(crate) fn memory(&self, entry: &Entry) -> Result<Doc, Error> {
+        let bytes = self.small(&entry.blob, DOC_LIMIT)?;
+        Doc::decode(&bytes).map_err(|reason| self.bad(reason))
+    }
+
     /// All that is at a place; of an index of images, what there is for these platforms.
     pub(crate) fn content(
         &self,
@@ -104,7 +130,11 @@ impl Source<'_> {
         platforms: &[Platform],
     ) -> Result<Content, Error> {
         if let Some(records) = Self::records_of(document) {
-            return Ok(Content::Records(Box::new(self.records(records)?)));
+            let cached = Cached {
+                records: self.records(records)?,
+                memories: Memories::of(document),
+            };
+            return Ok(Content::Cache(Box::new(cached)));
         }
         let index = match document {
             Document::Manifest(found) => return self.image(found),
@@ -124,7 +154,7 @@ impl Source<'_> {
                 continue;
             };
             match self.image(&image)? {
-                Content::Records(records) => all.absorb(&records),
+                Content::Cache(cached) => all.absorb(&cached.records),
                 Content::BuildKit => by_buildkit = true,
                 Content::Nothing => {}
             }
@@ -132,7 +162,7 @@ impl Source<'_> {
         Ok(match (all.len(), by_buildkit) {
             (0, true) => Content::BuildKit,
             (0, false) => Content::Nothing,
-            _ => Content::Records(Box::new(all)),
+            _ => Content::Cache(Box::new(all.into())),
         })
     }
 
@@ -161,7 +191,7 @@ impl Source<'_> {
             let at = diff_ids.iter().position(|id| id == diff_id.as_ref())?;
             image.layers.get(at).cloned()
         };
-        Ok(Content::Records(Box::new(records.with_blobs(&blob))))
+        Ok(Content::Cache(Box::new(records.with_blobs(&blob).into())))
     }
 }
 

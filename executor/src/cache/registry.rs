@@ -8,7 +8,8 @@
 //! exported again by the next build that has them.
 
 use super::export::{Exports, Outgoing as Record, Place, Site, foreign};
-use super::read::Source;
+use super::memories::Memories;
+use super::read::{Cached, Source};
 use super::records::{PACKED_LIMIT, Records};
 use crate::Error;
 use crate::build::fetch::Origin;
@@ -48,13 +49,19 @@ pub(super) struct Memory {
     pub(super) manifest: String,
     /// Digest of its records, which may be a blob of the store still.
     records: String,
+    /// What it remembers of builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    memories: Vec<Desc>,
 }
 
 impl Memory {
-    pub(super) fn records(&self, store: &Store) -> Option<Records> {
+    pub(super) fn cached(&self, store: &Store) -> Option<Cached> {
         let digest = manifest::digest(&self.records).ok()?;
         let bytes = store.read_blob(&digest, PACKED_LIMIT).ok()?;
-        Records::decode(&bytes).ok()
+        Some(Cached {
+            records: Records::decode(&bytes).ok()?,
+            memories: Memories::named(&self.memories),
+        })
     }
 }
 
@@ -71,12 +78,13 @@ pub(super) fn remember(
     store: &Store,
     reference: &Reference,
     manifest: String,
-    records: &Records,
+    cached: &Cached,
 ) -> Result<(), Error> {
-    let digest = store.put_blob(&records.encode())?;
+    let digest = store.put_blob(&cached.records.encode())?;
     let memory = Memory {
         manifest,
         records: digest.to_string(),
+        memories: cached.memories.descriptors(),
     };
     let payload = serde_json::to_vec(&memory).expect("BUG: strings always serialise");
     Ok(store.put_record(&key(reference), &payload, &[digest])?)
@@ -91,7 +99,7 @@ pub(super) struct RegistryPlace {
 /// What is at a reference now.
 struct Current {
     manifest: Option<Digest>,
-    records: Records,
+    cached: Cached,
 }
 
 impl RegistryPlace {
@@ -151,9 +159,9 @@ impl RegistryPlace {
             let mut current = self.current(site)?;
             // What the registry has lost is lost.
             if is_first && place.export.reset || refused == MOST_REFUSALS {
-                current.records = Records::default();
+                current.cached = Cached::default();
             }
-            let Some(merged) = exports.merged(place, &current.records, records, is_first)? else {
+            let Some(merged) = exports.merged(place, &current.cached, records, is_first)? else {
                 return Ok(());
             };
             let begun = match self.write(exports, place, (&current, &merged), task) {
@@ -192,12 +200,12 @@ impl RegistryPlace {
         &self,
         exports: &Exports<'_>,
         place: &Place<'_>,
-        (current, merged): (&Current, &Records),
+        (current, merged): (&Current, &Cached),
         task: u64,
     ) -> Result<Option<Instant>, Error> {
         let site = exports.site();
-        for layer in merged.layers() {
-            if current.records.layer(&layer.diff_id).is_none() {
+        for layer in merged.records.layers() {
+            if current.cached.records.layer(&layer.diff_id).is_none() {
                 let text = format!("writing layer {}", layer.blob.digest);
                 let size = layer.blob.size;
                 site.ui.task_progress(task, &text, size, size);
@@ -211,6 +219,9 @@ impl RegistryPlace {
         say("config", &documents.records.0);
         self.put_blob(exports, documents.records.1)?;
         self.put_blob(exports, documents.config.1)?;
+        for (_, bytes) in merged.memories.fresh() {
+            self.put_blob(exports, bytes.to_vec())?;
+        }
         let begun = Instant::now();
         if self.now(site)? != current.manifest {
             return Ok(None);
@@ -239,48 +250,52 @@ impl RegistryPlace {
         let Some(digest) = self.now(site)? else {
             return Ok(Current {
                 manifest: None,
-                records: Records::default(),
+                cached: Cached::default(),
             });
         };
         let known = recall(store, &self.reference)?
             .filter(|memory| memory.manifest == digest.to_string())
-            .and_then(|memory| memory.records(store));
-        let records = match known {
-            Some(records) => records,
+            .and_then(|memory| memory.cached(store));
+        let cached = match known {
+            Some(cached) => cached,
             None => self.read(site, &digest)?,
         };
         Ok(Current {
             manifest: Some(digest),
-            records,
+            cached,
         })
     }
 
-    /// The records of a manifest. What is no cache of ours, or a damaged one, is replaced by one.
-    fn read(&self, site: Site<'_>, digest: &Digest) -> Result<Records, Error> {
+    /// What is in a cache, by its manifest. What is no cache of ours, or a damaged one, is replaced by one.
+    fn read(&self, site: Site<'_>, digest: &Digest) -> Result<Cached, Error> {
         let found = site.remote.manifest(&self.reference, Some(digest))?;
         let source = Source::Registry(site.remote, self.reference.clone());
         let document = Document::parse(digest.as_ref(), &found.bytes);
-        let records = document.and_then(|document| {
-            let desc = Source::records_of(&document).cloned();
-            desc.map(|desc| source.records(&desc)).transpose()
+        let cached = document.and_then(|document| {
+            let Some(desc) = Source::records_of(&document) else {
+                return Ok(Cached::default());
+            };
+            Ok(Cached {
+                records: source.records(desc)?,
+                memories: Memories::of(&document),
+            })
         });
-        match records {
-            Ok(records) => {
-                let records = records.unwrap_or_default();
+        match cached {
+            Ok(cached) => {
                 remember(
                     site.space.store(),
                     &self.reference,
                     digest.to_string(),
-                    &records,
+                    &cached,
                 )?;
-                Ok(records)
+                Ok(cached)
             }
             Err(Error::Image { subject, reason }) => {
                 let name = &self.reference;
                 site.ui.warning(&format!(
                     "the cache at {name} is damaged and begins anew: {subject}: {reason}"
                 ));
-                Ok(Records::default())
+                Ok(Cached::default())
             }
             Err(error) => Err(error),
         }

@@ -1,5 +1,6 @@
 //! Differences in words: what the fields of a key are called by people, and phrases for them.
 
+use super::sealed::CONTEXT;
 use super::{BaseImage, Memo};
 use crate::key::{Difference, Field, explain};
 
@@ -9,8 +10,6 @@ const LONGEST: usize = 60;
 const NAMED: usize = 2;
 /// Digits of a digest in a phrase.
 const DIGITS: usize = 12;
-/// The field that stands for the files of a context.
-const CONTEXT: &str = "context files";
 /// What an argument of the command is called in a key.
 const ARGUMENT: &str = "argument ";
 
@@ -52,6 +51,11 @@ pub(super) fn base(old: &BaseImage, new: &BaseImage) -> String {
     format!("base {is} {} -> {}", short(&old.digest), short(&new.digest))
 }
 
+/// `base busybox:latest changed`, where nothing is known of the other one.
+pub(super) fn other_base(new: &BaseImage) -> String {
+    format!("base {} changed", familiar(&new.reference))
+}
+
 pub(super) fn image_fields(old: &BaseImage, new: &BaseImage) -> Vec<Difference> {
     let mut fields = Vec::new();
     let mut put = |name: &str, old: &str, new: &str| {
@@ -90,11 +94,23 @@ pub(super) fn differences(old: &Memo, new: &Memo) -> (Vec<Difference>, bool) {
     let mut found = explain(&old.fields, &new.fields);
     let files = found.iter().any(|difference| difference.name == CONTEXT);
     found.retain(|difference| difference.name != CONTEXT);
+    if old.hidden && !old.sealed.is_empty() {
+        let name = if old.text == new.text {
+            "what it is run with"
+        } else {
+            "instruction or its variables"
+        };
+        return (vec![unknown(name.to_owned())], files);
+    }
+    let is_sealed = |name: &str| old.sealed.iter().any(|sealed| sealed == name);
     let has_command = found
         .iter()
         .any(|difference| difference.name.starts_with(ARGUMENT));
     found.retain(|difference| !difference.name.starts_with(ARGUMENT));
     for difference in &mut found {
+        if is_sealed(&difference.name) {
+            *difference = unknown(std::mem::take(&mut difference.name));
+        }
         let given_as_arg = |args: &[String]| {
             difference
                 .name
@@ -121,10 +137,16 @@ pub(super) fn differences(old: &Memo, new: &Memo) -> (Vec<Difference>, bool) {
         }
     }
     if has_command {
-        let command = Difference {
-            name: "command".to_owned(),
-            old: Some(command(&old.fields, &new.fields)),
-            new: Some(command(&new.fields, &old.fields)),
+        let is_unknown = old.sealed.iter().any(|name| name.starts_with(ARGUMENT));
+        let name = "command".to_owned();
+        let command = if is_unknown {
+            unknown(name)
+        } else {
+            Difference {
+                name,
+                old: Some(command(&old.fields, &new.fields)),
+                new: Some(command(&new.fields, &old.fields)),
+            }
         };
         found.insert(0, command);
     }
@@ -135,6 +157,15 @@ pub(super) fn differences(old: &Memo, new: &Memo) -> (Vec<Difference>, bool) {
     // What people did comes before what it entails.
     found.sort_by_key(|difference| !difference.name.starts_with("build arg "));
     (found, files)
+}
+
+/// It differs, and what it was is not known.
+fn unknown(name: String) -> Difference {
+    Difference {
+        name,
+        old: None,
+        new: None,
+    }
 }
 
 fn is_place(name: &str) -> bool {
@@ -214,6 +245,9 @@ fn field(difference: &Difference) -> String {
         Some("") => "\"\"".to_owned(),
         Some(text) => text.to_owned(),
     };
+    if difference.old.is_none() && difference.new.is_none() {
+        return format!("{} changed", difference.name);
+    }
     let (old, new) = (value(&difference.old), value(&difference.new));
     let is_long = [&old, &new]
         .iter()
