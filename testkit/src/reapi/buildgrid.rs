@@ -11,6 +11,7 @@ use super::options::Options;
 use super::process::{Process, Why};
 use crate::Scratch;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::TcpStream;
@@ -66,6 +67,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Asked nicely, a database takes its shared memory with it.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline && !self.process.is_over() {
+            thread::sleep(Duration::from_millis(5));
+        }
         self.process.kill(Why::Shutdown);
         let _ = self.process.wait(&mut self.child, None);
     }
@@ -167,7 +174,12 @@ impl BuildGrid {
             .arg(&data))?;
         let mut server = command("postgres");
         server.arg("-D").arg(&data);
-        for setting in ["listen_addresses=", "fsync=off", "synchronous_commit=off"] {
+        for setting in [
+            "listen_addresses=",
+            "fsync=off",
+            "synchronous_commit=off",
+            "dynamic_shared_memory_type=mmap",
+        ] {
             server.args(["-c", setting]);
         }
         server
