@@ -287,6 +287,38 @@ fn a_debian_like_root_and_what_a_step_changes() {
 }
 
 #[test]
+fn what_the_server_has_is_not_sent_again() {
+    let scratch = Scratch::new();
+    let tar = TarMaker::new();
+    let tar = tar
+        .dir("a")
+        .file("a/x", "x")
+        .dir("b")
+        .file("b/y", "y")
+        .file("z", "z");
+    let base = register(&scratch, tar);
+    let step = register(&scratch, TarMaker::new().dir("b").file("b/new", "new"));
+    let again = register(&scratch, TarMaker::new().dir("c").file("c/w", "x"));
+    let first = check(&scratch, std::slice::from_ref(&base), ALL);
+    let there: BTreeSet<Digest> = blobs(&scratch, &first).into_keys().collect();
+    let lacking = |layers: &[DiffId]| {
+        let tree = check(&scratch, layers, ALL);
+        let lacking = tree
+            .lacking(&scratch.space, &|digest| there.contains(digest))
+            .unwrap();
+        let lacking: BTreeSet<Digest> = lacking.iter().map(|blob| blob.digest).collect();
+        let all: BTreeSet<Digest> = blobs(&scratch, &tree).into_keys().collect();
+        assert_eq!(lacking, all.difference(&there).copied().collect());
+        lacking.len()
+    };
+    assert_eq!(lacking(std::slice::from_ref(&base)), 0);
+    // The root, the folder, the file; the folder of indexes and an index.
+    assert_eq!(lacking(&[base.clone(), step]), 5);
+    // A file of the base under another name is there.
+    assert_eq!(lacking(&[base, again]), 4);
+}
+
+#[test]
 fn names_that_no_message_can_hold() {
     let scratch = Scratch::new();
     let base = TarMaker::new()

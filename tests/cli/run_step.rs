@@ -2,18 +2,19 @@
 
 use crate::accounts::User;
 use crate::support::{Project, able, is_root, program};
+use executor::cluster::tree::{Carried, input_tree};
 use executor::layer;
-use executor::snapshot::{LayerFiles, View};
+use executor::snapshot::Snapshot;
 use executor::space::Space;
-use executor::tree::{FileTree as _, Kind};
 use executor::worker::{Ended, Report, Spec, Staged};
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use planner::plan::{Network, RunMount, RunOp};
+use reapi::prost::Message as _;
+use reapi::{Content, proto};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, chownat, utimensat};
 use sandbox::{Isolation, RootKind};
-use std::ffi::OsStr;
+use std::collections::HashMap;
 use std::fs::{self, Permissions};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -164,61 +165,70 @@ fn op(script: &str, mounts: Vec<RunMount>) -> RunOp {
     }
 }
 
-/// Lays an input root out as an engine does: exactly, as far as engines can, or with nothing but executable bits.
+/// Lays an input root out as an engine does, out of the messages and files that are sent to one: exactly, as far as engines
+/// can, or with nothing but executable bits and relative links.
 fn stage(space: &Space, layers: &[Digest], folder: &Path, exact: bool) {
-    fs::create_dir_all(folder.join("meta")).unwrap();
-    fs::create_dir_all(folder.join("extra")).unwrap();
-    let files: Vec<LayerFiles> = layers
-        .iter()
-        .map(|layer| layer::readable(space, layer).unwrap())
-        .collect();
-    for (number, layer) in files.iter().enumerate() {
-        let to = folder.join(format!("meta/{number:03}.idx"));
-        fs::copy(&layer.index, to).unwrap();
+    let snapshot = Snapshot {
+        layers: layers.to_vec(),
+    };
+    let carried = Carried {
+        modes: exact,
+        times: exact,
+        absolute_links: exact,
+    };
+    let tree = input_tree(space, &snapshot, carried).unwrap();
+    let blobs = tree.blobs(space).unwrap().into_iter().map(|blob| {
+        let bytes = match blob.content {
+            Content::Bytes(bytes) => bytes.to_vec(),
+            Content::Source(source) => {
+                let mut bytes = Vec::new();
+                let mut file = source.open().unwrap();
+                std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+                bytes
+            }
+        };
+        (blob.digest, bytes)
+    });
+    let blobs: HashMap<reapi::Digest, Vec<u8>> = blobs.collect();
+    fs::create_dir_all(folder).unwrap();
+    for node in tree.directories() {
+        stage_folder(&blobs, named(node.digest.as_ref()), &folder.join(node.name));
     }
-    let view = View::load(&files).unwrap();
-    let root = folder.join("rootfs");
-    fs::create_dir(&root).unwrap();
-    stage_folder(&view, b"", (&root, &folder.join("extra")), exact);
 }
 
-fn stage_folder(view: &View, path: &[u8], (root, extra): (&Path, &Path), exact: bool) {
-    for (name, entry) in view.children(path).unwrap() {
-        let to = root.join(OsStr::from_bytes(&entry.path));
-        let is_named = std::str::from_utf8(&name).is_ok();
-        let mode = match &entry.kind {
-            Kind::Directory => {
-                fs::create_dir(&to).unwrap();
-                stage_folder(view, &entry.path, (root, extra), exact);
-                if exact { entry.mode } else { 0o555 }
-            }
-            Kind::File { .. } => {
-                let mut content = Vec::new();
-                let mut from = view.open(&entry.path).unwrap();
-                std::io::Read::read_to_end(&mut from, &mut content).unwrap();
-                if !is_named {
-                    let name = blake3::hash(&content).to_hex().to_string();
-                    fs::write(extra.join(name), content).unwrap();
-                    continue;
-                }
-                fs::write(&to, content).unwrap();
-                let executable = entry.mode & 0o100 != 0;
-                match (exact, executable) {
-                    (true, _) => entry.mode,
-                    (_, true) => 0o555,
-                    (_, false) => 0o444,
-                }
-            }
-            Kind::Symlink { target } => {
-                symlink(OsStr::from_bytes(target), &to).unwrap();
-                set_time(&to, if exact { entry.mtime } else { EPOCH + 5 });
-                continue;
-            }
-            _ => continue,
-        };
-        fs::set_permissions(&to, Permissions::from_mode(mode)).unwrap();
-        set_time(&to, if exact { entry.mtime } else { EPOCH + 5 });
+fn named(digest: Option<&proto::Digest>) -> reapi::Digest {
+    reapi::Digest::from_proto(digest.unwrap()).unwrap()
+}
+
+fn stage_folder(blobs: &HashMap<reapi::Digest, Vec<u8>>, digest: reapi::Digest, to: &Path) {
+    fs::create_dir(to).unwrap();
+    let directory = proto::Directory::decode(&blobs[&digest][..]).unwrap();
+    for node in &directory.directories {
+        stage_folder(blobs, named(node.digest.as_ref()), &to.join(&node.name));
     }
+    for node in &directory.symlinks {
+        let to = to.join(&node.name);
+        symlink(&node.target, &to).unwrap();
+        set_properties(&to, node.node_properties.as_ref(), None);
+    }
+    for node in &directory.files {
+        let to = to.join(&node.name);
+        fs::write(&to, &blobs[&named(node.digest.as_ref())]).unwrap();
+        let mode = if node.is_executable { 0o555 } else { 0o444 };
+        set_properties(&to, node.node_properties.as_ref(), Some(mode));
+    }
+    set_properties(to, directory.node_properties.as_ref(), Some(0o555));
+}
+
+/// Sets what is carried, else what an engine would.
+fn set_properties(path: &Path, carried: Option<&proto::NodeProperties>, mode: Option<u32>) {
+    let told = carried.and_then(|carried| carried.unix_mode.as_ref());
+    if let Some(mode) = mode {
+        let mode = told.map_or(mode, |mode| mode.value);
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+    let told = carried.and_then(|carried| carried.mtime.as_ref());
+    set_time(path, told.map_or(EPOCH + 5, |time| time.seconds));
 }
 
 fn set_time(path: &Path, seconds: i64) {

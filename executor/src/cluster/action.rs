@@ -63,7 +63,7 @@ impl Prepared {
             if has(&tree.root) && has(&tree.meta) && tree.extra.is_none_or(|extra| has(&extra)) {
                 continue;
             }
-            all.extend(tree.blobs(space)?);
+            all.extend(tree.lacking(space, has)?);
         }
         Ok(all)
     }

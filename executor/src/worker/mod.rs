@@ -13,8 +13,8 @@ mod step;
 
 pub use probe::probe;
 pub use spec::{
-    Ended, LAYER_BLOB, LAYER_INDEX, META, MOUNTS, Millis, PROGRAM, PackedLayer, REPORT, ROOTFS,
-    Report, SPEC_FILE, SUBCOMMAND, Spec, SpecError, Staged, StagedReport,
+    EXTRA, Ended, LAYER_BLOB, LAYER_INDEX, META, MOUNTS, Millis, PROGRAM, PackedLayer, REPORT,
+    ROOTFS, Report, SPEC_FILE, SUBCOMMAND, Spec, SpecError, Staged, StagedReport, index_name,
 };
 pub use step::{Output, run_step};
 
@@ -34,7 +34,7 @@ pub struct Place {
 impl Place {
     /// What the sandbox must reach as it is. Never the input root itself, which may be the root of all.
     fn folders(&self) -> Vec<PathBuf> {
-        let parts = [ROOTFS, META, MOUNTS, staged::EXTRA];
+        let parts = [ROOTFS, META, MOUNTS, EXTRA];
         let parts = parts.iter().map(|part| self.input.join(part));
         let parts = parts.filter(|part| part.is_dir());
         parts.chain(self.caches.clone()).collect()

@@ -19,6 +19,8 @@ pub const SUBCOMMAND: &str = "run-step";
 pub const ROOTFS: &str = "rootfs";
 /// Folder of the layers' indexes in the input root (and in `mnt/N`): `000.idx`, `001.idx`, ..., base first.
 pub const META: &str = "meta";
+/// Folder of content whose names engines cannot carry, by BLAKE3 in hex, in the input root (and in `mnt/N`).
+pub const EXTRA: &str = "extra";
 /// Folder of the inputs of bind and cache mounts, by number.
 pub const MOUNTS: &str = "mnt";
 /// A specification that is too long for arguments.
@@ -35,6 +37,12 @@ const PIECE: usize = 100 << 10;
 const MOST_IN_ARGUMENTS: usize = 1 << 20;
 /// Longest report that is read, in bytes.
 const MOST_REPORT: usize = 4 << 20;
+
+/// Name in [`META`] of a layer's index; layers count from the base.
+#[must_use]
+pub fn index_name(layer: usize) -> String {
+    format!("{layer:03}.idx")
+}
 
 /// What the engine that stages files says it carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

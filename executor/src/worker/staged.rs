@@ -2,7 +2,7 @@
 
 use super::Place;
 use super::fix::{FIX, FixRequest};
-use super::spec::{META, MOUNTS, ROOTFS, Spec, StagedReport};
+use super::spec::{EXTRA, META, MOUNTS, ROOTFS, Spec, StagedReport, index_name};
 use crate::Error;
 use crate::build::cache_mounts;
 use crate::build::mounts::{Ground, Held};
@@ -20,13 +20,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use store::{CacheMount, MountSharing, Scratch, Store};
 
-/// Folder of content whose names engines cannot carry, by BLAKE3 in hex.
-pub(crate) const EXTRA: &str = "extra";
-
 /// The layers of a staged root, base first: indexes alone.
 pub(crate) fn layers(folder: &Path, count: usize) -> Result<Vec<LayerFiles>, Error> {
     let layer = |number: usize| {
-        let index = folder.join(META).join(format!("{number:03}.idx"));
+        let index = folder.join(META).join(index_name(number));
         Ok(LayerFiles {
             diff_id: digest_of(&Index::load(&index)?.diff_id()),
             index,

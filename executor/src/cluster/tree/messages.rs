@@ -100,17 +100,19 @@ impl Messages {
         Ok(Some(Digest::new(hash, size)))
     }
 
-    /// Puts the messages that a root needs into `blobs`, each once; gives the digests of all files in them.
+    /// Puts the messages that a root needs into `blobs`, each once; gives the digests of all files in them. Directories that
+    /// the server has are left out with all that is below.
     pub(super) fn finish(
         self,
         root: Digest,
+        has: &dyn Fn(&Digest) -> bool,
         blobs: &mut Vec<Blob>,
     ) -> Result<HashSet<Digest>, Error> {
         let Self { bytes, places } = self;
         let bytes = bytes::Bytes::from(bytes);
         let mut files = HashSet::new();
         let mut seen = HashSet::from([root]);
-        let mut todo = vec![root];
+        let mut todo = if has(&root) { Vec::new() } else { vec![root] };
         while let Some(digest) = todo.pop() {
             let place = places.get(digest.hash());
             let place = place.ok_or_else(|| unlike("what is remembered of them is not whole"))?;
@@ -121,7 +123,7 @@ impl Messages {
             }
             for node in &directory.directories {
                 let child = named(node.digest.as_ref())?;
-                if seen.insert(child) {
+                if !has(&child) && seen.insert(child) {
                     todo.push(child);
                 }
             }

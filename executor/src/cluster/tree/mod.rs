@@ -21,7 +21,7 @@ use crate::Error;
 use crate::layer;
 use crate::snapshot::{LayerContent, Snapshot};
 use crate::space::Space;
-use crate::worker::{META, ROOTFS};
+use crate::worker::{EXTRA, META, ROOTFS, index_name};
 use reapi::prost::Message as _;
 use reapi::{Blob, Content, Digest, Source, proto};
 use serde::{Deserialize, Serialize};
@@ -31,15 +31,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Folder beside the root with the content of files whose names no message can hold.
-pub const EXTRA: &str = "extra";
-
-/// Name in `meta` of a layer's index; layers count from the base.
-#[must_use]
-pub fn index_name(layer: usize) -> String {
-    format!("{layer:03}.idx")
-}
 
 /// What the server brings to its workers, beyond names, content, executable bits and relative links.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -132,6 +123,19 @@ impl InputTree {
     /// # Errors
     /// Missing or corrupt layers; I/O.
     pub fn blobs(&self, space: &Space) -> Result<Vec<Blob>, Error> {
+        self.lacking(space, &|_| false)
+    }
+
+    /// [`InputTree::blobs`] without what the server has by now, and without all that is below a directory that it has:
+    /// directories are sent with what is in them.
+    ///
+    /// # Errors
+    /// Missing or corrupt layers; I/O.
+    pub fn lacking(
+        &self,
+        space: &Space,
+        has: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Vec<Blob>, Error> {
         let (root, messages) = grown(space, &self.layers, self.carried)?;
         let facts = facts(space, &self.layers)?;
         let beside = beside(&facts);
@@ -139,23 +143,28 @@ impl InputTree {
             return Err(unlike("they give another tree than before"));
         }
         let mut blobs = Vec::new();
-        let mut wanted = messages.finish(root, &mut blobs)?;
+        let mut wanted = messages.finish(root, has, &mut blobs)?;
         let mut seen: HashSet<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         for (digest, message) in beside.messages {
-            if seen.insert(digest) {
+            if !has(&digest) && seen.insert(digest) {
                 let content = Content::Bytes(message);
                 blobs.push(Blob { digest, content });
             }
         }
         wanted.extend(facts.iter().flat_map(|facts| facts.extras.values()));
         // A file may well have the bytes of a message.
-        wanted.retain(|digest| !seen.contains(digest));
-        for (known, facts) in self.layers.iter().zip(&facts) {
-            if seen.insert(facts.index) && !wanted.remove(&facts.index) {
+        wanted.retain(|digest| !seen.contains(digest) && !has(digest));
+        // What is new is most likely in the topmost.
+        for (known, facts) in self.layers.iter().zip(&facts).rev() {
+            if !has(&facts.index) && seen.insert(facts.index) {
+                wanted.remove(&facts.index);
                 let path = known.files().index.clone();
                 let content = Content::Source(Arc::new(IndexFile { path }));
                 let digest = facts.index;
                 blobs.push(Blob { digest, content });
+            }
+            if wanted.is_empty() {
+                continue;
             }
             let (content, hashes) = known.hashed(space, facts.closed)?;
             let content = Arc::new(content);
