@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "kiln-executor",
             "kiln-parser",
             "kiln-planner",
+            "kiln-remote",
             "kiln-testkit",
         ],
     ),

@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|conformance|cutoff|differential|histories|interop|modes-debian|bench|stress|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|cluster|conformance|cutoff|differential|histories|interop|modes-debian|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -12,6 +12,7 @@
 
 mod accounts;
 mod bench;
+mod cluster;
 mod conformance;
 mod cutoff;
 mod demo;
@@ -36,6 +37,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   features             every feature of the language has a test that names it
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
+  cluster [CASE..]     builds on a server of the Remote Execution API against builds here; `cluster load` asks one for much
   cutoff [CASE..]      how often early cutoff helps: ten Dockerfiles (root)
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some("features") => features::run(),
         Some("depgraph") => depgraph::run(),
         Some("conformance") => conformance::run(rest),
+        Some("cluster") => cluster::run(rest),
         Some("cutoff") => cutoff::run(rest),
         Some("differential") => differential::run(rest),
         Some("histories") => histories::run(rest),

@@ -241,6 +241,27 @@ impl Buildbox {
         fs::remove_file(objects.join(first).join(rest)).is_ok()
     }
 
+    /// Removes all blobs from its storage. How many there were.
+    ///
+    /// # Panics
+    /// The storage cannot be read.
+    pub fn evict_all(&self) -> usize {
+        let objects = self.folder.join("cache/cas/objects");
+        let folders = fs::read_dir(objects).expect("a storage has objects");
+        folders
+            .flatten()
+            .filter_map(|folder| fs::read_dir(folder.path()).ok())
+            .flat_map(|entries| entries.flatten())
+            .filter(|entry| fs::remove_file(entry.path()).is_ok())
+            .count()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        Some(self.running.as_ref()?.child.id())
+    }
+
     /// Commands, stagers and other processes of its that live.
     #[must_use]
     pub fn children(&self) -> usize {
@@ -316,10 +337,11 @@ fn programs() -> Result<PathBuf, String> {
     }
 }
 
-/// Where cargo builds: the program of a test is in `TARGET/PROFILE/deps`.
+/// Where cargo builds: the program of a test is in `TARGET/PROFILE/deps`, other programs are in `TARGET/PROFILE`.
 pub(super) fn target_folder() -> Result<PathBuf, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let above = program.ancestors().nth(3);
+    let is_test = program.parent().is_some_and(|dir| dir.ends_with("deps"));
+    let above = program.ancestors().nth(if is_test { 3 } else { 2 });
     let target = above.filter(|path| path.parent().is_some());
     target
         .map(Path::to_owned)

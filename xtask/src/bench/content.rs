@@ -42,6 +42,11 @@ pub enum Kind {
 /// All kinds, in the order that files take them.
 pub const KINDS: [Kind; 4] = [Kind::Random, Kind::Words, Kind::Log, Kind::Records];
 
+/// Incompressible bytes that no other seed gives.
+pub fn random(seed: u64, length: usize) -> Vec<u8> {
+    bytes(Kind::Random, seed, length)
+}
+
 /// Bytes of a kind.
 pub fn bytes(kind: Kind, seed: u64, length: usize) -> Vec<u8> {
     let mut numbers = Numbers(seed);

@@ -2,6 +2,7 @@
 //! that are here, by turns, and beside what the machine can do at best. Medians; compare within one run only. Needs root.
 
 mod builders;
+mod cluster;
 mod content;
 mod limit;
 mod measure;
@@ -12,13 +13,16 @@ mod registry;
 mod results;
 mod run;
 mod scale;
-mod sections;
+pub mod sections;
 mod sweep;
 pub mod table;
 mod travel;
 mod workloads;
 
+pub use content::random;
 pub use measure::{Groups, written};
+pub use place::write as write_file;
+pub use table::{Table, median, take, thousands};
 
 use place::{Options, Place};
 use results::Results;
@@ -39,6 +43,9 @@ const ALL: &[&str] = &[
 /// Takes long and shows little that W3 does not.
 const MORE: &[&str] = &["push"];
 
+/// Needs what tests of clusters need.
+const CLUSTER: &[&str] = &["cluster"];
+
 /// Runs the benchmarks named, or all workloads.
 pub fn run(args: &[String]) -> Result<(), String> {
     let rest = args.get(1..).unwrap_or_default();
@@ -46,6 +53,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
         Some("sweep") => sweep::run(rest),
         Some("page") => results::page(rest),
         Some("push") => run_sections(MORE, args),
+        Some("cluster") => run_sections(CLUSTER, args),
         Some("registry") => run_sections(REGISTRY, rest),
         Some("scale") => run_sections(SCALE, rest),
         Some("all") => run_sections(ALL, rest),
@@ -57,7 +65,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
 /// Runs those of some sections that the arguments name, or all of them.
 fn run_sections(names: &[&str], args: &[String]) -> Result<(), String> {
     let usage = format!(
-        "usage: cargo xtask bench [all|{}|push|registry|scale|page FILE] {OPTIONS}",
+        "usage: cargo xtask bench [all|{}|push|cluster|registry|scale|page FILE] {OPTIONS}",
         ALL.join("|")
     );
     let mut options = Options::read(args, names, &usage)?;
@@ -92,13 +100,14 @@ struct Shared<'a> {
 
 impl Shared<'_> {
     fn run(&mut self, name: &str) -> Result<(), String> {
-        if ["run", "micro"].contains(&name) || SCALE.contains(&name) {
+        if ["run", "micro", "cluster"].contains(&name) || SCALE.contains(&name) {
             // Daemons take time and memory when they do nothing, too.
             self.place = None;
         }
         match name {
             "run" => return run::run(self.options),
             "micro" => return micro::run(),
+            "cluster" => return cluster::run(self.options),
             name if SCALE.contains(&name) => return scale::run(name, self.options),
             _ => {}
         }
