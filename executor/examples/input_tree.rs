@@ -11,6 +11,7 @@ use executor::snapshot::Snapshot;
 use executor::space::Space;
 use oci_spec::image::{Descriptor, Digest, MediaType};
 use sha2::Digest as _;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -46,6 +47,7 @@ fn main() {
         layers
     });
     println!("memory {} kB", memory());
+    let mut there = HashSet::new();
     for count in 1..=2 {
         let snapshot = Snapshot {
             layers: both[..count].to_vec(),
@@ -59,9 +61,15 @@ fn main() {
                 input_tree(&space, &snapshot, carried).unwrap()
             });
         }
+        let lacking = timed(&format!("{count} layers, what the server lacks"), || {
+            tree.lacking(&space, &|digest| there.contains(digest))
+                .unwrap()
+        });
+        println!("{} blobs", lacking.len());
         let blobs = timed(&format!("{count} layers, what to send"), || {
             tree.blobs(&space).unwrap()
         });
+        there.extend(blobs.iter().map(|blob| blob.digest));
         let bytes: u64 = blobs.iter().map(|blob| blob.digest.size()).sum();
         println!(
             "{} blobs, {bytes} bytes; memory {} kB",
