@@ -195,12 +195,16 @@ impl Entry {
                 "timeout" => executor.timeout = self.duration(key, value)?,
                 "network" => executor.network = self.switch(key, value)?,
                 "allow" => match value.as_str() {
-                    "secret" => executor.allow.secret = true,
-                    "ssh" => executor.allow.ssh = true,
+                    "secret" | "ssh" => {
+                        let reason = format!(
+                            "allow {value:?}: secrets and SSH agents never leave this machine"
+                        );
+                        return Err(self.invalid(&reason));
+                    }
                     "host-network" => executor.allow.host_network = true,
                     "proxy" => executor.allow.proxy = true,
                     _ => {
-                        let known = "secret, ssh, host-network or proxy";
+                        let known = "host-network or proxy";
                         return Err(self.invalid_field(key, value, known));
                     }
                 },
@@ -408,7 +412,7 @@ mod tests {
         url = "grpc://cluster.example/main"
         preset = "buildbuddy"
         property = { Pool = "large", cpu = 4 }
-        allow = ["ssh", "host-network"]
+        allow = ["proxy", "host-network"]
         mode = "ro"
     "#;
 
@@ -440,7 +444,7 @@ mod tests {
     #[test]
     fn a_url_and_its_fields() {
         let found = executor(
-            "grpc://[::1]:8980/a/b,preset=buildbarn,property=Pool=x,property=ISA=,jobs=3,queue-timeout=90s,timeout=2h,network=off,allow=secret,salt=team,header=x-key=k=v",
+            "grpc://[::1]:8980/a/b,preset=buildbarn,property=Pool=x,property=ISA=,jobs=3,queue-timeout=90s,timeout=2h,network=off,allow=proxy,salt=team,header=x-key=k=v",
         );
         assert_eq!(found.endpoint.url, "grpc://[::1]:8980/a/b");
         assert_eq!(found.preset, Preset::Buildbarn);
@@ -450,7 +454,7 @@ mod tests {
         assert_eq!((found.jobs, found.network), (3, false));
         assert_eq!(found.queue_timeout, Duration::from_secs(90));
         assert_eq!(found.timeout, Duration::from_secs(7200));
-        assert!(found.allow.secret && !found.allow.ssh && !found.allow.host_network);
+        assert!(found.allow.proxy && !found.allow.host_network);
         assert_eq!(found.salt, "team");
         assert_eq!(found.endpoint.headers[0].1, "k=v");
         assert!(!format!("{found:?}").contains("k=v"));
@@ -462,7 +466,7 @@ mod tests {
         assert_eq!(found.endpoint.url, "grpc://cluster.example/main");
         assert_eq!((found.preset, found.jobs), (Preset::Buildgrid, 2));
         assert_eq!(found.properties.len(), 2);
-        assert!(found.allow.ssh && found.allow.host_network);
+        assert!(found.allow.proxy && found.allow.host_network);
         let found = cache("ci");
         assert!(!found.writes);
         assert!(cache("ci,mode=rw").writes);
@@ -501,7 +505,11 @@ mod tests {
             ("grpc://host,queue-timeout=soon", "queue-timeout \"soon\""),
             ("grpc://host,timeout=0s", "timeout \"0s\": expected longer"),
             ("grpc://host,network=x", "network \"x\": expected on or off"),
-            ("grpc://host,allow=all", "allow \"all\": expected secret"),
+            (
+                "grpc://host,allow=all",
+                "allow \"all\": expected host-network",
+            ),
+            ("grpc://host,allow=ssh", "never leave this machine"),
             ("grpc://host,binary=arm64", "binary: expected NAME=VALUE"),
             ("grpc://host,binary=arm64=/no/such", "binary"),
             ("grpc://host,header=x", "header: expected NAME=VALUE"),

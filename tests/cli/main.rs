@@ -21,6 +21,7 @@ mod caches_ended;
 mod caches_explained;
 mod checks;
 mod cluster;
+mod cluster_faults;
 mod confined;
 mod context_mode;
 mod contexts;

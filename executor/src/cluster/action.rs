@@ -173,7 +173,7 @@ pub(crate) fn prepare(
         input_root_digest: Some(root.to_proto()),
         timeout: Some(reapi_duration(limit)),
         do_not_cache: step.no_cache,
-        salt: settings.salt.clone().into_bytes().into(),
+        salt: settings.salt.clone().into_bytes(),
         platform: Some(in_proto(&properties)),
     };
     Ok(Prepared {

@@ -17,10 +17,10 @@ use planner::plan::{InputIndex, RunOp, Step};
 use planner::scheduler::StepEvent;
 use reapi::{Blob, ExecuteOptions, Executed, SymlinkPolicy, proto};
 use sandbox::Exit;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-/// Executions of one step: the first, and one each for a blob that was lost, a worker that was lost, an answer that was.
-const MOST_EXECUTIONS: usize = 4;
+/// Executions of one step: the first, one each for a worker and an answer that were lost, two for lost blobs.
+const MOST_EXECUTIONS: usize = 5;
 
 /// A step that is carried out elsewhere.
 pub(super) struct Remote<'r> {
@@ -51,7 +51,7 @@ impl Remote<'_> {
         if let Some(written) = self.look_up(&prepared)? {
             return self.executor.known(written);
         }
-        self.send(&prepared)?;
+        self.send(&prepared, &Lacking::default())?;
         let mut used: HashMap<Again, usize> = HashMap::new();
         for _ in 0..MOST_EXECUTIONS {
             let (error, again) = match self.execute(&prepared)? {
@@ -60,14 +60,21 @@ impl Remote<'_> {
             };
             let times = used.entry(again).or_default();
             *times += 1;
-            if *times > 1 || self.work.cancel.is_cancelled() {
+            let most = if again == Again::Blobs { 2 } else { 1 };
+            if *times > most || self.work.cancel.is_cancelled() {
                 return Err(error);
             }
             self.note(format!("once more: {}", told(&error)));
+            let lacking = match again {
+                // Who lacks it still does not say what it lacks: it gets all.
+                Again::Blobs if *times > 1 => Lacking::All,
+                Again::Blobs => Lacking::These(missing(&error)),
+                Again::Worker | Again::Answer => Lacking::default(),
+            };
             if again == Again::Blobs {
                 self.cluster.sent.forget();
             }
-            self.send(&prepared)?;
+            self.send(&prepared, &lacking)?;
         }
         Err(self.cluster.answer("it was lost too often".to_owned()))
     }
@@ -157,8 +164,8 @@ impl Remote<'_> {
         answer.layer(self.cluster, self.executor.space, (self.step.id, self.work))
     }
 
-    /// Sends what the server lacks.
-    fn send(&self, prepared: &Prepared) -> Result<(), Error> {
+    /// Sends what the server lacks: what it says when it is asked, and what it has said that it lacks.
+    fn send(&self, prepared: &Prepared, lacking: &Lacking) -> Result<(), Error> {
         let (cluster, work) = (self.cluster, self.work);
         let blobs = {
             let _slot = cluster.here.take(work.cancel)?;
@@ -171,6 +178,8 @@ impl Remote<'_> {
             let mut claim = cluster.sent.claim(wanted);
             let missing = cluster.client.find_missing(&claim.mine);
             let missing = cluster.network.run(work.cancel, missing)??;
+            let mut missing: HashSet<reapi::Digest> = missing.into_iter().collect();
+            missing.extend(claim.mine.iter().filter(|digest| lacking.has(digest)));
             let missing: Vec<Blob> = missing.iter().filter_map(|it| blobs.remove(it)).collect();
             let total: u64 = missing.iter().map(|blob| blob.digest.size()).sum();
             let told = |done: u64| {
@@ -290,6 +299,35 @@ impl Remote<'_> {
         log.discard_when_empty();
         let layer = answer.layer(self.cluster, self.executor.space, (self.step.id, self.work));
         layer.map(Ok).or_else(unusable)
+    }
+}
+
+/// What is sent without asking.
+enum Lacking {
+    These(Vec<reapi::Digest>),
+    All,
+}
+
+impl Default for Lacking {
+    fn default() -> Self {
+        Self::These(Vec::new())
+    }
+}
+
+impl Lacking {
+    fn has(&self, digest: &reapi::Digest) -> bool {
+        match self {
+            Self::These(these) => these.contains(digest),
+            Self::All => true,
+        }
+    }
+}
+
+/// What a server says that it lacks.
+fn missing(error: &Error) -> Vec<reapi::Digest> {
+    match error {
+        Error::Cluster(source) => source.missing_blobs(),
+        _ => Vec::new(),
     }
 }
 

@@ -108,10 +108,6 @@ pub enum Preset {
 /// Steps that stay on this machine unless they are allowed to leave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RemoteAllow {
-    /// Steps with secrets, which workers must have themselves.
-    pub secret: bool,
-    /// Steps with SSH agents, which workers must have themselves.
-    pub ssh: bool,
     /// Steps in the network of the host, which is the worker's then.
     pub host_network: bool,
     /// Steps with proxies, which they do not get there.
