@@ -1,4 +1,4 @@
-//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|cluster|conformance|cutoff|differential|histories|interop|modes-debian|bench|stress|static`.
+//! Project tasks: `cargo xtask demo|test|tidy|features|depgraph|cluster|conformance|cutoff|differential|histories|interop|manifests|modes-debian|bench|stress|static`.
 #![forbid(unsafe_code)]
 #![allow(
     unreachable_pub,
@@ -21,6 +21,7 @@ mod differential;
 mod features;
 mod histories;
 mod interop;
+mod manifests;
 mod modes_debian;
 mod peers;
 mod shell;
@@ -42,6 +43,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build
   interop [--chroot DIR]  what Kiln pushes other tools take, and the other way round (root)
+  manifests            the manifests of the guides against the schemas of Kubernetes
   modes-debian [MODE..]  apt, a compiler and file capabilities on Debian in every mode of RUN: the same tree (root)
   bench [SECTION..]    measure the release binary; `bench page FILE` puts the figures into docs/performance.md
   stress [--rounds N] [--builds N] [--kill]  many builds at once on one store, killed at random
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Some("differential") => differential::run(rest),
         Some("histories") => histories::run(rest),
         Some("interop") => interop::run(rest),
+        Some("manifests") => manifests::run(),
         Some("modes-debian") => modes_debian::run(rest),
         Some("bench") => bench::run(rest),
         Some("stress") => stress::run(rest),
