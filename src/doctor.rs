@@ -1,5 +1,7 @@
 //! What `kiln doctor` says: facts about this place judged, and shown as lines or as JSON. Nothing is tried here.
 
+pub mod cluster;
+
 use sandbox::{Fact, IdMapping, Mode, NetworkKind, RootKind};
 use serde_json::{Value, json};
 use std::fmt::Write as _;

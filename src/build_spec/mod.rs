@@ -43,6 +43,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use limits::size;
 pub use output::check_file;
 pub use platform::one as platform;
+pub use remote::settings as remote;
 pub use secret::parse as secret;
 pub use ssh::parse as ssh;
 

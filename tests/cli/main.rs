@@ -30,6 +30,7 @@ mod copy;
 mod copying;
 mod corruption;
 mod debug;
+mod doctor_cluster;
 mod emulation;
 mod epoch;
 mod errors;

@@ -12,7 +12,8 @@ use crate::request::{BuildRequest, ExecutorSettings};
 use crate::snapshot::Snapshot;
 use crate::space::Space;
 use crate::worker::{
-    LAYER_BLOB, LAYER_INDEX, MOUNTS, PROGRAM, REPORT, SPEC_FILE, Spec, SpecError, Staged,
+    LAYER_BLOB, LAYER_INDEX, MOUNTS, PROGRAM, REPORT, SPEC_FILE, SUBCOMMAND, Spec, SpecError,
+    Staged,
 };
 use planner::plan::{InputIndex, Network, RunOp, Step};
 use reapi::{Blob, Content, Digest, proto};
@@ -53,11 +54,7 @@ impl Prepared {
         space: &Space,
         has: &dyn Fn(&Digest) -> bool,
     ) -> Result<Vec<Blob>, Error> {
-        let mut all = self.own.clone();
-        all.push(Blob {
-            digest: Digest::new(self.program.sha256, self.program.size),
-            content: Content::Source(Arc::new(ProgramFile(self.program.path.clone()))),
-        });
+        let mut all = self.without_trees();
         for tree in &self.trees {
             // Whoever brings a tree brings its root with all that is below.
             if has(&tree.root) && has(&tree.meta) && tree.extra.is_none_or(|extra| has(&extra)) {
@@ -66,6 +63,18 @@ impl Prepared {
             all.extend(tree.lacking(space, has)?);
         }
         Ok(all)
+    }
+}
+
+impl Prepared {
+    /// What every worker needs: the messages, and the program.
+    pub(super) fn without_trees(&self) -> Vec<Blob> {
+        let mut all = self.own.clone();
+        all.push(Blob {
+            digest: Digest::new(self.program.sha256, self.program.size),
+            content: Content::Source(Arc::new(ProgramFile(self.program.path.clone()))),
+        });
+        all
     }
 }
 
@@ -184,6 +193,45 @@ pub(crate) fn prepare(
         program: program.clone(),
         trees,
     })
+}
+
+/// An action that tries what its worker can do, and is carried out each time; with its blobs.
+pub(super) fn probe(
+    settings: &ExecutorSettings,
+    architecture: &str,
+    program: &Program,
+    limit: Duration,
+) -> Prepared {
+    let mut own = Vec::new();
+    let mut root = proto::Directory::default();
+    let content = Digest::new(program.sha256, program.size);
+    root.files.push(file(PROGRAM, content, true));
+    let root = message(&mut own, &root);
+    let properties = platform::properties(settings, "linux", architecture);
+    let arguments = [&format!("./{PROGRAM}"), SUBCOMMAND, "--probe"].map(str::to_owned);
+    #[allow(deprecated, reason = "servers of version 2.0 know nothing else")]
+    let command = proto::Command {
+        arguments: arguments.to_vec(),
+        platform: Some(in_proto(&properties)),
+        ..proto::Command::default()
+    };
+    let command = message(&mut own, &command);
+    let action = proto::Action {
+        command_digest: Some(command.to_proto()),
+        input_root_digest: Some(root.to_proto()),
+        timeout: Some(reapi_duration(limit)),
+        do_not_cache: true,
+        salt: settings.salt.clone().into_bytes().into(),
+        platform: Some(in_proto(&properties)),
+    };
+    Prepared {
+        action: message(&mut own, &action),
+        properties,
+        limit,
+        own,
+        program: program.clone(),
+        trees: Vec::new(),
+    }
 }
 
 /// The shorter of what the build and the cluster give a command.

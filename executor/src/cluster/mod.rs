@@ -5,6 +5,7 @@
 
 mod action;
 mod answer;
+pub mod check;
 mod output;
 mod platform;
 mod policy;
