@@ -569,7 +569,8 @@ fn a_tree_holds_what_its_tar_holds() {
     }
     let scratch = Scratch::new();
     let base = base(&scratch);
-    let changes: [(&str, &dyn Fn(&Path)); 4] = [
+    type Change<'c> = (&'c str, &'c dyn Fn(&Path));
+    let changes: [Change<'_>; 4] = [
         ("visited", &|root| {
             write(root.join("opt/app/sub/fleeting"), "");
             fs::remove_file(root.join("opt/app/sub/fleeting")).unwrap();

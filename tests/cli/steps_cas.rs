@@ -120,10 +120,7 @@ fn lies_give_no_wrong_build() {
     type Lie<'l> = (&'l str, &'l dyn Fn(&mut Value));
     let lies: [Lie<'_>; 4] = [
         ("another diff_id", &|record| {
-            for layer in record["layers"].as_array_mut().unwrap() {
-                layer["diff_id"] = format!("sha256:{}", "a".repeat(64)).into();
-                break;
-            }
+            record["layers"][0]["diff_id"] = format!("sha256:{}", "a".repeat(64)).into();
         }),
         ("absurd sizes", &|record| {
             for layer in record["layers"].as_array_mut().unwrap() {

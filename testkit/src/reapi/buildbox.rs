@@ -251,7 +251,7 @@ impl Buildbox {
         folders
             .flatten()
             .filter_map(|folder| fs::read_dir(folder.path()).ok())
-            .flat_map(|entries| entries.flatten())
+            .flat_map(Iterator::flatten)
             .filter(|entry| fs::remove_file(entry.path()).is_ok())
             .count()
     }
