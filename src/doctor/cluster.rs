@@ -275,9 +275,9 @@ impl ClusterReport {
             self.add("limits", state, text);
         }
         for fact in &report.facts {
-            let counts = !UNUSED.contains(&fact.id.as_str())
-                && !(recorded && OWNERS.contains(&fact.id.as_str()));
-            if counts && report.state(fact) == State::Missing {
+            let id = fact.id.as_str();
+            let is_unused = UNUSED.contains(&id) || recorded && OWNERS.contains(&id);
+            if !is_unused && report.state(fact) == State::Missing {
                 let text = line(fact, State::Missing);
                 self.add("fact", State::Missing, clean(&text));
             }

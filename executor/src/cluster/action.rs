@@ -221,7 +221,7 @@ pub(super) fn probe(
         input_root_digest: Some(root.to_proto()),
         timeout: Some(reapi_duration(limit)),
         do_not_cache: true,
-        salt: settings.salt.clone().into_bytes().into(),
+        salt: settings.salt.clone().into_bytes(),
         platform: Some(in_proto(&properties)),
     };
     Prepared {

@@ -188,7 +188,7 @@ impl Asking<'_> {
         let (action, action_bytes) = reapi::message_digest(&proto::Action {
             command_digest: Some(command.to_proto()),
             input_root_digest: Some(root.to_proto()),
-            salt: self.settings.salt.clone().into_bytes().into(),
+            salt: self.settings.salt.clone().into_bytes(),
             ..proto::Action::default()
         });
         let blobs = [
@@ -204,7 +204,7 @@ impl Asking<'_> {
             return Ok(Err(error));
         }
         let result = proto::ActionResult {
-            stdout_raw: b"kiln doctor\n".to_vec().into(),
+            stdout_raw: b"kiln doctor\n".to_vec(),
             ..proto::ActionResult::default()
         };
         self.told(self.client.update_action_result(action, result))

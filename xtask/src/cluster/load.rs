@@ -222,7 +222,7 @@ async fn builder(client: &Client, seed: u64, until: Instant) -> Result<Seen, Str
         step += 1;
         // Every builder meets new steps at other times.
         let turn = step + (seed >> 24) * 37;
-        if turn % MISS_EVERY == 0 {
+        if turn.is_multiple_of(MISS_EVERY) {
             let new = key("new", seed | step);
             let start = Instant::now();
             let found = client.action_result(new, &[]).await.map_err(failed)?;
