@@ -241,7 +241,8 @@ impl Buildbox {
         fs::remove_file(objects.join(first).join(rest)).is_ok()
     }
 
-    /// Removes all blobs from its storage. How many there were.
+    /// Removes all blobs from its storage but the empty one, which it has made itself and says it has whatever becomes of it. How many
+    /// there were.
     ///
     /// # Panics
     /// The storage cannot be read.
@@ -252,6 +253,7 @@ impl Buildbox {
             .flatten()
             .filter_map(|folder| fs::read_dir(folder.path()).ok())
             .flat_map(Iterator::flatten)
+            .filter(|entry| entry.metadata().is_ok_and(|data| data.len() > 0))
             .filter(|entry| fs::remove_file(entry.path()).is_ok())
             .count()
     }

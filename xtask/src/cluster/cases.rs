@@ -19,6 +19,7 @@ pub fn all() -> Vec<Case> {
         case!("modes", Nothing, MODES),
         case!("links", Nothing, LINKS),
         case!("owners", Root, OWNERS),
+        case!("devices", RootThere, DEVICES),
         case!("copied-before", Root, COPIED_BEFORE),
         case!("mounts", Nothing, MOUNTS),
         case!("stages", Nothing, STAGES),
@@ -66,10 +67,16 @@ RUN rm /x && ln /y /z && ln -sf other /soft && touch /to-dir/inside
 
 const OWNERS: &str = "\
 FROM busybox
-RUN mkdir /o && touch /o/f && chown -R 12:34 /o && mknod /o/null c 1 3 && mkfifo /o/pipe && chmod 4755 /o/f
+RUN mkdir /o && touch /o/f && chown -R 12:34 /o && mkfifo /o/pipe && chmod 4755 /o/f
 RUN stat -c '%n %u %g %a %F' /o/* > /seen && chown 0:99 /o/f
 USER 1234:5678
 RUN id > /tmp/id && touch /tmp/mine
+";
+
+const DEVICES: &str = "\
+FROM busybox
+RUN mkdir /o && mknod /o/null c 1 3 && mknod /o/block b 7 0 && chown 12:34 /o/null
+RUN stat -c '%n %u %g %a %F %t %T' /o/* > /seen && rm /o/block
 ";
 
 const COPIED_BEFORE: &str = "\

@@ -21,6 +21,8 @@ pub enum Needs {
     Nothing,
     /// The builder to be root.
     Root,
+    /// The builder and the workers to be root.
+    RootThere,
     /// A server that can be made to forget and to crash.
     Trouble,
     /// A server of which it is known what runs on it.
@@ -91,7 +93,12 @@ impl Bench {
     /// Why a case cannot be run here.
     pub fn cannot(&self, case: &Case) -> Option<&'static str> {
         match case.needs {
-            Needs::Root if !rustix::process::geteuid().is_root() => Some("needs root"),
+            Needs::RootThere if matches!(self.server, Server::Buildbox(_)) => {
+                Some("the workers are not root")
+            }
+            Needs::Root | Needs::RootThere if !rustix::process::geteuid().is_root() => {
+                Some("needs root")
+            }
             Needs::Trouble if matches!(self.server, Server::BuildGrid(_)) => {
                 Some("the server cannot be made to")
             }
