@@ -318,6 +318,7 @@ impl Rows {
             all: Table::new(
                 "builders at a time, as fast as the server answers",
                 &[
+                    "builders",
                     "requests a second",
                     "lookups a second",
                     "as many builders of 10 builds an hour",
@@ -329,7 +330,7 @@ impl Rows {
             ),
             kinds: Table::new(
                 "builders at a time: request",
-                &["a second", "median ms", "99 % ms", "longest ms"],
+                &["request", "a second", "median ms", "99 % ms", "longest ms"],
             ),
         }
     }
