@@ -20,6 +20,7 @@ fn answer() -> Value {
             "notes": ["one\u{1b}[2Jnote"],
         },
         "facts": [
+            { "id": "user-namespace", "name": "user namespaces", "tried": "", "works": true, "found": "", "errno": null, "fix": "" },
             { "id": "proc", "name": "a new /proc", "tried": "", "works": false, "found": "", "errno": 1, "fix": "unmask it" },
             { "id": "subuid", "name": "ids", "tried": "", "works": false, "found": "no line", "errno": null, "fix": "add one" },
             { "id": "pasta", "name": "pasta", "tried": "", "works": false, "found": "", "errno": null, "fix": "install it" },
