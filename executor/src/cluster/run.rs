@@ -19,6 +19,8 @@ use reapi::{Blob, ExecuteOptions, Executed, SymlinkPolicy, proto};
 use sandbox::Exit;
 use std::collections::{HashMap, HashSet};
 
+/// How reports tell that the system could not read something (EIO).
+const UNREADABLE: &str = "(os error 5)";
 /// Executions of one step: the first, one each for a worker and an answer that were lost, two for lost blobs.
 const MOST_EXECUTIONS: usize = 5;
 
@@ -71,9 +73,8 @@ impl Remote<'_> {
                 Again::Blobs => Lacking::These(missing(&error)),
                 Again::Worker | Again::Answer => Lacking::default(),
             };
-            if again == Again::Blobs {
-                self.cluster.sent.forget();
-            }
+            // An engine that stages lazily finds out in the middle of a step that something is gone.
+            self.cluster.sent.forget();
             self.send(&prepared, &lacking)?;
         }
         Err(self.cluster.answer("it was lost too often".to_owned()))
@@ -111,9 +112,10 @@ impl Remote<'_> {
         if !server.exec_enabled {
             return Err(cluster.untaken("its server executes nothing".to_owned()));
         }
+        let unannounced = cluster.settings.preset.carries_unannounced();
         let carried = Carried {
-            modes: server.carries("unix_mode"),
-            times: server.carries("mtime"),
+            modes: unannounced || server.carries("unix_mode"),
+            times: unannounced || server.carries("mtime"),
             absolute_links: server.symlinks != SymlinkPolicy::Disallowed,
         };
         let base = self.op.base.map(|base| work.base(Some(base)));
@@ -281,9 +283,16 @@ impl Remote<'_> {
             Ended::Code(code) => Some(Exit::Code(*code)),
             Ended::Signal(signal) => Some(Exit::Signal(*signal)),
             Ended::Error(reason) => {
-                return Err(self
+                let error = self
                     .cluster
-                    .untaken(format!("its worker could not: {reason}")));
+                    .untaken(format!("its worker could not: {reason}"));
+                // What is staged lazily cannot be read when it is gone from the server.
+                let is_unreadable = reason.contains(UNREADABLE);
+                return if is_unreadable {
+                    Ok(Err((error, Again::Answer)))
+                } else {
+                    Err(error)
+                };
             }
         };
         self.note(super::timing::told(result, executed.from_cache));

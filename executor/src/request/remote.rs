@@ -105,6 +105,14 @@ pub enum Preset {
     Buildgrid,
 }
 
+impl Preset {
+    /// Whether such servers stage files with their modes and times although their capabilities do not say so. A worker
+    /// looks, whatever is said here.
+    pub(crate) fn carries_unannounced(self) -> bool {
+        self == Self::Buildbox
+    }
+}
+
 /// Steps that stay on this machine unless they are allowed to leave it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RemoteAllow {
