@@ -41,17 +41,12 @@ impl RemoteFile {
             return Ok(Self::default());
         };
         let path: PathBuf = path.join("kiln/remote.toml");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            // A folder that cannot be searched has no file for us.
-            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-                return Ok(Self::default());
-            }
-            Err(error) => return Err(usage(format!("read {}: {error}", path.display()))),
-        };
+        // A folder that cannot be searched, as that of another user is, has no file for us.
+        if !path.is_file() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| usage(format!("read {}: {error}", path.display())))?;
         Self::parse(&text).map_err(|reason| usage(format!("{}: {reason}", path.display())))
     }
 
