@@ -119,8 +119,10 @@ pub(crate) fn run(
     }
     log.discard_when_empty();
     cut_authorities(executor, &upper, &held)?;
-    let written = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
+    let (written, left_out) = layer::capture_run(executor.space, (&upper, &upper_work), &base)?;
     let made = executor.known(written)?;
+    // The copy lacks what was in the upper, and the layer brings not all of that back.
+    let copy = copy.filter(|_| !left_out);
     copies::give_back(copy, executor.plan, step.id, (&base.layers, &made));
     Ok(made)
 }

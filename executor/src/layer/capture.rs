@@ -54,8 +54,10 @@ pub(crate) struct CaptureRequest {
 pub(crate) struct Captured {
     /// The layer.
     pub(crate) written: Written,
-    /// What was left out.
+    /// What was left out and should have been in it.
     pub(crate) notes: Vec<String>,
+    /// The upper had something as the layers below have it, which is not in the tree.
+    pub(crate) left_out: bool,
 }
 
 /// The task.
@@ -79,6 +81,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
         upper: upper.clone(),
         unchanged: Vec::new(),
         touched: false,
+        left_out: false,
     };
     walk.root(&root)?;
     let written = walk.writer.finish(&index)?;
@@ -86,6 +89,7 @@ pub(crate) fn capture(request: CaptureRequest) -> Result<Captured, Error> {
     Ok(Captured {
         written,
         notes: walk.notes,
+        left_out: walk.left_out,
     })
 }
 
@@ -101,6 +105,8 @@ struct Walk {
     unchanged: Vec<Entry>,
     /// Whether the directory at hand was changed, and with it its time.
     touched: bool,
+    /// Something was left out that is below.
+    left_out: bool,
 }
 
 /// A name in an open directory of the upper.
@@ -294,6 +300,7 @@ impl Walk {
         let known = self.known(path, over)?;
         if is_old(&stat) && known.is_some_and(|known| known == entry) && !self.below.has_links(path)
         {
+            self.left_out = true;
             return self.drop_from_tree((dir, os_name), path, AtFlags::empty());
         }
         self.write(&entry, None)
@@ -343,6 +350,7 @@ impl Walk {
             self.directory(&fd, path, over)?;
             if self.unchanged.len() > waiting {
                 self.unchanged.truncate(waiting);
+                self.left_out = true;
                 return self.drop_from_tree((dir, name), path, AtFlags::REMOVEDIR);
             }
             return Ok(());
@@ -370,6 +378,7 @@ impl Walk {
             && !self.below.has_links(path)
             && self.below.digest(path)? == self.digest(&mut file, path)?
         {
+            self.left_out = true;
             return self.drop_from_tree((dir, name), path, AtFlags::empty());
         }
         // Fewer blocks than bytes: there are holes, which need no reading.

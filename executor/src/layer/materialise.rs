@@ -222,17 +222,17 @@ pub(crate) fn capture(
     upper: &Path,
     work: Option<&Path>,
     below: &Snapshot,
-) -> Result<Written, Error> {
+) -> Result<Captured, Error> {
     let below = below
         .layers
         .iter()
         .map(|layer| absolute_files(readable(space, layer)?));
     let below = below.collect::<Result<Vec<_>, Error>>()?;
-    let (written, notes) = capture_over(space, upper, work, below)?;
-    for note in notes {
+    let captured = capture_over(space, upper, work, below)?;
+    for note in &captured.notes {
         tracing::warn!("{note}");
     }
-    Ok(written)
+    Ok(captured)
 }
 
 /// [`capture`] over layers of which the indexes are at hand, in absolute paths; and what was left out.
@@ -241,7 +241,7 @@ pub(crate) fn capture_over(
     upper: &Path,
     work: Option<&Path>,
     below: Vec<LayerFiles>,
-) -> Result<(Written, Vec<String>), Error> {
+) -> Result<Captured, Error> {
     let store = space.store();
     let scratch = store.scratch()?;
     let folder = scratch.path().join("tree");
@@ -255,7 +255,8 @@ pub(crate) fn capture_over(
         index,
         dest: dest.clone(),
     };
-    let Captured { written, notes }: Captured = space.task(tasks::CAPTURE, &request)?;
+    let captured: Captured = space.task(tasks::CAPTURE, &request)?;
+    let written = &captured.written;
     // Early cutoff: the same content was a layer before, with other times at most.
     if let Some(known) = store
         .layer_by_identity(&written.identity)?
@@ -269,13 +270,15 @@ pub(crate) fn capture_over(
             .layer(&known)?
             .and_then(|meta| meta.size)
             .unwrap_or(written.size);
-        let identity = written.identity;
         let written = Written {
             diff_id: known,
             size,
-            identity,
+            ..captured.written
         };
-        return Ok((written, notes));
+        return Ok(Captured {
+            written,
+            ..captured
+        });
     }
     let staged = StagedLayer {
         tar: None,
@@ -283,7 +286,7 @@ pub(crate) fn capture_over(
         index: Some(request.index),
     };
     store.put_layer(&meta_of(&written), staged)?;
-    Ok((written, notes))
+    Ok(captured)
 }
 
 /// See [`super::content`].

@@ -74,17 +74,22 @@ pub enum Compression {
 /// # Errors
 /// Names that no layer can hold; I/O.
 pub fn capture(space: &Space, upper: &Path, below: &Snapshot) -> Result<Written, Error> {
-    materialise::capture(space, upper, None, below)
+    Ok(materialise::capture(space, upper, None, below)?.written)
 }
 
 /// [`capture`] of what a command did to an upper directory; in the work directory beside it the sandbox has left what it
-/// could not record with the files themselves.
-pub(crate) fn capture_run(
+/// could not record with the files themselves. Also whether the upper had something as the layers below have it, which is not
+/// in the layer's tree.
+///
+/// # Errors
+/// As [`capture`].
+pub fn capture_run(
     space: &Space,
     (upper, work): (&Path, &Path),
     below: &Snapshot,
-) -> Result<Written, Error> {
-    materialise::capture(space, upper, Some(work), below)
+) -> Result<(Written, bool), Error> {
+    let captured = materialise::capture(space, upper, Some(work), below)?;
+    Ok((captured.written, captured.left_out))
 }
 
 /// Registers a compressed or plain layer blob that is already in the store (pulled or copied in): links diff_id to it without unpacking.

@@ -121,11 +121,14 @@ fn in_scratch(
     if ended.exit == Exit::Code(0) {
         let began = Instant::now();
         let upper = (changes.upper.as_path(), Some(changes.work.as_path()));
-        let (written, notes) = layer::capture_over(space, upper.0, upper.1, input.layers()?)?;
+        let captured = layer::capture_over(space, upper.0, upper.1, input.layers()?)?;
         ms.capture = millis(began);
-        notes.into_iter().for_each(|note| input.add_note(note));
+        captured
+            .notes
+            .into_iter()
+            .for_each(|note| input.add_note(note));
         let began = Instant::now();
-        hand_over(place, space, &written, &mut report)?;
+        hand_over(place, space, &captured.written, &mut report)?;
         ms.pack = millis(began);
     } else {
         report.verdict = run::stop::verdict(&ended, &command.resources, oom_kills);

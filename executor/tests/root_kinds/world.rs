@@ -91,7 +91,15 @@ impl World {
             };
             held = layers.len();
             match self.part(part, &layers, copy) {
-                Ok(digest) => layers.push(digest),
+                Ok((digest, left_out)) => {
+                    layers.push(digest);
+                    // As builds do: a copy that lacks what no layer brings back is of no use.
+                    if left_out {
+                        self.space.remove_tree(&copies).unwrap();
+                        fs::create_dir(&copies).unwrap();
+                        held = 0;
+                    }
+                }
                 Err(reason) => {
                     self.space.remove_tree(&copies).unwrap();
                     return reason.replace('\n', "; ");
@@ -115,7 +123,12 @@ impl World {
             .collect()
     }
 
-    fn part(&self, script: &str, layers: &[Digest], copy: KeptCopy) -> Result<Digest, String> {
+    fn part(
+        &self,
+        script: &str,
+        layers: &[Digest],
+        copy: KeptCopy,
+    ) -> Result<(Digest, bool), String> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let folder = self.place.join(format!("run{number}"));
         let (upper, work) = (folder.join("upper"), folder.join("work"));
@@ -137,7 +150,7 @@ impl World {
         let spec = RunSpec {
             root: Overlay {
                 lowers,
-                upper: Some((upper.clone(), work)),
+                upper: Some((upper.clone(), work.clone())),
             },
             keep: Keep {
                 copy: Some(copy),
@@ -173,10 +186,10 @@ impl World {
         let below = Snapshot {
             layers: layers.to_vec(),
         };
-        let written = layer::capture(&self.space, &upper, &below)
+        let (written, left_out) = layer::capture_run(&self.space, (&upper, &work), &below)
             .map_err(|error| executor::error::chain(&error))?;
         self.space.remove_tree(&folder).unwrap();
-        Ok(written.diff_id)
+        Ok((written.diff_id, left_out))
     }
 
     pub(crate) fn remove(self) {
