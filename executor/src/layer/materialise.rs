@@ -285,7 +285,7 @@ pub(crate) fn capture_over(
         tree: Some(dest),
         index: Some(request.index),
     };
-    store.put_layer(&meta_of(&written), staged)?;
+    store.put_layer(&meta_of(written), staged)?;
     Ok(captured)
 }
 
