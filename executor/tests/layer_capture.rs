@@ -4,7 +4,7 @@
 
 mod layer_support;
 
-use executor::layer;
+use executor::layer::{self, Written};
 use executor::snapshot::{Snapshot, View};
 use executor::tree::{Entry, FileTree, Kind};
 use layer_support::{Scratch, TarMaker, gzip};
@@ -503,6 +503,18 @@ fn whiteout_names_are_refused() {
     assert!(error.contains("/a/.wh.b"), "{error}");
 }
 
+/// The layer of a change over a base.
+fn changed(scratch: &Scratch, base: &Digest, name: &str, change: &dyn Fn(&Path)) -> Written {
+    let overlay = Overlay::mount(scratch, name, std::slice::from_ref(base));
+    change(&overlay.merged);
+    let upper = overlay.upper.clone();
+    drop(overlay);
+    let below = Snapshot {
+        layers: vec![base.clone()],
+    };
+    layer::capture(&scratch.space, &upper, &below).unwrap()
+}
+
 /// RU01: directories that only had visitors and files that were given what they had make no entry; folders on the way to
 /// a change do, and so does a file that was written again.
 #[test]
@@ -513,14 +525,7 @@ fn what_is_as_before_is_left_out() {
     let scratch = Scratch::new();
     let base = base(&scratch);
     let captured = |name: &str, change: &dyn Fn(&Path)| {
-        let overlay = Overlay::mount(&scratch, name, std::slice::from_ref(&base));
-        change(&overlay.merged);
-        let upper = overlay.upper.clone();
-        drop(overlay);
-        let below = Snapshot {
-            layers: vec![base.clone()],
-        };
-        let written = layer::capture(&scratch.space, &upper, &below).unwrap();
+        let written = changed(&scratch, &base, name, change);
         names(&scratch, &written.diff_id)
     };
     let visited = captured("visited", &|root| {
@@ -591,14 +596,7 @@ fn a_tree_holds_what_its_tar_holds() {
         }),
     ];
     for (name, change) in changes {
-        let overlay = Overlay::mount(&scratch, name, std::slice::from_ref(&base));
-        change(&overlay.merged);
-        let upper = overlay.upper.clone();
-        drop(overlay);
-        let below = Snapshot {
-            layers: vec![base.clone()],
-        };
-        let written = layer::capture(&scratch.space, &upper, &below).unwrap();
+        let written = changed(&scratch, &base, name, change);
         let there = BTreeSet::from_iter(names(&scratch, &written.diff_id));
         let mut here = Vec::new();
         let tree = layer::tree(&scratch.space, &written.diff_id).unwrap();

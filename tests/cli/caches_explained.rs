@@ -38,20 +38,12 @@ fn machine() -> Project {
 
 /// The phrases of a plain log, by the instruction's first words.
 fn phrases(run: &Run) -> BTreeMap<String, String> {
-    let mut names: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut found = BTreeMap::new();
-    for line in run.stderr.lines() {
-        let Some((number, rest)) = line.strip_prefix('#').and_then(|l| l.split_once(' ')) else {
-            continue;
-        };
-        let name = *names.entry(number).or_insert(rest);
-        if let Some(why) = rest.strip_prefix("cache miss: ") {
-            let name = name.split_once("] ").map_or(name, |(_, text)| text);
-            let words: Vec<&str> = name.split(' ').take(2).collect();
-            found.insert(words.join(" "), why.to_owned());
-        }
-    }
-    found
+    let by_name = crate::explain::phrases(run).into_iter();
+    let shortened = by_name.map(|(name, why)| {
+        let words: Vec<&str> = name.split(' ').take(2).collect();
+        (words.join(" "), why)
+    });
+    shortened.collect()
 }
 
 #[track_caller]

@@ -30,7 +30,7 @@ fn project() -> Project {
 }
 
 /// The phrases of a plain log, by the step's name.
-fn phrases(run: &Run) -> BTreeMap<String, String> {
+pub(crate) fn phrases(run: &Run) -> BTreeMap<String, String> {
     let mut names: BTreeMap<&str, &str> = BTreeMap::new();
     let mut found = BTreeMap::new();
     for line in run.stderr.lines() {

@@ -373,6 +373,11 @@ fn slow_answers_are_not_waited_for_twice() {
 #[test]
 fn many_writers_lose_no_step() {
     let registry = FakeRegistry::start();
+    writers_lose_no_step(&at(&registry, ",branch=main"));
+}
+
+/// Builds of several machines at once, each with a step of its own, and what is there of them afterwards.
+pub(crate) fn writers_lose_no_step(cache: &str) {
     let of = |number: usize| {
         let project = machine();
         project.write("source.txt", format!("{number}"));
@@ -380,12 +385,11 @@ fn many_writers_lose_no_step() {
     };
     std::thread::scope(|scope| {
         for number in 0..4 {
-            let cache = at(&registry, ",branch=main");
-            scope.spawn(move || build(&of(number), &[&cache]));
+            scope.spawn(move || build(&of(number), &[cache]));
         }
     });
     for number in 0..4 {
-        let (_, run) = build(&of(number), &[&at(&registry, ",branch=main")]);
+        let (_, run) = build(&of(number), &[cache]);
         assert_eq!(ran(&run).len(), 0, "{number}: {}", run.stderr);
     }
 }

@@ -172,19 +172,5 @@ fn servers_that_fail_hold_nothing_up() {
 #[test]
 fn many_writers_lose_no_step() {
     let server = Server::start(Options::default());
-    let of = |number: usize| {
-        let project = machine();
-        project.write("source.txt", format!("{number}"));
-        project
-    };
-    std::thread::scope(|scope| {
-        for number in 0..4 {
-            let cache = at(&server, "");
-            scope.spawn(move || build(&of(number), &[&cache]));
-        }
-    });
-    for number in 0..4 {
-        let (_, run) = build(&of(number), &[&at(&server, "")]);
-        assert_eq!(ran(&run).len(), 0, "{number}: {}", run.stderr);
-    }
+    crate::steps::writers_lose_no_step(&at(&server, ""));
 }

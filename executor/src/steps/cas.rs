@@ -4,14 +4,12 @@
 //! by; neither action nor command is sent. The result has the record (JSON) as standard output, inline and as a blob, and each
 //! layer of the chain as an output file, so that servers that look after the blobs of results keep or drop all together.
 
-use super::{Answer, RECORD_LIMIT, Recorded, Sink, StepCache, in_parallel};
+use super::{Answer, PACKING, RECORD_LIMIT, Recorded, Sink, StepCache, in_parallel};
 use crate::Error;
 use crate::build::fetch::Origin;
 use crate::build::manifest::Desc;
 use crate::cache::{CachedLayer, Records, Site, described, packed_ahead, packed_here};
-use crate::layer::Compression;
 use crate::layer::packed::Packed;
-use crate::push::{DEFAULT_ZSTD, Packing};
 use crate::remote::{Network, Remote};
 use crate::request::EndpointSettings;
 use oci_spec::image::Digest;
@@ -195,16 +193,12 @@ impl StepCache for CasCache {
     }
 
     fn send(&self, site: Site<'_>, layer: &Digest, stop: &Cancel) -> Result<CachedLayer, Error> {
-        let packing = Packing {
-            compression: Compression::Zstd(DEFAULT_ZSTD),
-            force: false,
-        };
-        if let Some(ahead) = packed_ahead(site, layer, packing)?
+        if let Some(ahead) = packed_ahead(site, layer, PACKING)?
             && self.has(digest_of(&ahead)?, stop)?
         {
             return described(site, layer, &ahead);
         }
-        let packed = packed_here(site, layer, packing, stop)?;
+        let packed = packed_here(site, layer, PACKING, stop)?;
         if !self.has(digest_of(&packed)?, stop)? {
             self.upload(&packed, site, stop)?;
         }

@@ -21,6 +21,8 @@ use crate::Error;
 use crate::build::fetch::Origin;
 use crate::build::manifest::Desc;
 use crate::cache::{CachedLayer, Found, Records, Site};
+use crate::layer::Compression;
+use crate::push::{DEFAULT_ZSTD, Packing};
 use crate::remote::Remote;
 use crate::request::{BuildRequest, SharedCachePlace};
 use oci_spec::image::Digest;
@@ -31,6 +33,12 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Most bytes of one record: a step over thousands of layers.
 const RECORD_LIMIT: u64 = 2 << 20;
+
+/// How layers go out, whatever the place: equal layers are equal blobs.
+const PACKING: Packing = Packing {
+    compression: Compression::Zstd(DEFAULT_ZSTD),
+    force: false,
+};
 
 /// Keys asked for at the same time.
 const PARALLEL: usize = 6;

@@ -12,13 +12,12 @@
 //! The index is one document that everybody rewrites who builds the branch: of two that write at once one is lost, with
 //! what it would have added to the index; the artifacts of its steps are there all the same, and are asked for one by one.
 
-use super::{Answer, RECORD_LIMIT, Recorded, Sink, StepCache, in_parallel};
+use super::{Answer, PACKING, RECORD_LIMIT, Recorded, Sink, StepCache, in_parallel};
 use crate::Error;
 use crate::build::fetch::Origin;
 use crate::build::manifest::{self, Desc, Document, Manifest};
 use crate::cache::{CachedLayer, PACKED_LIMIT, Records, Site, described, send_layer};
-use crate::layer::{Compression, hex};
-use crate::push::{DEFAULT_ZSTD, Packing};
+use crate::layer::hex;
 use crate::remote::Remote;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -183,11 +182,7 @@ impl StepCache for RegistryCache {
 
     fn send(&self, site: Site<'_>, layer: &Digest, stop: &Cancel) -> Result<CachedLayer, Error> {
         let reference = self.reference("layers")?;
-        let packing = Packing {
-            compression: Compression::Zstd(DEFAULT_ZSTD),
-            force: false,
-        };
-        let packed = send_layer(site, &reference, (layer, packing), stop)?;
+        let packed = send_layer(site, &reference, (layer, PACKING), stop)?;
         described(site, layer, &packed)
     }
 
