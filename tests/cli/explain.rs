@@ -338,20 +338,28 @@ fn values_of_secrets_are_in_no_explanation() {
 fn builds_at_once_leave_a_sound_memory() {
     let project = Project::new("FROM scratch\nARG N\nCOPY <<EOF /n\n$N\nEOF\n");
     let arguments: Vec<String> = (0..6).map(|number| format!("N={number}")).collect();
-    let running: Vec<_> = arguments
-        .iter()
-        .map(|argument| project.start(project.build_command(&["--build-arg", argument])))
+    let start = |argument: &String| {
+        let mut command = project.build_command(&["--build-arg", argument]);
+        // What is not remembered is told there alone.
+        command.env("KILN_LOG", "debug");
+        project.start(command)
+    };
+    let running: Vec<_> = arguments.iter().map(start).collect();
+    let said: Vec<String> = running
+        .into_iter()
+        .map(|run| run.finish().ok().stderr)
         .collect();
-    for run in running {
-        run.finish().ok();
-    }
-    assert_eq!(
-        explained(&project, &[])["steps"].as_array().unwrap().len(),
-        1
-    );
+    let story = project.kiln(&["explain", "--format", "json"]);
+    assert_eq!(story.status, 0, "{}\n{}", story.stderr, said.join("\n"));
+    let story: Value = serde_json::from_str(story.text()).unwrap();
+    assert_eq!(story["steps"].as_array().unwrap().len(), 1, "{story}");
+
     let run = project.build(&["--build-arg", "N=last"]).ok();
     assert_eq!(
         phrases(&run).into_values().collect::<Vec<_>>(),
-        ["heredoc changed"]
+        ["heredoc changed"],
+        "{}\n{}",
+        run.stderr,
+        said.join("\n")
     );
 }
