@@ -32,7 +32,7 @@ mod tidy;
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask TASK
-  demo                 build the release binary and an image of the base that ships, offline
+  demo                 build the static binary and an image of the base that ships, offline
   test                 install what the tests need (as root, on Debian), run all tests
   tidy                 file sizes, module headers, places of unsafe, words that must not be there
   features             every feature of the language has a test that names it
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         Some("modes-debian") => modes_debian::run(rest),
         Some("bench") => bench::run(rest),
         Some("stress") => stress::run(rest),
-        Some("static") => shell::build_static().map(|path| println!("{}", path.display())),
+        Some("static") => shell::build_release().map(|path| println!("{}", path.display())),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -112,7 +112,7 @@ impl Options {
     pub fn binary(&self) -> Result<PathBuf, String> {
         match &self.kiln {
             Some(path) => Ok(path.clone()),
-            None => shell::build_static(),
+            None => shell::build_release(),
         }
     }
 

@@ -76,7 +76,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
             _ => return Err(USAGE.to_owned()),
         }
     }
-    let kiln = kiln.map_or_else(shell::build_static, Ok)?;
+    let kiln = kiln.map_or_else(shell::build_release, Ok)?;
     let folder = tempfile::Builder::new()
         .prefix("kiln-cutoff")
         .tempdir_in(parent)
