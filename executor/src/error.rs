@@ -428,6 +428,21 @@ fn exit_text(exit: sandbox::Exit) -> String {
     }
 }
 
+/// What the system said, where an error has come of that.
+pub(crate) fn errno(error: &Error) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let of_io = error.downcast_ref::<std::io::Error>();
+        let of_call = error.downcast_ref::<rustix::io::Errno>();
+        let errno = of_io.and_then(std::io::Error::raw_os_error);
+        if let Some(errno) = errno.or(of_call.map(|errno| errno.raw_os_error())) {
+            return Some(errno);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// An error and its causes in one line.
 #[must_use]
 pub fn chain(error: &Error) -> String {

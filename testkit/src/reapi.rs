@@ -188,6 +188,16 @@ impl Server {
         self.shared.storage.remove(&Key::from(digest))
     }
 
+    /// Removes a blob, and empties its copies in actions that run: what those see whose files are brought when they are
+    /// read, but for the error. How many copies there were.
+    ///
+    /// # Panics
+    /// A copy cannot be emptied.
+    pub fn lose(&self, content: &[u8]) -> usize {
+        self.shared.storage.remove(&Key::of(content));
+        stage::empty(self.shared.queue.folder(), content).expect("a copy can be emptied")
+    }
+
     /// Digests of the actions whose results are kept, as `HEX/SIZE`, sorted.
     #[must_use]
     pub fn actions(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 use crate::cluster::{at_rest, build, digest, executor, options};
 use crate::support::Project;
+use std::net::{TcpListener, TcpStream};
 use testkit::reapi::{Fault, Lie, LostWorker, Options, Server};
 
 const DOCKERFILE: &str = "FROM busybox\nRUN echo begun; echo one > /one\nRUN cat /one > /two\n";
@@ -73,6 +74,59 @@ fn a_result_that_is_gone_is_made_again() {
     let other = Project::new(DOCKERFILE);
     assert_eq!(digest(&other, &[&flag]), first);
     assert!((3..=4).contains(&at_rest(&server).actions_run));
+}
+
+/// A worker that cannot read what was staged says so, and gets another try; not more than one.
+#[test]
+fn files_that_a_worker_cannot_read_are_brought_again() {
+    let server = Server::start(options());
+    let fault = Fault::Result(Lie::Unreadable);
+    check(&server, &fault, Some(1), &Ends::Well);
+    let says = "its worker could not: it was not to be read";
+    check(&server, &fault, None, &Ends::Badly(says));
+}
+
+/// With lazy staging it may be the command that cannot read its files, and all that is known is that it failed.
+#[test]
+fn files_that_a_command_cannot_read_are_brought_again() {
+    let server = Server::start(Options {
+        node_properties: true,
+        ..options()
+    });
+    let flag = executor(&server, "");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let project = Project::new(&format!(
+        "FROM busybox\nRUN echo to-be-lost > /x\nRUN nc 127.0.0.1 {port} < /dev/null; grep to-be-lost /x > /y\n"
+    ));
+    let run = std::thread::scope(|scope| {
+        let building = scope.spawn(|| {
+            let run = build(&project, &[&flag]);
+            // One that ended too early leaves nobody waiting.
+            for _ in 0..2 {
+                TcpStream::connect(("127.0.0.1", port)).ok();
+            }
+            run
+        });
+        // Each execution waits here until its connection is closed.
+        let first = listener.accept().unwrap();
+        let lost = server.lose(b"to-be-lost\n");
+        drop(first);
+        drop(listener.accept().unwrap());
+        let run = building.join().unwrap().ok();
+        assert_eq!(lost, 1);
+        run
+    });
+    let says = "once more: it failed, and the server has lost 1 of its inputs meanwhile";
+    assert!(run.stderr.contains(says), "{}", run.stderr);
+    assert_eq!(at_rest(&server).actions_run, 3);
+
+    // Where nothing is lost, one question more is asked and that is all.
+    let asked = server.calls("FindMissingBlobs");
+    project.write("Dockerfile", "FROM busybox\nRUN exit 3\n");
+    build(&project, &[&flag]).fails(1, &["exit code: 3"]);
+    assert_eq!(at_rest(&server).actions_run, 4);
+    assert_eq!(server.calls("FindMissingBlobs"), asked + 2);
 }
 
 #[test]

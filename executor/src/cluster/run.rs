@@ -19,10 +19,8 @@ use reapi::{Blob, ExecuteOptions, Executed, SymlinkPolicy, proto};
 use sandbox::Exit;
 use std::collections::{HashMap, HashSet};
 
-/// How reports tell that the system could not read something (EIO).
-const UNREADABLE: &str = "(os error 5)";
-/// Executions of one step: the first, one each for a worker and an answer that were lost, two for lost blobs.
-const MOST_EXECUTIONS: usize = 5;
+/// Executions of one step: the first, one each for a worker, an answer and inputs that were lost, two for lost blobs.
+const MOST_EXECUTIONS: usize = 6;
 
 /// A step that is carried out elsewhere.
 pub(super) struct Remote<'r> {
@@ -39,6 +37,8 @@ enum Again {
     Blobs,
     Worker,
     Answer,
+    /// Only if inputs got lost while it ran.
+    Inputs,
 }
 
 impl Remote<'_> {
@@ -66,12 +66,23 @@ impl Remote<'_> {
             if *times > most || self.work.cancel.is_cancelled() {
                 return Err(error);
             }
-            self.note(format!("once more: {}", told(&error)));
+            if again == Again::Inputs {
+                let gone = match self.gone(&prepared) {
+                    Ok(gone) if !gone.is_empty() => gone.len(),
+                    _ if self.work.cancel.is_cancelled() => return Err(Error::Cancelled),
+                    _ => return Err(error),
+                };
+                self.note(format!(
+                    "once more: it failed, and the server has lost {gone} of its inputs meanwhile"
+                ));
+            } else {
+                self.note(format!("once more: {}", told(&error)));
+            }
             let lacking = match again {
                 // Who lacks it still does not say what it lacks: it gets all.
                 Again::Blobs if *times > 1 => Lacking::All,
                 Again::Blobs => Lacking::These(missing(&error)),
-                Again::Worker | Again::Answer => Lacking::default(),
+                Again::Worker | Again::Answer | Again::Inputs => Lacking::default(),
             };
             // An engine that stages lazily finds out in the middle of a step that something is gone.
             self.cluster.sent.forget();
@@ -202,6 +213,19 @@ impl Remote<'_> {
         Ok(())
     }
 
+    /// What the server no longer has of the inputs. An engine that stages lazily finds out in the middle of a step that
+    /// something is gone, and no exit code tells that.
+    fn gone(&self, prepared: &Prepared) -> Result<Vec<reapi::Digest>, Error> {
+        let (cluster, work) = (self.cluster, self.work);
+        let blobs = {
+            let _slot = cluster.here.take(work.cancel)?;
+            prepared.blobs(self.executor.space, &|_| false)?
+        };
+        let digests: Vec<reapi::Digest> = blobs.iter().map(|blob| blob.digest).collect();
+        let missing = cluster.client.find_missing(&digests);
+        Ok(cluster.network.run(work.cancel, missing)??)
+    }
+
     /// Executes it, and takes the answer. The inner error is one after which another try may help.
     fn execute(&self, prepared: &Prepared) -> Result<Result<Written, (Error, Again)>, Error> {
         let (cluster, executor, work) = (self.cluster, self.executor, self.work);
@@ -286,24 +310,24 @@ impl Remote<'_> {
                 let error = self
                     .cluster
                     .untaken(format!("its worker could not: {reason}"));
-                // What is staged lazily cannot be read when it is gone from the server.
-                let is_unreadable = reason.contains(UNREADABLE);
-                return if is_unreadable {
-                    Ok(Err((error, Again::Answer)))
+                let again = if report.is_unreadable() {
+                    Again::Answer
                 } else {
-                    Err(error)
+                    Again::Inputs
                 };
+                return Ok(Err((error, again)));
             }
         };
         self.note(super::timing::told(result, executed.from_cache));
         if let Some(exit) = exit {
             let (tail, path) = log.finish();
-            return Err(Error::Command {
+            let error = Error::Command {
                 command: self.op.display.clone(),
                 exit,
                 verdict: report.verdict.clone(),
                 left: left(tail, path),
-            });
+            };
+            return Ok(Err((error, Again::Inputs)));
         }
         log.discard_when_empty();
         let layer = answer.layer(self.cluster, self.executor.space, (self.step.id, self.work));

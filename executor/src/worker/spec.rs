@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oci_spec::image::Digest;
 use planner::plan::{InputIndex, Network, RunMount, RunOp};
+use rustix::io::Errno;
 use sandbox::{Isolation, Resources, RootKind, Security};
 use serde::{Deserialize, Serialize};
 
@@ -308,6 +309,9 @@ pub struct Report {
     pub version: u32,
     /// How it ended. Nothing that follows about a layer is there unless the command succeeded.
     pub exit: Ended,
+    /// The number of the system's error that kept the worker from it, where it was one. Older workers do not tell.
+    #[serde(default)]
+    pub errno: Option<i32>,
     /// Why it failed, where a limit is known to be the cause.
     #[serde(default)]
     pub verdict: Option<String>,
@@ -359,6 +363,7 @@ impl Report {
         Self {
             version: VERSION,
             exit,
+            errno: None,
             verdict: None,
             diff_id: None,
             identity: None,
@@ -374,6 +379,13 @@ impl Report {
             ms: Millis::default(),
             kiln: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// Whether a file that was staged could not be read: what engines that stage lazily say when it cannot be brought.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        let of_files = [Errno::IO, Errno::STALE].map(Errno::raw_os_error);
+        self.errno.is_some_and(|errno| of_files.contains(&errno))
     }
 
     /// As JSON.
@@ -493,6 +505,22 @@ mod tests {
         let failed = Report::of(Ended::Signal(9));
         assert_eq!(Report::from_json(&failed.to_json()).unwrap(), failed);
         assert_eq!(failed.exit.status(), 137);
+    }
+
+    #[test]
+    fn a_report_says_that_files_could_not_be_read() {
+        // As workers of before wrote it.
+        let old = br#"{"version":1,"exit":{"error":"x: Input/output error (os error 5)"}}"#;
+        let old = Report::from_json(old).unwrap();
+        assert_eq!((old.errno, old.is_unreadable()), (None, false));
+        for (errno, is_unreadable) in [(5, true), (116, true), (2, false), (13, false)] {
+            let report = Report {
+                errno: Some(errno),
+                ..Report::of(Ended::Error("x".to_owned()))
+            };
+            let report = Report::from_json(&report.to_json()).unwrap();
+            assert_eq!(report.is_unreadable(), is_unreadable, "{errno}");
+        }
     }
 
     #[test]

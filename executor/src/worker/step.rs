@@ -49,7 +49,10 @@ pub fn run_step(
         Ok(spec) => match carried_out(place, &spec, output, cancel) {
             Ok(report) => report,
             Err(_) if cancel.is_cancelled() => return Err(Error::Cancelled),
-            Err(error) => Report::of(Ended::Error(crate::error::chain(&error))),
+            Err(error) => Report {
+                errno: crate::error::errno(&error),
+                ..Report::of(Ended::Error(crate::error::chain(&error)))
+            },
         },
     };
     write_report(place, &report)?;

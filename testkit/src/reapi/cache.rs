@@ -205,6 +205,15 @@ pub(super) fn untrue(shared: &Shared, mut result: ActionResult) -> ActionResult 
         Lie::EscapingPaths => each(&|file| file.path = format!("../../{}", file.path)),
         Lie::ExitZero => result.exit_code = 0,
         Lie::ExitOne => result.exit_code = 1,
+        Lie::Unreadable => {
+            let report = br#"{"version":1,"exit":{"error":"it was not to be read"},"errno":5}"#;
+            let report = shared.storage.put(report);
+            result.exit_code = 125;
+            each(&|file| {
+                file.digest = Some(Key::from(report.as_str()).digest());
+                file.contents.clear();
+            });
+        }
     }
     result
 }

@@ -131,6 +131,8 @@ pub enum Lie {
     ExitZero,
     /// Exit code 1 whatever the command's was.
     ExitOne,
+    /// Exit code 125, and a report of Kiln's workers that files of the input could not be read.
+    Unreadable,
 }
 
 /// The faults that are on, and how often each was applied.

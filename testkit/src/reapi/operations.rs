@@ -130,6 +130,11 @@ impl Queue {
         state.next
     }
 
+    /// Folders of actions are in it.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// A folder for an action, not made yet.
     pub(super) fn work_folder(&self) -> PathBuf {
         self.folder.join(self.number().to_string())

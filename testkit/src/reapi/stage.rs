@@ -37,6 +37,28 @@ impl From<io::Error> for Trouble {
     }
 }
 
+/// Empties all files with this content below a folder. How many there were. What goes away meanwhile is no error.
+pub(super) fn empty(folder: &Path, content: &[u8]) -> io::Result<usize> {
+    let mut emptied = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let Ok(metadata) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if metadata.is_dir() {
+            emptied += empty(&path, content)?;
+        } else if metadata.is_file()
+            && metadata.len() == content.len() as u64
+            && fs::read(&path).is_ok_and(|found| found == content)
+        {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+            fs::File::options().write(true).open(&path)?.set_len(0)?;
+            emptied += 1;
+        }
+    }
+    Ok(emptied)
+}
+
 /// Lays out an input root in a folder that is made here.
 pub(super) fn stage(
     storage: &Storage,
