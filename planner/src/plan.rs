@@ -146,7 +146,7 @@ pub enum CopySource {
 }
 
 /// RUN.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct RunOp {
     /// Root file system; `None` is scratch.
     pub base: Option<InputIndex>,

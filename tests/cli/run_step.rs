@@ -8,7 +8,7 @@ use executor::snapshot::Snapshot;
 use executor::space::Space;
 use executor::worker::{Ended, Report, Spec, Staged};
 use oci_spec::image::{Descriptor, Digest, MediaType};
-use planner::plan::{Network, RunMount, RunOp};
+use planner::plan::{RunMount, RunOp};
 use reapi::prost::Message as _;
 use reapi::{Content, proto};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, chownat, utimensat};
@@ -149,19 +149,10 @@ fn op(script: &str, mounts: Vec<RunMount>) -> RunOp {
             ("PATH".to_owned(), PATH.to_owned()),
             ("SOURCE_DATE_EPOCH".to_owned(), EPOCH.to_string()),
         ],
-        proxy_env: Vec::new(),
         cwd: "/".to_owned(),
-        user: String::new(),
         mounts,
-        network: Network::Default,
-        insecure: false,
         hostname: "buildkitsandbox".to_owned(),
-        extra_hosts: Vec::new(),
-        files: Vec::new(),
-        shm_size: None,
-        devices: Vec::new(),
-        ulimits: Vec::new(),
-        volumes: Vec::new(),
+        ..RunOp::default()
     }
 }
 
