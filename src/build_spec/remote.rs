@@ -195,16 +195,12 @@ impl Entry {
                 "timeout" => executor.timeout = self.duration(key, value)?,
                 "network" => executor.network = self.switch(key, value)?,
                 "allow" => match value.as_str() {
-                    "secret" | "ssh" => {
-                        let reason = format!(
-                            "allow {value:?}: secrets and SSH agents never leave this machine"
-                        );
-                        return Err(self.invalid(&reason));
-                    }
+                    "secret" => executor.allow.secret = true,
+                    "ssh" => executor.allow.ssh = true,
                     "host-network" => executor.allow.host_network = true,
                     "proxy" => executor.allow.proxy = true,
                     _ => {
-                        let known = "host-network or proxy";
+                        let known = "host-network, proxy, secret or ssh";
                         return Err(self.invalid_field(key, value, known));
                     }
                 },
@@ -455,6 +451,10 @@ mod tests {
         assert_eq!(found.queue_timeout, Duration::from_secs(90));
         assert_eq!(found.timeout, Duration::from_secs(7200));
         assert!(found.allow.proxy && !found.allow.host_network);
+        assert!(!found.allow.secret && !found.allow.ssh);
+        let found = executor("grpc://host,allow=secret");
+        assert!(found.allow.secret && !found.allow.ssh);
+        assert!(executor("grpc://host,allow=ssh").allow.ssh);
         assert_eq!(found.salt, "team");
         assert_eq!(found.endpoint.headers[0].1, "k=v");
         assert!(!format!("{found:?}").contains("k=v"));
@@ -509,7 +509,6 @@ mod tests {
                 "grpc://host,allow=all",
                 "allow \"all\": expected host-network",
             ),
-            ("grpc://host,allow=ssh", "never leave this machine"),
             ("grpc://host,binary=arm64", "binary: expected NAME=VALUE"),
             ("grpc://host,binary=arm64=/no/such", "binary"),
             ("grpc://host,header=x", "header: expected NAME=VALUE"),

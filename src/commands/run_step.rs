@@ -9,6 +9,11 @@ use planner::scheduler::Cancel;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
+/// Where a worker's own secrets are, unless `KILN_WORKER_SECRETS` says it.
+const SECRETS: [&str; 2] = ["/run/secrets/kiln", "/run/kiln/secrets"];
+/// Where sockets of a worker's own agents are.
+const AGENTS: &str = "/run/kiln/ssh";
+
 /// Carries the step out; the status is the command's own.
 pub fn run(args: &RunStepArgs, environment: &Environment) -> Result<(), Failure> {
     let input = std::path::absolute(".")
@@ -16,6 +21,9 @@ pub fn run(args: &RunStepArgs, environment: &Environment) -> Result<(), Failure>
     let place = Place {
         scratch: candidates(environment, &input),
         caches: environment.get("KILN_WORKER_CACHE").map(PathBuf::from),
+        secrets: secrets(environment),
+        agent: environment.get("SSH_AUTH_SOCK").map(PathBuf::from),
+        agents: vec![PathBuf::from(AGENTS)],
         input,
     };
     if args.probe {
@@ -62,4 +70,11 @@ fn candidates(environment: &Environment, input: &std::path::Path) -> Vec<PathBuf
         .filter_map(|name| environment.get(name).map(PathBuf::from));
     let usual = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from);
     told.chain(usual).chain([input.to_owned()]).collect()
+}
+
+fn secrets(environment: &Environment) -> Vec<PathBuf> {
+    match environment.get("KILN_WORKER_SECRETS") {
+        Some(folder) => vec![PathBuf::from(folder)],
+        None => SECRETS.map(PathBuf::from).to_vec(),
+    }
 }

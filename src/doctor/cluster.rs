@@ -248,7 +248,30 @@ impl ClusterReport {
         self.add("owners", state, text);
         let (state, text) = network(&probe["network"]);
         self.add("network", state, text);
+        self.holds(probe);
         self.lacks(probe, Some(facts));
+    }
+
+    /// The worker's own secrets and agents, by name.
+    fn holds(&mut self, probe: &Value) {
+        for (id, what, allow) in [
+            ("secrets", "secrets", "secret"),
+            ("agents", "SSH agents", "ssh"),
+        ] {
+            let words = |key: &str| {
+                let each = probe[id][key].as_array();
+                let words: Vec<String> = each.into_iter().flatten().map(told).collect();
+                words.join(", ")
+            };
+            let ids = words("ids");
+            if ids.is_empty() {
+                let text = format!("{what}: none in {}", words("folders"));
+                self.add(id, State::NotNeeded, text);
+            } else {
+                let text = format!("{what}: {ids} (for steps with allow={allow})");
+                self.add(id, State::Works, text);
+            }
+        }
     }
 
     /// What would make it better, in the words of the machine's own doctor.

@@ -22,6 +22,7 @@ mod caches_explained;
 mod checks;
 mod cluster;
 mod cluster_faults;
+mod cluster_secrets;
 mod confined;
 mod context_mode;
 mod contexts;

@@ -9,13 +9,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// An agent of the user's, ended when it is dropped.
-struct Agent {
+pub(crate) struct Agent {
     process: Child,
-    socket: PathBuf,
+    pub(crate) socket: PathBuf,
 }
 
 impl Agent {
-    fn start(folder: &Path, keys: &[&Path]) -> Self {
+    pub(crate) fn start(folder: &Path, keys: &[&Path]) -> Self {
         let socket = folder.join("agent.sock");
         let process = Command::new("ssh-agent")
             .arg("-D")
@@ -42,14 +42,14 @@ impl Drop for Agent {
 }
 
 /// Whether OpenSSH is here.
-fn has_ssh() -> bool {
+pub(crate) fn has_ssh() -> bool {
     let found = ["ssh-agent", "ssh-add", "ssh-keygen"]
         .iter()
         .all(|name| Path::new("/usr/bin").join(name).exists());
     able(found, "OpenSSH's client")
 }
 
-fn new_key(path: &Path, kind: &str) {
+pub(crate) fn new_key(path: &Path, kind: &str) {
     let made = Command::new("ssh-keygen")
         .args(["-q", "-t", kind, "-N", "", "-C", kind, "-f"])
         .arg(path)
@@ -58,7 +58,7 @@ fn new_key(path: &Path, kind: &str) {
 }
 
 /// Puts programs with their libraries into the context and returns how to start one in a command.
-fn bring_client(project: &Project) -> String {
+pub(crate) fn bring_client(project: &Project) -> String {
     let mut loader = String::new();
     for program in ["ssh-add", "ssh-keygen"] {
         let path = Path::new("/usr/bin").join(program);

@@ -553,3 +553,58 @@ fn a_sent_step_that_fails_says_how() {
     run("true").ok();
     assert!(fs::read_dir(&scratch).unwrap().next().is_none());
 }
+
+#[test]
+fn secrets_of_a_sent_step_are_the_workers() {
+    let base = Base::new();
+    let folder = base.stage("secrets", true);
+    fs::create_dir(folder.join("scratch")).unwrap();
+    let secrets = base.project.path("secrets-of-the-worker");
+    fs::create_dir(&secrets).unwrap();
+    fs::write(secrets.join("token"), "hush\n").unwrap();
+    fs::write(secrets.join("binary"), b"\xff\xfe").unwrap();
+    symlink("/etc/passwd", secrets.join("away")).unwrap();
+    let secret = |id: &str, env: Option<&str>, required| RunMount::Secret {
+        id: id.to_owned(),
+        target: Some("/run/secrets/it".to_owned()).filter(|_| env.is_none()),
+        env: env.map(str::to_owned),
+        required,
+        mode: 0o440,
+        uid: 0,
+        gid: 0,
+    };
+    let run = |script: &str, mount| {
+        let _ = fs::remove_dir_all(folder.join("out"));
+        let mut command = worker(&folder, &base.spec(script, &[mount]), &[]);
+        command.env("KILN_WORKER_SECRETS", &secrets);
+        base.project.run(command)
+    };
+    run(
+        "[ \"$(cat /run/secrets/it)\" = hush ] && [ \"$(stat -c '%a %u %g' /run/secrets/it)\" = '440 0 0' ] && grep -q '/run/secrets/it ramfs' /proc/mounts",
+        secret("token", None, true),
+    )
+    .ok();
+    // No mount point and no content is left.
+    let layer = layer_of(&folder, &report(&folder), &base.space());
+    assert_eq!(layer, base.local("RUN true"));
+    run(
+        "[ \"${#T}\" = 5 ] && [ \"${T%?}\" = hush ] && [ ! -e /run/secrets ]",
+        secret("token", Some("T"), true),
+    )
+    .ok();
+    run("[ ! -e /run/secrets/it ]", secret("none", None, false)).ok();
+    run("[ -z \"${T+set}\" ]", secret("none", Some("T"), false)).ok();
+    for (mount, says) in [
+        (secret("none", None, true), "secret none: not found"),
+        (secret("away", None, true), "leads out of its folder"),
+        (secret("binary", Some("T"), true), "is not text"),
+        (secret("../token", None, false), "none of such a name"),
+        (secret("..", None, false), "none of such a name"),
+    ] {
+        run("true", mount).fails(125, &[says]);
+        let Ended::Error(reason) = report(&folder).exit else {
+            panic!("{says}: the step was carried out");
+        };
+        assert!(reason.contains(says), "{reason}");
+    }
+}

@@ -109,6 +109,10 @@ pub(crate) trait Ground {
     fn cache_work(&self, held: &mut Held<'_>) -> Result<PathBuf, Error> {
         held.folder("work")
     }
+    /// A secret's bytes; `None` when it is not there and need not be.
+    fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, Error>;
+    /// A socket in a folder that leads to an SSH agent; `None` when there is none and need not be.
+    fn agent(&self, id: &str, required: bool, folder: &Path) -> Result<Option<Forward>, Error>;
     /// Tells what is not as it should be.
     fn note(&self, note: String);
 }
@@ -147,6 +151,14 @@ impl Ground for StepGround<'_> {
         cache.ok_or(Error::Cancelled)
     }
 
+    fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, Error> {
+        secrets::secret(self.executor.request, id, required)
+    }
+
+    fn agent(&self, id: &str, required: bool, folder: &Path) -> Result<Option<Forward>, Error> {
+        self.executor.agents.forward(id, required, folder)
+    }
+
     fn note(&self, note: String) {
         self.work.events.event(self.step, StepEvent::Note(note));
     }
@@ -154,11 +166,10 @@ impl Ground for StepGround<'_> {
 
 /// The mounts of `RUN --mount`, in order.
 pub(crate) fn mounts(
-    ground: &StepGround<'_>,
+    ground: &dyn Ground,
     op: &RunOp,
     held: &mut Held<'_>,
 ) -> Result<Vec<Mount>, Error> {
-    let executor = ground.executor;
     cache_mounts::take(ground, &op.mounts, held)?;
     let mut mounts = Vec::new();
     for mount in &op.mounts {
@@ -175,9 +186,7 @@ pub(crate) fn mounts(
                 gid,
                 ..
             } => {
-                let (Some(data), Some(target)) =
-                    (secrets::secret(executor, id, *required)?, target)
-                else {
+                let (Some(data), Some(target)) = (ground.secret(id, *required)?, target) else {
                     continue;
                 };
                 let (uid, gid) = possible_owner(ground, (*uid, *gid), target)?;
@@ -196,11 +205,7 @@ pub(crate) fn mounts(
 }
 
 /// A mount of files that are no secret: a bind of an input, a cache that was taken, a tmpfs.
-pub(crate) fn of_files(
-    ground: &dyn Ground,
-    mount: &RunMount,
-    held: &mut Held<'_>,
-) -> Result<Mount, Error> {
+fn of_files(ground: &dyn Ground, mount: &RunMount, held: &mut Held<'_>) -> Result<Mount, Error> {
     match mount {
         RunMount::Bind {
             input,
@@ -235,7 +240,7 @@ pub(crate) fn of_files(
 
 /// The socket of an SSH agent; none when there is none and need not be.
 fn agent(
-    ground: &StepGround<'_>,
+    ground: &dyn Ground,
     mount: &RunMount,
     held: &mut Held<'_>,
 ) -> Result<Option<Mount>, Error> {
@@ -251,12 +256,11 @@ fn agent(
         unreachable!("BUG: called for SSH mounts only");
     };
     let folder = held.folder("agent")?;
-    let executor = ground.executor;
-    let Some(forward) = executor.agents.forward(id, *required, &folder)? else {
+    let Some(forward) = ground.agent(id, *required, &folder)? else {
         return Ok(None);
     };
     let owner = possible_owner(ground, (*uid, *gid), target)?;
-    own(executor.space, forward.path(), *mode, owner)?;
+    own(ground.space(), forward.path(), *mode, owner)?;
     let source = forward.path().to_owned();
     held.forwards.push(forward);
     Ok(Some(Mount::Bind {

@@ -6,6 +6,7 @@
 use crate::Error;
 use crate::build::backend::Executor;
 use crate::build::contexts::MAIN;
+use crate::cluster::Cluster;
 use crate::request::{BuildRequest, ContextSource};
 use parser::Diagnostic;
 use planner::plan::{CopyFrom, Op, Plan, RunMount, Step, StepId};
@@ -90,7 +91,7 @@ pub(crate) fn prepare(
     executor: &Executor<'_>,
     wanted: &[&Step],
 ) -> Result<(), (Option<StepId>, Error)> {
-    if let Some((step, error)) = required(executor.request, wanted) {
+    if let Some((step, error)) = required(executor, wanted) {
         return Err((Some(step), error));
     }
     let runs = wanted.iter().any(|step| matches!(step.op, Op::Run(_)));
@@ -100,12 +101,18 @@ pub(crate) fn prepare(
     }
 }
 
-/// The secrets and agents that steps about to run require and nobody gave, and the first such step.
-fn required(request: &BuildRequest, wanted: &[&Step]) -> Option<(StepId, Error)> {
+/// The secrets and agents that steps about to run here require and nobody gave, and the first such step.
+fn required(executor: &Executor<'_>, wanted: &[&Step]) -> Option<(StepId, Error)> {
+    let request = executor.request;
     let mut found: Vec<Diagnostic> = Vec::new();
     let mut first = None;
     for step in wanted {
         let Op::Run(op) = &step.op else { continue };
+        // Workers have their own.
+        let is_elsewhere = |cluster: &&Cluster<'_>| cluster.is_for(executor, op);
+        if executor.cluster.as_ref().is_some_and(is_elsewhere) {
+            continue;
+        }
         for mount in &op.mounts {
             let error = match mount {
                 RunMount::Secret {

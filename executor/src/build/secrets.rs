@@ -1,22 +1,23 @@
 //! Secrets of a command: bytes that go into its memory and nowhere else.
 
 use crate::Error;
-use crate::build::backend::Executor;
-use crate::request::SecretSource;
+use crate::build::mounts::Ground;
+use crate::request::{BuildRequest, SecretSource};
 use planner::plan::{RunMount, RunOp};
 use std::fs::File;
-use std::io::Read;
+use std::io::Read as _;
+use std::path::Path;
 
 /// Largest secret, in bytes (BuildKit's limit).
 const LIMIT: u64 = 500 << 10;
 
 /// A secret's bytes; `None` when it is not there and need not be.
 pub(crate) fn secret(
-    executor: &Executor<'_>,
+    request: &BuildRequest,
     id: &str,
     required: bool,
 ) -> Result<Option<Vec<u8>>, Error> {
-    match executor.request.secrets.get(id) {
+    match request.secrets.get(id) {
         None if required => Err(Error::Secret { id: id.to_owned() }),
         None => Ok(None),
         Some(source) => read(id, source).map(Some),
@@ -25,23 +26,40 @@ pub(crate) fn secret(
 
 /// The bytes of a secret that was given.
 pub(crate) fn read(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
-    let data = match source {
-        SecretSource::Value(value) => value.clone(),
+    match source {
+        SecretSource::Value(value) => checked(id, value.clone()),
         SecretSource::File(path) => {
-            let fail = |source| Error::Io {
+            let file = File::open(path).map_err(|source| Error::Io {
                 op: "read the secret",
                 path: path.clone(),
                 source,
-            };
-            let mut data = Vec::new();
-            File::open(path)
-                .map_err(fail)?
-                .take(LIMIT + 1)
-                .read_to_end(&mut data)
-                .map_err(fail)?;
-            data
+            })?;
+            read_to_limit(id, &file, path)
         }
-    };
+    }
+}
+
+/// The bytes of a secret that stands in a regular file.
+pub(crate) fn read_all(id: &str, file: &File, path: &Path) -> Result<Vec<u8>, Error> {
+    let is_file = file.metadata().is_ok_and(|meta| meta.is_file());
+    if !is_file {
+        return Err(Error::Request(format!("secret {id} is no file")));
+    }
+    read_to_limit(id, file, path)
+}
+
+fn read_to_limit(id: &str, file: &File, path: &Path) -> Result<Vec<u8>, Error> {
+    let mut data = Vec::new();
+    let read = file.take(LIMIT + 1).read_to_end(&mut data);
+    read.map_err(|source| Error::Io {
+        op: "read the secret",
+        path: path.to_owned(),
+        source,
+    })?;
+    checked(id, data)
+}
+
+fn checked(id: &str, data: Vec<u8>) -> Result<Vec<u8>, Error> {
     if data.len() as u64 > LIMIT {
         return Err(Error::Request(format!(
             "secret {id} is larger than {LIMIT} bytes"
@@ -51,7 +69,7 @@ pub(crate) fn read(id: &str, source: &SecretSource) -> Result<Vec<u8>, Error> {
 }
 
 /// Variables that hold secrets.
-pub(crate) fn env(executor: &Executor<'_>, op: &RunOp) -> Result<Vec<(String, String)>, Error> {
+pub(crate) fn env(ground: &dyn Ground, op: &RunOp) -> Result<Vec<(String, String)>, Error> {
     let mut env = Vec::new();
     for mount in &op.mounts {
         let RunMount::Secret {
@@ -63,7 +81,7 @@ pub(crate) fn env(executor: &Executor<'_>, op: &RunOp) -> Result<Vec<(String, St
         else {
             continue;
         };
-        if let Some(data) = secret(executor, id, *required)? {
+        if let Some(data) = ground.secret(id, *required)? {
             let value = String::from_utf8(data)
                 .ok()
                 .filter(|text| !text.contains('\0'))

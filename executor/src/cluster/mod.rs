@@ -24,7 +24,7 @@ use crate::remote::Network;
 use crate::request::{BuildRequest, EndpointSettings, ExecutorSettings, Fallback};
 use crate::worker::SpecError;
 use oci_spec::image::Digest;
-use planner::plan::{RunOp, Step};
+use planner::plan::{RunMount, RunOp, Step};
 use planner::scheduler::{Cancel, StepEvent};
 use policy::Place;
 use program::Programs;
@@ -113,6 +113,7 @@ impl<'a> Cluster<'a> {
             Err(SpecError::Local(what)) => return here(&format!("it needs {what}")),
             Err(error) => return Err(self.untaken(error.to_string())),
         };
+        self.tell_whose(executor.request, step, op, work);
         let falls_back = self.settings.fallback == Fallback::Local;
         let architecture = platform::worker_architecture(self.settings, &step.platform);
         if falls_back && self.is_refused(architecture) {
@@ -139,6 +140,30 @@ impl<'a> Cluster<'a> {
             }
             ended => ended,
         }
+    }
+
+    /// Tells, once of each, that what was given here is not what the step gets there.
+    fn tell_whose(&self, request: &BuildRequest, step: &Step, op: &RunOp, work: &Work<'_>) {
+        for mount in &op.mounts {
+            let note = match mount {
+                RunMount::Secret { id, .. } if request.secrets.contains_key(id) => {
+                    format!("secret {id} is the worker's: the one that was given stays here")
+                }
+                RunMount::Ssh { id, .. } if request.ssh.contains_key(id) => {
+                    format!("SSH agent {id} is the worker's: the one that was given stays here")
+                }
+                _ => continue,
+            };
+            if self.is_new(&note) {
+                work.events.event(step.id, StepEvent::Note(note));
+            }
+        }
+    }
+
+    /// Whether a step goes there, and takes there what it needs of secrets and agents.
+    pub(crate) fn is_for(&self, executor: &Executor<'_>, op: &RunOp) -> bool {
+        let verifying = executor.verifying.load(Ordering::SeqCst);
+        policy::place(self.settings, executor.request, op, verifying) == Place::Cluster
     }
 
     /// Whether a step could go there, as far as can be told from here.

@@ -3,6 +3,7 @@
 
 use crate::build::network;
 use crate::request::{BuildRequest, CacheMounts, ExecutorSettings, OnFailure};
+use crate::worker::is_id;
 use planner::plan::{RunMount, RunOp};
 
 /// Where a step runs.
@@ -40,8 +41,15 @@ fn why_here(
     };
     for mount in &op.mounts {
         match mount {
-            RunMount::Secret { .. } => return Some("it has a secret"),
-            RunMount::Ssh { .. } => return Some("it has an SSH agent"),
+            RunMount::Secret { .. } if !allow.secret => {
+                return Some("it has a secret (allow=secret: workers have their own)");
+            }
+            RunMount::Ssh { .. } if !allow.ssh => {
+                return Some("it has an SSH agent (allow=ssh: workers have their own)");
+            }
+            RunMount::Secret { id, .. } | RunMount::Ssh { id, .. } if !is_id(id) => {
+                return Some("it has a secret or SSH agent whose id is no file name");
+            }
             RunMount::Cache { id, .. } if travels(id) => {
                 return Some("its cache mounts travel with --cache-mounts");
             }
@@ -88,23 +96,8 @@ mod tests {
 
     fn op() -> RunOp {
         RunOp {
-            base: Some(0),
             args: vec!["true".to_owned()],
-            display: "true".to_owned(),
-            env: Vec::new(),
-            proxy_env: Vec::new(),
-            cwd: "/".to_owned(),
-            user: String::new(),
-            mounts: Vec::new(),
-            network: Network::Default,
-            insecure: false,
-            hostname: String::new(),
-            extra_hosts: Vec::new(),
-            files: Vec::new(),
-            shm_size: None,
-            devices: Vec::new(),
-            ulimits: Vec::new(),
-            volumes: Vec::new(),
+            ..RunOp::default()
         }
     }
 
@@ -124,9 +117,54 @@ mod tests {
         }];
     }
 
+    fn secret(op: &mut RunOp, id: &str) {
+        op.mounts = vec![RunMount::Secret {
+            id: id.to_owned(),
+            target: None,
+            env: Some("S".to_owned()),
+            required: true,
+            mode: 0o400,
+            uid: 0,
+            gid: 0,
+        }];
+    }
+
+    fn agent(op: &mut RunOp) {
+        op.mounts = vec![RunMount::Ssh {
+            id: "default".to_owned(),
+            target: "/agent".to_owned(),
+            required: true,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+        }];
+    }
+
     #[test]
     fn what_stays_here_and_why() {
-        let cases: [(&str, Change); 17] = [
+        let cases: [(&str, Change); 24] = [
+            ("it has a secret", |_, _, op| secret(op, "s")),
+            ("it has a secret", |settings, _, op| {
+                secret(op, "s");
+                settings.allow.ssh = true;
+            }),
+            ("", |settings, _, op| {
+                secret(op, "s");
+                settings.allow.secret = true;
+            }),
+            ("no file name", |settings, _, op| {
+                secret(op, "../s");
+                settings.allow.secret = true;
+            }),
+            ("it has an SSH agent", |_, _, op| agent(op)),
+            ("it has an SSH agent", |settings, _, op| {
+                agent(op);
+                settings.allow.secret = true;
+            }),
+            ("", |settings, _, op| {
+                agent(op);
+                settings.allow.ssh = true;
+            }),
             ("", |_, _, _| {}),
             ("", |_, _, op| op.network = Network::None),
             ("", |_, _, op| cache(op)),

@@ -120,6 +120,10 @@ pub struct RemoteAllow {
     pub host_network: bool,
     /// Steps with proxies, which they do not get there.
     pub proxy: bool,
+    /// Steps with secrets, which are those that workers have then.
+    pub secret: bool,
+    /// Steps with SSH agents, which are those that workers have then.
+    pub ssh: bool,
 }
 
 /// What becomes of a step that could run elsewhere when no one there takes it.

@@ -107,6 +107,15 @@ impl Open {
 }
 
 impl Forward {
+    /// Listens on a new socket in a folder for the agent behind another socket.
+    pub(crate) fn to_agent(socket: PathBuf, folder: &Path) -> Result<Self, Error> {
+        Self::start(Source::Agent(socket), folder).map_err(|source| Error::Io {
+            op: "listen in",
+            path: folder.to_owned(),
+            source,
+        })
+    }
+
     fn start(source: Source, folder: &Path) -> io::Result<Self> {
         // The path of a socket may have 107 bytes; that of the folder may be longer.
         let dir = File::open(folder)?;

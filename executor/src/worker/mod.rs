@@ -7,11 +7,13 @@
 pub(crate) mod fix;
 mod probe;
 mod scratch;
+mod secrets;
 mod spec;
 mod staged;
 mod step;
 
 pub use probe::probe;
+pub use secrets::is_id;
 pub use spec::{
     EXTRA, Ended, LAYER_BLOB, LAYER_INDEX, META, MOUNTS, Millis, PROGRAM, PackedLayer, REPORT,
     ROOTFS, Report, SPEC_FILE, SUBCOMMAND, Spec, SpecError, Staged, StagedReport, index_name,
@@ -29,6 +31,12 @@ pub struct Place {
     pub scratch: Vec<PathBuf>,
     /// A folder of cache mounts that outlive steps.
     pub caches: Option<PathBuf>,
+    /// Folders of the worker's own secrets, files named by id, the first that is asked first.
+    pub secrets: Vec<PathBuf>,
+    /// The socket of the worker's agent, for steps that name none.
+    pub agent: Option<PathBuf>,
+    /// Folders of sockets of the worker's agents, named by id.
+    pub agents: Vec<PathBuf>,
 }
 
 impl Place {

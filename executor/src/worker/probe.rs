@@ -2,11 +2,12 @@
 
 use super::Place;
 use super::scratch::{self, Tried};
+use super::secrets;
 use crate::error::chain;
 use crate::request::RunSettings;
 use rustix::fs::Access;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What programs expect to be anywhere, and a worker may lack.
 const EXPECTED: [&str; 8] = [
@@ -73,10 +74,28 @@ pub fn probe(place: &Place, search_path: &str) -> Value {
         "there": there,
         "scratch": tried.iter().map(candidate).collect::<Vec<_>>(),
         "caches": place.caches.as_ref().map(|folder| folder.display().to_string()),
+        "secrets": held_secrets(place),
+        "agents": { "folders": folders(&place.agents), "ids": secrets::agents(place) },
         "network": network(),
         "granted": granted,
         "facts": facts,
     })
+}
+
+/// Names of the worker's secrets. The first folder that has one is asked.
+fn held_secrets(place: &Place) -> Value {
+    let mut ids: Vec<String> = place
+        .secrets
+        .iter()
+        .flat_map(|it| secrets::names(it))
+        .collect();
+    ids.sort();
+    ids.dedup();
+    json!({ "folders": folders(&place.secrets), "ids": ids })
+}
+
+fn folders(folders: &[PathBuf]) -> Vec<String> {
+    folders.iter().map(|it| it.display().to_string()).collect()
 }
 
 fn candidate(tried: &Tried) -> Value {

@@ -105,11 +105,11 @@ pub enum SpecError {
 }
 
 impl Spec {
-    /// For a command; with the inputs that `mnt/0`, `mnt/1`, ... must be. Proxies are left out, as they are in no key. The
-    /// numbers of layers and the settings are the caller's to fill in.
+    /// For a command; with the inputs that `mnt/0`, `mnt/1`, ... must be. Proxies are left out, as they are in no key, and of
+    /// secrets and agents there are names alone. The numbers of layers and the settings are the caller's to fill in.
     ///
     /// # Errors
-    /// Commands with secrets, agents, devices, volumes, or the host's network.
+    /// Commands with devices, volumes, or the host's network.
     pub fn of(op: &RunOp) -> Result<(Self, Vec<InputIndex>), SpecError> {
         if !op.devices.is_empty() {
             return Err(SpecError::Local("devices"));
@@ -137,9 +137,8 @@ impl Spec {
             match mount {
                 RunMount::Bind { input, .. } => number(input),
                 RunMount::Cache { from, .. } => number(from),
-                RunMount::Tmpfs { .. } => {}
-                RunMount::Secret { .. } => return Err(SpecError::Local("secrets")),
-                RunMount::Ssh { .. } => return Err(SpecError::Local("SSH agents")),
+                // Of secrets and agents there are names alone: the worker has its own.
+                RunMount::Tmpfs { .. } | RunMount::Secret { .. } | RunMount::Ssh { .. } => {}
             }
         }
         let spec = Self {
@@ -204,8 +203,7 @@ impl Spec {
         let fits = spec.op.mounts.iter().all(|mount| match mount {
             RunMount::Bind { input, .. } => known(input),
             RunMount::Cache { from, .. } => known(from),
-            RunMount::Tmpfs { .. } => true,
-            RunMount::Secret { .. } | RunMount::Ssh { .. } => false,
+            RunMount::Tmpfs { .. } | RunMount::Secret { .. } | RunMount::Ssh { .. } => true,
         });
         if fits {
             Ok(spec)
@@ -426,17 +424,8 @@ mod tests {
             env: vec![("PATH".to_owned(), "/bin".to_owned())],
             proxy_env: vec![("http_proxy".to_owned(), "http://user:word@proxy".to_owned())],
             cwd: "/".to_owned(),
-            user: String::new(),
             mounts,
-            network: Network::Default,
-            insecure: false,
-            hostname: "buildkitsandbox".to_owned(),
-            extra_hosts: Vec::new(),
-            files: Vec::new(),
-            shm_size: None,
-            devices: Vec::new(),
-            ulimits: Vec::new(),
-            volumes: Vec::new(),
+            ..RunOp::default()
         }
     }
 
@@ -521,22 +510,5 @@ mod tests {
             let report = Report::from_json(&report.to_json()).unwrap();
             assert_eq!(report.is_unreadable(), is_unreadable, "{errno}");
         }
-    }
-
-    #[test]
-    fn secrets_stay() {
-        let secret = RunMount::Secret {
-            id: "s".to_owned(),
-            target: None,
-            env: None,
-            required: true,
-            mode: 0o400,
-            uid: 0,
-            gid: 0,
-        };
-        assert_eq!(
-            Spec::of(&op(vec![secret])).err(),
-            Some(SpecError::Local("secrets"))
-        );
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::fix::{FIX, FixRequest};
+use super::secrets;
 use super::spec::{EXTRA, META, MOUNTS, ROOTFS, Spec, StagedReport, index_name};
 use crate::Error;
 use crate::build::cache_mounts;
@@ -12,6 +13,7 @@ use crate::layer::incoming::extract_options;
 use crate::layer::index::Index;
 use crate::snapshot::{LayerFiles, View};
 use crate::space::Space;
+use crate::ssh::Forward;
 use oci_spec::image::Digest;
 use planner::plan::InputIndex;
 use planner::scheduler::Cancel;
@@ -193,6 +195,14 @@ impl Ground for Input<'_> {
             .unwrap_or_else(PoisonError::into_inner);
         works.push(scratch);
         Ok(folder)
+    }
+
+    fn secret(&self, id: &str, required: bool) -> Result<Option<Vec<u8>>, Error> {
+        secrets::secret(self.place, id, required)
+    }
+
+    fn agent(&self, id: &str, required: bool, folder: &Path) -> Result<Option<Forward>, Error> {
+        secrets::agent(self.place, id, required, folder)
     }
 
     fn note(&self, note: String) {

@@ -7,7 +7,7 @@ use super::staged::Input;
 use crate::Error;
 use crate::build::mounts::{self, Held};
 use crate::build::network::Reach;
-use crate::build::{cache_mounts, run};
+use crate::build::{run, secrets};
 use crate::device::Edits;
 use crate::layer::index::{Index, io_error};
 use crate::layer::{self, Compression, Written};
@@ -182,11 +182,9 @@ fn command(input: &Input<'_>, held: &mut Held<'_>) -> Result<RunSpec, Error> {
         Network::Default | Network::Host => (sandbox::Network::Host, Reach::Host),
     };
     let mut mounts = mounts::files_of_the_runtime(op, reach, &input.spec.resolver())?;
-    cache_mounts::take(input, &op.mounts, held)?;
-    for mount in &op.mounts {
-        mounts.push(mounts::of_files(input, mount, held)?);
-    }
-    let env = run::spec::environment(op, &user, &Edits::default(), Vec::new());
+    mounts.extend(mounts::mounts(input, op, held)?);
+    let secrets = secrets::env(input, op)?;
+    let env = run::spec::environment(op, &user, &Edits::default(), secrets);
     Ok(RunSpec {
         root: Overlay {
             lowers,

@@ -10,6 +10,8 @@ fn answer() -> Value {
         "uid": 1000,
         "kiln": "0.1.0",
         "scratch": [{ "folder": "/tmp", "free": 5_u64 << 30, "root": "overlay" }],
+        "secrets": { "folders": ["/run/secrets/kiln", "/run/kiln/secrets"], "ids": ["npm", "to\u{1b}ken"] },
+        "agents": { "folders": ["/run/kiln/ssh"], "ids": [] },
         "network": { "interfaces": ["lo", "eth0"], "default_route": true },
         "granted": {
             "scratch": "/tmp",
@@ -64,6 +66,8 @@ ok          RUN: isolation full
 ok          roots: overlay in /tmp, 5120 MiB free
 ok          owners: exact; the worker has one id, and the others are recorded
 ok          network: lo, eth0, with a default route
+ok          secrets: npm, to[ken (for steps with allow=secret)
+not needed  SSH agents: none in /run/kiln/ssh
 not needed  limits: none can be set; steps with --memory and the like fail
 missing     a new /proc: Operation not permitted (os error 1) (fix: unmask it)
 not needed  note: one[2Jnote

@@ -50,6 +50,8 @@ pub struct BuildboxSetup {
     pub jobs: usize,
     /// Keeps results of commands that failed.
     pub cache_failures: bool,
+    /// More arguments of buildbox-run, such as `--ro-bind-mount=HOST:INSIDE`.
+    pub runner_arguments: Vec<String>,
     /// Where its folder is made, such as `/dev/shm`; otherwise where temporary files are.
     pub place: Option<PathBuf>,
 }
@@ -60,6 +62,7 @@ impl Default for BuildboxSetup {
             fuse: true,
             jobs: 2,
             cache_failures: true,
+            runner_arguments: Vec::new(),
             place: None,
         }
     }
@@ -155,6 +158,12 @@ impl Buildbox {
                 &self.programs.join("buildbox-run"),
             ))
             .arg(format!("--runner-arg=--staging-mode={staging}"))
+            .args(
+                self.setup
+                    .runner_arguments
+                    .iter()
+                    .map(|it| format!("--runner-arg={it}")),
+            )
             .arg(format!("--jobs={}", self.setup.jobs))
             .arg(format!("--cache-failures={}", self.setup.cache_failures))
             .arg("--shutdown-deadline=1")

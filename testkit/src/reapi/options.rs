@@ -52,6 +52,8 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Metadata that every call must have, or it is UNAUTHENTICATED (names in lower case).
     pub headers: Vec<(String, String)>,
+    /// What workers give to every command beside its own variables.
+    pub environment: Vec<(String, String)>,
     /// Where its folders are made, such as `/dev/shm`; otherwise where temporary files are.
     pub place: Option<PathBuf>,
 }
@@ -80,6 +82,7 @@ impl Default for Options {
             directory_mode: 0o755,
             tls: None,
             headers: Vec::new(),
+            environment: Vec::new(),
             place: None,
         }
     }

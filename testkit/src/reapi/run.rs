@@ -141,11 +141,13 @@ impl Run<'_> {
 
     fn execute(&self, folder: &Path) -> std::io::Result<(ExitStatus, Option<Why>)> {
         let command = &self.job.command;
+        let of_worker = self.shared.options.environment.iter();
+        let of_worker = of_worker.map(|(name, value)| (name.as_str(), value.as_str()));
         let variables = command.environment_variables.iter();
         let program = Program {
             arguments: &command.arguments,
-            environment: variables
-                .map(|variable| (variable.name.as_str(), variable.value.as_str()))
+            environment: of_worker
+                .chain(variables.map(|it| (it.name.as_str(), it.value.as_str())))
                 .collect(),
             folder,
             root: &self.folder,

@@ -75,7 +75,7 @@ const ROWS: [&str; 6] = [
 type Times = [Option<f64>; ROWS.len()];
 
 fn server(workers: usize, fuse: bool, place: &Path) -> Result<Server, String> {
-    Server::start(Kind::Buildbox, workers, fuse, Some(place))
+    Server::start(Kind::Buildbox, workers, fuse, Some(place), None)
         .ok_or_else(|| "buildbox cannot be had here".to_owned())
 }
 

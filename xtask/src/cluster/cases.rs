@@ -29,8 +29,16 @@ pub fn all() -> Vec<Case> {
         case!("environment", Nothing, ENVIRONMENT),
         case!("many-files", Nothing, MANY_FILES),
         case!("long-chain", Nothing, LONG_CHAIN),
+        Case {
+            name: "secrets",
+            needs: Needs::Secrets,
+            run: secrets,
+        },
     ]
 }
+
+/// Name and value of a secret that workers have.
+pub const SECRET: (&str, &str) = ("token", "known to workers alone");
 
 const COMMANDS: &str = "\
 FROM busybox
@@ -165,6 +173,34 @@ RUN echo 4 > /n4
 RUN echo 5 > /n5
 RUN cat /n1 /n2 /n3 /n4 /n5 > /n6
 ";
+
+/// The digest is that of the value.
+const SECRETS: &str = "\
+FROM busybox
+RUN --mount=type=secret,id=token,required,mode=0444 stat -c '%a %s' /run/secrets/token > /seen && sha256sum < /run/secrets/token > /sum
+RUN --mount=type=secret,id=token,env=TOKEN printf %s \"$TOKEN\" | sha256sum | cmp - /sum && test ! -e /run/secrets && echo ${#TOKEN} > /length
+";
+
+/// A step gets the worker's secret, whatever this machine has, and here the same one makes the same image.
+fn secrets(bench: &mut Bench) -> Result<(), String> {
+    let context = bench.context(SECRETS)?;
+    let build = |value: &str, flags: &[&str]| {
+        let file = bench.unique("secret");
+        crate::bench::write_file(&file, value)?;
+        let secret = format!("--secret=id={},src={}", SECRET.0, file.display());
+        bench.good(&bench.machine(), &context, &[flags, &[&secret]].concat())
+    };
+    let local = build(SECRET.1, &[])?;
+    let flag = bench.executor(",allow=secret");
+    let there = build("known here", &[&flag])?;
+    same("image", &there.digest, &local.digest)?;
+    same("steps here", &there.count("runs on this machine"), &0)?;
+    same("notes", &there.count("secret token is the worker's"), &1)?;
+    same("values told", &there.count(SECRET.1), &0)?;
+    let second = bench.good(&bench.machine(), &context, &[&flag])?;
+    same("image of a second machine", &second.digest, &local.digest)?;
+    same("hits there", &second.count("remote hit"), &2)
+}
 
 /// Here, there, and on a second machine that only takes what the first has left there.
 fn alike(bench: &Bench, dockerfile: &str) -> Result<(), String> {

@@ -23,6 +23,8 @@ pub enum Needs {
     Root,
     /// The builder and the workers to be root.
     RootThere,
+    /// Workers with a secret.
+    Secrets,
     /// A server that can be made to forget and to crash.
     Trouble,
     /// A server of which it is known what runs on it.
@@ -98,6 +100,9 @@ impl Bench {
             }
             Needs::Root | Needs::RootThere if !rustix::process::geteuid().is_root() => {
                 Some("needs root")
+            }
+            Needs::Secrets if matches!(self.server, Server::BuildGrid(_)) => {
+                Some("the workers have no secrets")
             }
             Needs::Trouble if matches!(self.server, Server::BuildGrid(_)) => {
                 Some("the server cannot be made to")

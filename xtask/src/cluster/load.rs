@@ -100,7 +100,7 @@ pub fn run(args: &[String]) -> Result<(), String> {
     let server = match asked.url {
         Some(_) => None,
         None => Some(
-            Server::start(Kind::Buildbox, 1, false, place.as_deref())
+            Server::start(Kind::Buildbox, 1, false, place.as_deref(), None)
                 .ok_or("the server cannot be had here")?,
         ),
     };

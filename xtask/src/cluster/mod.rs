@@ -86,8 +86,16 @@ pub fn run(args: &[String]) -> Result<(), String> {
         return Ok(());
     }
     let kiln = asked.kiln.clone().map_or_else(shell::build_static, Ok)?;
-    let server = Server::start(asked.kind, asked.workers, asked.fuse, asked.work.as_deref())
-        .ok_or("the server cannot be had here")?;
+    let secrets = testkit::Scratch::new();
+    crate::bench::write_file(&secrets.join(cases::SECRET.0), cases::SECRET.1)?;
+    let server = Server::start(
+        asked.kind,
+        asked.workers,
+        asked.fuse,
+        asked.work.as_deref(),
+        Some(secrets.path()),
+    )
+    .ok_or("the server cannot be had here")?;
     let mut bench = Bench::new(server, kiln, asked.work.as_deref())?;
     bench.binary = asked.binary;
     passed(&mut bench, &cases)

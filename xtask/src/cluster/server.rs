@@ -37,8 +37,15 @@ pub enum Server {
 }
 
 impl Server {
-    /// Starts one with as many workers of one command each. `None`, said loudly, where it cannot be had.
-    pub fn start(kind: Kind, workers: usize, fuse: bool, place: Option<&Path>) -> Option<Self> {
+    /// Starts one with as many workers of one command each, and a folder of their secrets. `None`, said loudly, where it
+    /// cannot be had.
+    pub fn start(
+        kind: Kind,
+        workers: usize,
+        fuse: bool,
+        place: Option<&Path>,
+        secrets: Option<&Path>,
+    ) -> Option<Self> {
         let options = || Options {
             workers: (1..=workers)
                 .map(|number| {
@@ -51,6 +58,10 @@ impl Server {
                 })
                 .collect(),
             cache_failed: true,
+            environment: secrets
+                .map(|it| ("KILN_WORKER_SECRETS".to_owned(), it.display().to_string()))
+                .into_iter()
+                .collect(),
             place: place.map(Path::to_owned),
             ..Options::default()
         };
@@ -58,6 +69,10 @@ impl Server {
             Kind::Buildbox => Self::Buildbox(Buildbox::start(&BuildboxSetup {
                 fuse,
                 jobs: workers,
+                runner_arguments: secrets
+                    .map(|it| format!("--ro-bind-mount={}:/run/kiln/secrets", it.display()))
+                    .into_iter()
+                    .collect(),
                 place: place.map(Path::to_owned),
                 ..BuildboxSetup::default()
             })?),

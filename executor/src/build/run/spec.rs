@@ -35,7 +35,12 @@ pub(crate) fn spec(
         let note = format!("optional device {name:?} is not registered");
         work.events.event(step.id, StepEvent::Note(note));
     }
-    let mut env = environment(op, &user, &edits, secrets::env(executor, op)?);
+    let ground = StepGround {
+        executor,
+        step: step.id,
+        work,
+    };
+    let mut env = environment(op, &user, &edits, secrets::env(&ground, op)?);
     let mut trusted = None;
     if let Some(authorities) = &executor.authorities {
         let view = backend::view(executor.space, &base)?;
@@ -54,11 +59,6 @@ pub(crate) fn spec(
     all_mounts.extend(trusted);
     all_mounts.extend(edits.mounts.iter().map(edit_mount));
     all_mounts.extend(volumes::mounts(executor, op, &user, held)?);
-    let ground = StepGround {
-        executor,
-        step: step.id,
-        work,
-    };
     all_mounts.extend(mounts::mounts(&ground, op, held)?);
     let mut groups = user.groups;
     groups.extend(edits.groups);
