@@ -24,6 +24,7 @@ use prost::Message;
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -111,6 +112,13 @@ impl Bot {
         self.shared.inject(fault, Some(times));
     }
 
+    /// Commands that run now.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        let all = self.shared.executions();
+        all.iter().filter(|one| one.ended.is_none()).count()
+    }
+
     /// What it has done so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -118,8 +126,11 @@ impl Bot {
     }
 }
 
+/// A server takes a worker of the same name for the one that it knows.
 fn described(worker: &Worker, slot: usize) -> BotSession {
-    let name = format!("{}-{slot}-{}", worker.name, std::process::id());
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("{}-{slot}-{}-{number}", worker.name, std::process::id());
     let property = |(key, value): &(String, String)| wire::Property {
         key: key.clone(),
         value: value.clone(),

@@ -280,6 +280,20 @@ impl Buildbox {
         self.running.as_ref().map_or(0, count)
     }
 
+    /// Ends what it has started, without notice, and not itself.
+    pub fn kill_children(&self) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let leader = running.child.id();
+        for id in running.process.living() {
+            let other = u32::try_from(id).is_ok_and(|id| id != leader);
+            if let (true, Some(id)) = (other, Pid::from_raw(id)) {
+                let _ = kill_process(id, Signal::KILL);
+            }
+        }
+    }
+
     /// What is mounted below its folder, the latest first.
     #[must_use]
     pub fn mounts(&self) -> Vec<PathBuf> {

@@ -1,9 +1,22 @@
 //! BuildGrid on loopback, with [`Bot`]s for its workers: another real server of the protocol, with a queue in PostgreSQL.
 //!
 //! Installed with `pip` into the target folder (some hundred packages: a minute), so tests that use it are not run unless asked for.
-//! PostgreSQL and a Python of 3.13 or later must be installed. What was found out about 0.9.1: an action that no worker can run waits
-//! for ever and without a word; properties whose names are not in its configuration are refused; a command waits for up to a second
-//! in its queue.
+//! PostgreSQL and a Python of 3.13 or later must be installed. All that it starts ends with the thread that started it, the database in
+//! order: killed, it would leave a segment of shared memory behind.
+//!
+//! What was found out about 0.9.1:
+//!
+//! - Capabilities: versions 2.0 to 2.2, SHA-256 only, batches of 4095 KiB, no compression, no node properties, absolute links not
+//!   allowed in input roots (and taken all the same), results of clients taken where its configuration says so.
+//! - An action that no worker can run waits for ever and without a word, unless its configuration has `queue-timeout` settings. A
+//!   property whose name is not in its configuration is refused with `FAILED_PRECONDITION`. A command waits for up to a second in its
+//!   queue, twice the polling intervals.
+//! - Actions that are alike and in its queue are one, unless they have `do_not_cache`, whatever `skip_cache_lookup` says; that only keeps
+//!   it from looking into its cache. A cancelled operation ends the command when no other one waits for it.
+//! - The queue is in the database: operations go on after a restart, and `WaitExecution` finds them. The in-memory action cache is lost.
+//! - A worker that says it failed (INTERNAL, UNAVAILABLE), or that says nothing for `bot-session-keepalive-timeout` (10 minutes), is
+//!   replaced by another one, four times; then the action is ABORTED.
+//! - Results of commands that failed are kept unless told otherwise. A result with a blob that is not there any more is not given.
 
 use super::bot::Bot;
 use super::buildbox::{free_port, run, target_folder};
@@ -32,12 +45,20 @@ const PROGRAM: &str = "from buildgrid.server.app import cli; cli()";
 const HEEDED: &str = "OSFamily, ISA, Pool";
 const PASSED: &str = "unixUID, unixGID, network";
 
+/// How long it waits for a word of a worker, in seconds.
+const SILENCE: u64 = 15;
+
+/// What ends it, asked in this way, does so in order.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A running BuildGrid with its database and workers; ends when dropped.
 #[derive(Debug)]
 pub struct BuildGrid {
     bot: Option<Bot>,
     server: Option<Running>,
     database: Option<Running>,
+    options: Options,
+    python: PathBuf,
     port: u16,
     folder: Scratch,
 }
@@ -49,10 +70,13 @@ struct Running {
 }
 
 impl Running {
+    /// Starts a program that works in a folder of its own.
     fn start(command: &mut Command, folder: &Path, log: &Path) -> Result<Self, String> {
-        let file = File::create(log).map_err(|error| error.to_string())?;
+        let file = File::options().create(true).append(true).open(log);
+        let file = file.map_err(|error| error.to_string())?;
         let copy = file.try_clone().map_err(|error| error.to_string())?;
         command
+            .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(copy)
             .stderr(file)
@@ -63,16 +87,22 @@ impl Running {
         let process = Process::of(&child, folder);
         Ok(Self { child, process })
     }
+
+    /// Asks it to end, and waits. Whether it has.
+    fn ask(&self, signal: Signal) -> bool {
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline && !self.process.is_over() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.process.is_over()
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Asked nicely, a database takes its shared memory with it.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline && !self.process.is_over() {
-            thread::sleep(Duration::from_millis(5));
-        }
+        // A database takes its shared memory with it at either signal; the first one is a shutdown in order.
+        let _ = self.ask(Signal::INT) || self.ask(Signal::QUIT);
         self.process.kill(Why::Shutdown);
         let _ = self.process.wait(&mut self.child, None);
     }
@@ -113,27 +143,66 @@ impl BuildGrid {
             bot: None,
             server: None,
             database: None,
+            options,
+            python,
             port: free_port(),
             folder,
         };
         grid.start_database(&programs)?;
         let connection = format!("postgresql://kiln@/kiln?host={}", grid.sockets().display());
-        run(Command::new(&python)
+        run(Command::new(&grid.python)
             .args(["-c", PROGRAM, "migrate", "apply"])
             .arg(&connection))?;
-        let path = grid.folder.join("configuration.yml");
         let text = configuration(grid.port, &connection, &grid.folder.join("cas"));
-        fs::write(&path, text).map_err(|error| error.to_string())?;
-        grid.server = Some(Running::start(
-            Command::new(&python)
-                .args(["-c", PROGRAM, "server", "start"])
-                .arg(&path),
-            grid.folder.path(),
-            &grid.folder.join("log"),
-        )?);
-        grid.wait_for(|| TcpStream::connect(("127.0.0.1", grid.port)).is_ok());
-        grid.bot = Some(Bot::start(&grid.url(), options));
+        fs::write(grid.folder.join("configuration.yml"), text)
+            .and_then(|()| fs::create_dir(grid.folder.join("server")))
+            .map_err(|error| error.to_string())?;
+        grid.start_server()?;
+        grid.bot = Some(Bot::start(&grid.url(), grid.options.clone()));
         Ok(grid)
+    }
+
+    fn start_server(&mut self) -> Result<(), String> {
+        let mut command = ending_with_us();
+        command
+            .arg(&self.python)
+            .args(["-c", PROGRAM, "server", "start"])
+            .arg(self.folder.join("configuration.yml"));
+        let (folder, log) = (self.folder.join("server"), self.folder.join("log"));
+        self.server = Some(Running::start(&mut command, &folder, &log)?);
+        self.wait_for(|| TcpStream::connect(("127.0.0.1", self.port)).is_ok());
+        Ok(())
+    }
+
+    /// Ends the server without any notice, as a crash does, and starts it again over its database and storage.
+    ///
+    /// # Panics
+    /// It does not answer.
+    pub fn crash(&mut self) {
+        if let Some(mut running) = self.server.take() {
+            running.process.kill(Why::Lost);
+            let _ = running.process.wait(&mut running.child, None);
+        }
+        self.start_server().expect("BuildGrid can be started again");
+    }
+
+    /// All workers vanish with what they run, without a word to the server; others come.
+    pub fn lose_workers(&mut self) {
+        self.bot = None;
+        self.bot = Some(Bot::start(&self.url(), self.options.clone()));
+    }
+
+    /// Removes all blobs from its storage. How many there were.
+    #[must_use]
+    pub fn evict_all(&self) -> usize {
+        let objects = self.folder.join("cas/cas/objects");
+        let folders = fs::read_dir(objects).into_iter().flatten();
+        folders
+            .flatten()
+            .filter_map(|folder| fs::read_dir(folder.path()).ok())
+            .flat_map(Iterator::flatten)
+            .filter(|entry| fs::remove_file(entry.path()).is_ok())
+            .count()
     }
 
     fn sockets(&self) -> PathBuf {
@@ -146,7 +215,7 @@ impl BuildGrid {
         for path in [&data, &sockets] {
             fs::create_dir(path).map_err(failed)?;
         }
-        let mut prefix = Vec::new();
+        let mut user_options = Vec::new();
         if rustix::process::geteuid().is_root() {
             // PostgreSQL refuses to be root.
             let (user, group) = account("postgres")?;
@@ -155,18 +224,14 @@ impl BuildGrid {
             }
             let mode = fs::Permissions::from_mode(0o711);
             fs::set_permissions(self.folder.path(), mode).map_err(failed)?;
-            prefix = ["setpriv", "--clear-groups"].map(str::to_owned).into();
-            prefix.push(format!("--reuid={user}"));
-            prefix.push(format!("--regid={group}"));
+            user_options.push("--clear-groups".to_owned());
+            user_options.push(format!("--reuid={user}"));
+            user_options.push(format!("--regid={group}"));
         }
         let command = |name: &str| {
-            let program = programs.join(name);
-            let mut words = prefix.iter();
-            let mut command = match words.next() {
-                Some(first) => Command::new(first),
-                None => return Command::new(program),
-            };
-            command.args(words).arg(program).current_dir("/");
+            let mut command = ending_with_us();
+            command.args(&user_options).arg(programs.join(name));
+            command.current_dir("/");
             command
         };
         run(command("initdb")
@@ -186,7 +251,7 @@ impl BuildGrid {
             .arg("-c")
             .arg(format!("unix_socket_directories={}", sockets.display()));
         let log = self.folder.join("database.log");
-        self.database = Some(Running::start(&mut server, self.folder.path(), &log)?);
+        self.database = Some(Running::start(&mut server, &data, &log)?);
         let socket = sockets.join(".s.PGSQL.5432");
         let create = || {
             let mut create = command("createdb");
@@ -257,6 +322,8 @@ schedulers:
     sql: *sql
     storage: *storage
     action-cache: *results
+    bot-session-keepalive-timeout: {SILENCE}
+    session-expiry-timer-interval: 1
     property-set: !dynamic-property-set
       match-property-keys: [{HEEDED}]
       wildcard-property-keys: [{PASSED}]
@@ -274,6 +341,13 @@ thread-pool-size: 100
 ",
         storage.display()
     )
+}
+
+/// A program that is asked to end when the thread that starts it does; its path and arguments follow.
+fn ending_with_us() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "INT"]);
+    command
 }
 
 /// The folder of PostgreSQL's programs.

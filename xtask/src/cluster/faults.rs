@@ -15,10 +15,12 @@ pub fn all() -> Vec<Case> {
         case("time-out", Needs::Nothing, time_out),
         case("no-worker", Needs::Nothing, no_worker),
         case("no-worker-but-here", Needs::Nothing, no_worker_but_here),
-        case("cancelled", Needs::Children, cancelled),
-        case("evicted", Needs::Trouble, evicted),
-        case("restarted", Needs::Trouble, restarted),
-        case("crashed", Needs::Trouble, crashed),
+        case("busy", Needs::Queue, busy),
+        case("cancelled", Needs::Nothing, cancelled),
+        case("evicted", Needs::Nothing, evicted),
+        case("restarted", Needs::Nothing, restarted),
+        case("crashed", Needs::Nothing, crashed),
+        case("worker-killed", Needs::Nothing, worker_killed),
     ]
 }
 
@@ -100,6 +102,33 @@ fn no_worker_but_here(bench: &mut Bench) -> Result<(), String> {
     same("steps here", &built.count("runs on this machine"), &2)
 }
 
+/// Workers that there are, and that have no time.
+fn busy(bench: &mut Bench) -> Result<(), String> {
+    use std::fmt::Write as _;
+    let (mut stages, mut last) = (String::new(), "FROM scratch\n".to_owned());
+    for number in 0..bench.workers {
+        let _ = writeln!(
+            stages,
+            "FROM busybox AS s{number}\nRUN echo {number}; sleep 1000"
+        );
+        let _ = writeln!(last, "COPY --from=s{number} / /{number}/");
+    }
+    let long = bench.context(&format!("{stages}{last}"))?;
+    let flag = bench.executor("");
+    let mut running = bench.start(&bench.machine(), &long, &[&flag])?;
+    running.wait("the commands", |_| {
+        bench.server.running() >= Some(bench.workers)
+    })?;
+    let context = bench.context("FROM busybox\nRUN echo late > /late\n")?;
+    let flag = bench.executor(",queue-timeout=3s");
+    let built = bench.build(&bench.machine(), &context, &[&flag])?;
+    running.signal(Signal::INT);
+    let other = running.finish()?;
+    built.failed(1, &["no worker of"])?;
+    same("exit code of what was before", &other.code, &Some(130))?;
+    at_rest(bench)
+}
+
 fn cancelled(bench: &mut Bench) -> Result<(), String> {
     let context = bench.context("FROM busybox\nRUN sleep 1000\n")?;
     let flag = bench.executor("");
@@ -166,5 +195,24 @@ fn crashed(bench: &mut Bench) -> Result<(), String> {
     let local = bench.good(&bench.machine(), &context, &[])?;
     let next = bench.good(&machine, &context, &[&flag])?;
     same("image", &next.digest, &local.digest)?;
+    at_rest(bench)
+}
+
+/// A worker that dies with what it runs: another one runs it.
+fn worker_killed(bench: &mut Bench) -> Result<(), String> {
+    let context =
+        bench.context("FROM busybox\nRUN echo half-way; sleep 4 && echo done > /done\n")?;
+    let flag = bench.executor("");
+    let machine = bench.machine();
+    bench.server.mark("half-way");
+    let mut running = bench.start(&machine, &context, &[&flag])?;
+    running.wait("the command", |_| bench.server.children() > Some(1))?;
+    bench.server.kill_workers();
+    let built = running.finish()?;
+    if built.code != Some(0) {
+        return Err(format!("exit code {:?}:\n{}", built.code, built.said));
+    }
+    let local = bench.good(&bench.machine(), &context, &[])?;
+    same("image", &built.digest, &local.digest)?;
     at_rest(bench)
 }

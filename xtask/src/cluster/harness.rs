@@ -23,12 +23,8 @@ pub enum Needs {
     Root,
     /// The builder and the workers to be root.
     RootThere,
-    /// Workers with a secret.
-    Secrets,
-    /// A server that can be made to forget and to crash.
-    Trouble,
-    /// A server of which it is known what runs on it.
-    Children,
+    /// A server that says that an action waits.
+    Queue,
 }
 
 /// A case of the suite.
@@ -46,6 +42,8 @@ pub struct Case {
 pub struct Bench {
     /// Which is asked to run steps.
     pub server: Server,
+    /// How many workers it has.
+    pub workers: usize,
     /// The program for workers, if that under test is not.
     pub binary: Option<PathBuf>,
     kiln: PathBuf,
@@ -85,6 +83,7 @@ impl Bench {
         }
         Ok(Self {
             server,
+            workers: 0,
             binary: None,
             kiln,
             count: Cell::new(0),
@@ -101,14 +100,8 @@ impl Bench {
             Needs::Root | Needs::RootThere if !rustix::process::geteuid().is_root() => {
                 Some("needs root")
             }
-            Needs::Secrets if matches!(self.server, Server::BuildGrid(_)) => {
-                Some("the workers have no secrets")
-            }
-            Needs::Trouble if matches!(self.server, Server::BuildGrid(_)) => {
-                Some("the server cannot be made to")
-            }
-            Needs::Children if self.server.children().is_none() => {
-                Some("the server does not say what runs")
+            Needs::Queue if self.server.running().is_none() => {
+                Some("the server says nothing before an action ends")
             }
             _ => None,
         }

@@ -1,6 +1,7 @@
 //! `cargo xtask cluster [--server buildbox|buildgrid|own] [--workers N] [--copies] [--kiln FILE] [CASE..]`: what a cluster makes is
 //! what this machine makes. Starts a server of the Remote Execution API with workers on loopback, has the static release binary
-//! build there and here, compares, and stops everything. `cargo xtask cluster load` is in [`load`].
+//! build there and here, compares, and stops everything. With `--serve` it only starts it, says where it is, and stops it when the
+//! standard input ends. `cargo xtask cluster load` is in [`load`].
 
 mod cases;
 mod faults;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 const USAGE: &str = "usage: cargo xtask cluster [--server buildbox|buildgrid|own] [--workers N] [--copies] [--kiln FILE] \
-     [--binary FILE] [--work DIR] [--list] [CASE..]
+     [--binary FILE] [--work DIR] [--list | --serve | CASE..]
        cargo xtask cluster load [--url URL] [--builders N] [--seconds N] [--out FILE]";
 
 /// What the command line asks for.
@@ -29,6 +30,7 @@ struct Asked {
     binary: Option<PathBuf>,
     work: Option<PathBuf>,
     list: bool,
+    serve: bool,
     wanted: Vec<String>,
 }
 
@@ -42,6 +44,7 @@ impl Asked {
             binary: None,
             work: None,
             list: false,
+            serve: false,
             wanted: Vec::new(),
         };
         let mut rest = args.iter();
@@ -55,6 +58,7 @@ impl Asked {
                 "--binary" => asked.binary = Some(PathBuf::from(value()?)),
                 "--work" => asked.work = Some(PathBuf::from(value()?)),
                 "--list" => asked.list = true,
+                "--serve" => asked.serve = true,
                 name if !name.starts_with('-') => asked.wanted.push(name.to_owned()),
                 _ => return Err(USAGE.to_owned()),
             }
@@ -85,18 +89,24 @@ pub fn run(args: &[String]) -> Result<(), String> {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
-    let kiln = asked.kiln.clone().map_or_else(shell::build_static, Ok)?;
     let secrets = testkit::Scratch::new();
     crate::bench::write_file(&secrets.join(cases::SECRET.0), cases::SECRET.1)?;
-    let server = Server::start(
-        asked.kind,
-        asked.workers,
-        asked.fuse,
-        asked.work.as_deref(),
-        Some(secrets.path()),
-    )
-    .ok_or("the server cannot be had here")?;
+    let start = || {
+        let place = asked.work.as_deref();
+        let secrets = Some(secrets.path());
+        let server = Server::start(asked.kind, asked.workers, asked.fuse, place, secrets);
+        server.ok_or("the server cannot be had here")
+    };
+    if asked.serve {
+        let server = start()?;
+        println!("{},preset={}", server.url(), server.preset());
+        let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        return ended.map(|_| ()).map_err(|error| error.to_string());
+    }
+    let kiln = asked.kiln.clone().map_or_else(shell::build_static, Ok)?;
+    let server = start()?;
     let mut bench = Bench::new(server, kiln, asked.work.as_deref())?;
+    bench.workers = asked.workers;
     bench.binary = asked.binary;
     passed(&mut bench, &cases)
 }

@@ -1,7 +1,7 @@
 //! The servers that the suite knows, started on loopback and stopped with the value.
 
 use std::path::Path;
-use testkit::reapi::{self, BuildGrid, Buildbox, BuildboxSetup, Options, Worker};
+use testkit::reapi::{self, BuildGrid, Buildbox, BuildboxSetup, Fault, Options, Worker};
 
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +31,7 @@ pub enum Server {
     /// See [`Kind::Buildbox`].
     Buildbox(Buildbox),
     /// See [`Kind::BuildGrid`].
-    BuildGrid(BuildGrid),
+    BuildGrid(Box<BuildGrid>),
     /// See [`Kind::Own`].
     Own(reapi::Server),
 }
@@ -76,7 +76,7 @@ impl Server {
                 place: place.map(Path::to_owned),
                 ..BuildboxSetup::default()
             })?),
-            Kind::BuildGrid => Self::BuildGrid(BuildGrid::start(options())?),
+            Kind::BuildGrid => Self::BuildGrid(Box::new(BuildGrid::start(options())?)),
             Kind::Own => Self::Own(reapi::Server::start(options())),
         })
     }
@@ -113,7 +113,7 @@ impl Server {
     pub fn children(&self) -> Option<usize> {
         match self {
             Self::Buildbox(server) => Some(server.children()),
-            Self::BuildGrid(_) => None,
+            Self::BuildGrid(server) => usize::try_from(server.bot().counters().live_children).ok(),
             Self::Own(server) => usize::try_from(server.counters().live_children).ok(),
         }
     }
@@ -130,7 +130,7 @@ impl Server {
     pub fn evict_all(&self) -> bool {
         match self {
             Self::Buildbox(server) => server.evict_all() > 0,
-            Self::BuildGrid(_) => false,
+            Self::BuildGrid(server) => server.evict_all() > 0,
             Self::Own(server) => {
                 let blobs = server.blobs();
                 blobs.iter().filter(|blob| server.evict(blob)).count() > 0
@@ -138,18 +138,42 @@ impl Server {
         }
     }
 
-    /// Ends without notice and starts again with what it has kept. Whether it can be made to.
-    pub fn crash(&mut self) -> bool {
+    /// Ends without notice and starts again with what it has kept.
+    pub fn crash(&mut self) {
         match self {
             Self::Buildbox(server) => {
                 server.crash();
                 server.start_again();
-                true
             }
-            Self::BuildGrid(_) => false,
+            Self::BuildGrid(server) => server.crash(),
+            Self::Own(server) => server.restart(),
+        }
+    }
+
+    /// The next worker whose command says a certain word dies, where workers can be made to.
+    pub fn mark(&self, word: &str) {
+        if let Self::Own(server) = self {
+            server.inject_times(Fault::kill_worker(word), 1);
+        }
+    }
+
+    /// Whoever runs something dies with it, where that is not done by [`Server::mark`].
+    pub fn kill_workers(&mut self) {
+        match self {
+            Self::Buildbox(server) => server.kill_children(),
+            Self::BuildGrid(server) => server.lose_workers(),
+            Self::Own(_) => {}
+        }
+    }
+
+    /// Commands that run now, on servers where a client learns that its action waits.
+    pub fn running(&self) -> Option<usize> {
+        match self {
+            Self::Buildbox(_) => None,
+            Self::BuildGrid(server) => Some(server.bot().running()),
             Self::Own(server) => {
-                server.restart();
-                true
+                let all = server.executions();
+                Some(all.iter().filter(|one| one.ended.is_none()).count())
             }
         }
     }
