@@ -339,7 +339,13 @@ impl<'a> Run<'a> {
         let lacks = !failure.missing.is_empty()
             || failure.code == Code::NotFound
             || failure.code == Code::FailedPrecondition
-                && says(&["missing", "not found", "could not find", "no such blob"]);
+                && says(&[
+                    "missing",
+                    "not found",
+                    "could not find",
+                    "could not get",
+                    "no such blob",
+                ]);
         if lacks && !failure.missing.is_empty() {
             return Error::Missing {
                 action,
@@ -347,9 +353,11 @@ impl<'a> Run<'a> {
                 digests: failure.missing,
             };
         }
-        // The second words are those of buildbox-run, which it passes on as an internal error.
+        // The second words are those of buildbox-run, which it passes on as an internal error; the third those of BuildGrid, where
+        // it has a limit of its own.
         if setup && says(&["worker", "platform", "propert"])
             || says(&["unsupported isa", "unsupported os"])
+            || failure.code == Code::Unavailable && says(&["queued for too long"])
         {
             return Error::NoWorker {
                 endpoint,
@@ -475,12 +483,15 @@ mod tests {
             (9, "no worker available"),
             (3, "Unknown platform property ISA"),
             (13, "execute() threw: Unsupported ISA \"rv64g\""),
+            (9, "Could not find property set for {('ISA', 'rv64g')}"),
+            (14, "Operation has been queued for too long"),
         ] {
             let error = refused(code, message);
             assert!(error.to_string().contains("offers ISA=rv64g"), "{error:?}");
         }
         assert!(refused(5, "").is_missing_blobs());
         assert!(refused(9, "blob not found").is_missing_blobs());
+        assert!(refused(9, "Could not get action from storage.").is_missing_blobs());
         assert!(matches!(refused(4, ""), Error::TimedOut { .. }));
         assert!(refused(14, "all workers are busy").is_worker_lost());
         assert!(!refused(7, "not yours").is_worker_lost());

@@ -17,6 +17,7 @@ pub fn all() -> Vec<Case> {
         case("no-worker-but-here", Needs::Nothing, no_worker_but_here),
         case("busy", Needs::Queue, busy),
         case("cancelled", Needs::Nothing, cancelled),
+        case("cancelled-neighbour", Needs::Nothing, cancelled_neighbour),
         case("evicted", Needs::Nothing, evicted),
         case("restarted", Needs::Nothing, restarted),
         case("crashed", Needs::Nothing, crashed),
@@ -145,6 +146,27 @@ fn cancelled(bench: &mut Bench) -> Result<(), String> {
         return Err(format!("it took {took:?} until nothing ran any more"));
     }
     Ok(())
+}
+
+/// Two machines want the same step, which servers may run once for both: one gives up, and the other has it all the same.
+fn cancelled_neighbour(bench: &mut Bench) -> Result<(), String> {
+    let context = bench.context("FROM busybox\nRUN sleep 6 && echo ours > /ours\n")?;
+    let flag = bench.executor("");
+    let (first, second) = (bench.machine(), bench.machine());
+    let mut leaves = bench.start(&first, &context, &[&flag])?;
+    leaves.wait("the command", |_| bench.server.children() > Some(1))?;
+    let mut stays = bench.start(&second, &context, &[&flag])?;
+    stays.wait("its step", |stays| stays.said().contains("] RUN sleep 6"))?;
+    leaves.signal(Signal::INT);
+    let left = leaves.finish()?;
+    let built = stays.finish()?;
+    same("exit code of who left", &left.code, &Some(130))?;
+    if built.code != Some(0) {
+        return Err(format!("exit code {:?}:\n{}", built.code, built.said));
+    }
+    let local = bench.good(&bench.machine(), &context, &[])?;
+    same("image", &built.digest, &local.digest)?;
+    at_rest(bench)
 }
 
 const STEPS: &str = "\
