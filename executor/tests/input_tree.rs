@@ -356,8 +356,8 @@ fn memory_that_is_damaged_or_gone_is_made_again() {
         let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
         files.map(|file| file.unwrap().path()).collect::<Vec<_>>()
     };
-    // For each layer the facts and the hashes; for each stack its messages; the tree of the whole.
-    assert_eq!(files().len(), 2 * 2 + 2 + 1);
+    // For each layer the facts and the hashes; for each stack its messages; the tree of the whole, under two keys.
+    assert_eq!(files().len(), 2 * 2 + 2 + 2);
     for file in files() {
         let sound = fs::read(&file).unwrap();
         for bytes in [Some(&sound[..sound.len() / 2]), Some(b"garbage"), None] {

@@ -41,6 +41,8 @@ pub(super) struct Row<'a> {
     /// `cached`, `ran`; `HIT`, `MISS`.
     pub(super) result: &'static str,
     pub(super) reason: Option<&'a Reason>,
+    /// Who has the result that is not here.
+    pub(super) elsewhere: Option<&'a str>,
 }
 
 /// Explains the last build that ran a step.
@@ -92,6 +94,7 @@ fn row(told: &Told) -> Row<'_> {
             Ended::Failed => "failed",
         },
         reason: told.reason.as_ref(),
+        elsewhere: None,
     }
 }
 
@@ -221,6 +224,9 @@ pub(super) fn value(rows: &[Row<'_>], at: usize, all: bool) -> Value {
         "key": memo.key.to_string(),
         "inputs": memo.inputs.iter().map(|input| input + 1).collect::<Vec<_>>(),
     });
+    if let Some(elsewhere) = row.elsewhere {
+        value["cache"] = json!(elsewhere);
+    }
     if let Some(reason) = row.reason {
         value["cause"] = json!(reason.cause);
         value["why"] = json!(reason.phrase);

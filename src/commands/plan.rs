@@ -39,6 +39,7 @@ pub fn run(args: &PlanArgs, open: &Opener<'_>, environment: &Environment) -> Res
                 Foreseen::Unknown => "UNKNOWN",
             },
             reason: step.reason.as_ref(),
+            elsewhere: step.elsewhere.as_deref(),
         })
         .collect();
     if args.format.as_deref() == Some("json") {

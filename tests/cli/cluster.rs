@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 use testkit::reapi::{Counters, NoMatch, Options, Server, Worker};
+use testkit::registry::FakeRegistry;
 
 /// Steps of all kinds, over entries that are hard to carry.
 const DOCKERFILE: &str = "\
@@ -390,6 +391,60 @@ fn a_plan_says_what_the_cluster_has() {
     other.write("Dockerfile", "FROM busybox\nRUN echo c > /c\n");
     assert_eq!(plan(&other), "HIT\nMISS");
     assert_eq!(server.counters().actions_run, 1);
+}
+
+/// What a step is for a worker is remembered: a base that is not here any more is brought for steps that run, and not for
+/// what the cluster knows.
+#[test]
+fn a_base_is_not_brought_for_what_the_cluster_has() {
+    let registry = FakeRegistry::start();
+    let name = format!("{}/team/base:1", registry.host());
+    let maker = Project::new("FROM busybox\nENV A=b\n");
+    maker.build(&["--push", "-t", &name]).ok();
+    let server = Server::start(options());
+    let flag = executor(&server, "");
+    let project = Project::new(&format!("FROM {name}\nRUN echo a > /a\n"));
+    let args = [flag.as_str(), "-o", "type=cacheonly"];
+    let plan = |project: &Project| -> serde_json::Value {
+        let mut command = project.command(&["plan", "--format", "json"]);
+        command.args(args).arg("context");
+        serde_json::from_str(project.run(command).ok().text()).unwrap()
+    };
+    project.build(&args).ok();
+    let manifest = registry.tagged("team/base", "1").unwrap();
+    let manifest = registry.manifest("team/base", &manifest).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let layer = manifest["layers"][0]["digest"].as_str().unwrap();
+    let layers = || registry.count("GET", layer);
+    assert_eq!((layers(), at_rest(&server).actions_run), (1, 1));
+
+    let lose_all = || {
+        for kind in ["layers", "blobs"] {
+            std::fs::remove_dir_all(project.store().join(kind)).unwrap();
+        }
+    };
+    lose_all();
+    let foreseen = plan(&project);
+    assert_eq!(foreseen["steps"][1]["result"], "REMOTE HIT", "{foreseen}");
+    assert_eq!(foreseen["steps"][1]["cache"], server.url());
+    assert_eq!(foreseen["pull"]["layers"], 1);
+    assert!(foreseen["pull"]["bytes"].as_u64().unwrap() > 0);
+    assert_eq!(foreseen["runs"], false);
+    let run = project.build(&args).ok();
+    assert!(run.stderr.contains("remote hit"), "{}", run.stderr);
+    assert_eq!(
+        (layers(), at_rest(&server).actions_run),
+        (1, 1),
+        "{}",
+        run.stderr
+    );
+
+    // It is, where nobody has the result.
+    lose_all();
+    server.forget();
+    assert_eq!(plan(&project)["steps"][1]["result"], "MISS");
+    project.build(&args).ok();
+    assert_eq!((layers(), at_rest(&server).actions_run), (2, 2));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::support::{Project, files_below, with_busybox};
 use serde_json::Value;
 use std::path::PathBuf;
+use testkit::reapi::{Options, Server};
 use testkit::registry::FakeRegistry;
 
 const DOCKERFILE: &str = "\
@@ -197,4 +198,56 @@ fn what_an_imported_cache_has_is_a_hit_and_would_be_pulled() {
     there.write("a", "b");
     let found = as_json(&there, &[&from]);
     assert_eq!(results(&found), ["HIT", "MISS", "UNKNOWN", "UNKNOWN"]);
+}
+
+/// What a shared cache has is told apart from what is here, with where it is, and what of it would be pulled.
+#[test]
+fn what_a_shared_cache_has_is_a_remote_hit() {
+    let (server, registry) = (Server::start(Options::default()), FakeRegistry::start());
+    let repository = format!("registry://{}/team/steps", registry.host());
+    for url in [server.url(), repository] {
+        let (here, there) = (project(), project());
+        let flag = format!("--remote-cache={url}");
+        here.build(&[&flag]).ok();
+        let found = as_json(&here, &[&flag, "--exit-code"]);
+        assert_eq!(results(&found), ["HIT"; 4]);
+        assert_eq!(found["pull"]["layers"], 0);
+
+        let before = kept(&there);
+        let output = ["-o", "type=oci,dest=image.tar"];
+        let args = [flag.as_str(), "--exit-code", output[0], output[1]];
+        // Twice: a plan leaves nothing that would be taken for a result of this store.
+        for _ in 0..2 {
+            let found = as_json(&there, &args);
+            assert_eq!(results(&found), ["REMOTE HIT"; 4], "{found}");
+            let steps = found["steps"].as_array().unwrap().iter();
+            let caches = steps.filter_map(|step| step["cache"].as_str());
+            let name = url.trim_start_matches("registry://");
+            assert_eq!(caches.filter(|it| it.contains(name)).count(), 4, "{found}");
+            assert!(found["pull"]["layers"].as_u64().unwrap() >= 3, "{found}");
+            assert!(found["pull"]["bytes"].as_u64().unwrap() > 0, "{found}");
+        }
+        let table = plan(&there, &[&flag]).ok();
+        let counted = "1 cached, 4 cached elsewhere, 0 to run";
+        assert!(table.text().contains(counted), "{}", table.text());
+        assert!(
+            kept(&there).iter().all(|path| {
+                before.contains(path) || !path.starts_with(there.store().join("records"))
+            }),
+            "{:?}",
+            kept(&there)
+        );
+
+        // What was built here is here, also where others have it.
+        there.build(&[&output[..], &[&flag]].concat()).ok();
+        assert!(!results(&as_json(&there, &[])).contains(&"REMOTE HIT".to_owned()));
+        there.write("a", "changed");
+        let found = as_json(&there, &[&flag]);
+        assert_eq!(
+            results(&found),
+            ["REMOTE HIT", "MISS", "UNKNOWN", "UNKNOWN"],
+            "{found}"
+        );
+        plan(&there, &[&flag, "--exit-code"]).fails(3, &[]);
+    }
 }

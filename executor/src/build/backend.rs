@@ -77,6 +77,8 @@ pub(crate) struct Executor<'a> {
     pub travel: Option<&'a Travel<'a>>,
     /// Steps are carried out to be compared: nothing is recorded.
     pub verifying: AtomicBool,
+    /// None is carried out: what caches say is not recorded either.
+    pub foresees: bool,
     claims: Claims,
     /// Keys of the layers of `COPY --link` steps that ran.
     pub(super) links: Mutex<HashMap<StepId, CacheKey>>,
@@ -116,6 +118,7 @@ impl<'a> Executor<'a> {
             cluster: None,
             travel: None,
             verifying: AtomicBool::new(false),
+            foresees: false,
             claims: Claims::default(),
             links: Mutex::default(),
             reads: Mutex::default(),
@@ -273,6 +276,9 @@ impl<'a> Executor<'a> {
         output: &StepOutput,
         others: &OtherKeys,
     ) -> Result<(), Error> {
+        if self.foresees {
+            return Ok(());
+        }
         let source = self.source_of(step.id);
         let reads = source
             .map(|source| self.record_reads(step.id, &source))

@@ -9,13 +9,13 @@ use super::foreign::Emulation;
 use super::front::Front;
 use super::journal::{self, Past, Subject};
 use super::prepare::Pending;
-use super::record::{StepOutput, base_of};
+use super::record::{self, StepOutput, base_of};
 use super::resolve::Resolver;
 use super::sources::RemoteSteps;
 use super::{BuildFailure, Ui, epoch, failure, options, refuse_platforms};
 use crate::Error;
 use crate::cache::{ComparedWith, Imports};
-use crate::cluster::Cluster;
+use crate::cluster::{self, Cluster};
 use crate::layer;
 use crate::remote::Remote;
 use crate::request::BuildRequest;
@@ -59,6 +59,8 @@ pub struct ForecastStep {
     pub memo: Memo,
     /// What would become of it.
     pub foreseen: Foreseen,
+    /// The shared cache or the cluster that has its result, where that is not here.
+    pub elsewhere: Option<String>,
     /// Why it is not cached, where there is an earlier build to compare with.
     pub reason: Option<Reason>,
 }
@@ -149,12 +151,15 @@ pub fn forecast(
         let cluster = Cluster::of(request, remote.network())?;
         let mut executor = Executor::new(&space, request, &contexts, &fetcher, steps, &emulation);
         executor.cluster = cluster.as_ref();
+        executor.plan = Some(&plan);
+        executor.foresees = true;
         let survey = scheduler::survey(&plan, &executor, cancel)
             .map_err(|error| failure(error, &plan, &executor))?;
         Foreseeing {
             plan: &plan,
             executor: &executor,
             survey,
+            elsewhere: BTreeMap::new(),
             ui,
             cancel,
         }
@@ -164,10 +169,21 @@ pub fn forecast(
     Ok(forecast?)
 }
 
+/// Who has the result of a step that is not here.
+#[derive(Clone, Debug)]
+struct Elsewhere {
+    /// A shared cache or a cluster.
+    name: String,
+    /// Bytes of the layer, where it comes with the result.
+    brought: Option<u64>,
+}
+
 struct Foreseeing<'a, 'e> {
     plan: &'a Plan,
     executor: &'a Executor<'e>,
     survey: Survey<StepOutput>,
+    /// By number of a step: who has its result.
+    elsewhere: BTreeMap<usize, Elsewhere>,
     ui: &'a dyn Ui,
     cancel: &'a Cancel,
 }
@@ -182,11 +198,12 @@ impl Foreseeing<'_, '_> {
         let reasons = past.reasons(self.executor, &now, &missed);
         let pull = self.pull(&foreseen)?;
         let push = self.push(&foreseen, remote)?;
-        let steps = now.into_iter().zip(&foreseen).zip(reasons);
+        let steps = now.into_iter().zip(&foreseen).zip(reasons).enumerate();
         let steps = steps
-            .map(|((memo, foreseen), reason)| ForecastStep {
+            .map(|(at, ((memo, foreseen), reason))| ForecastStep {
                 memo,
                 foreseen: *foreseen,
+                elsewhere: self.elsewhere.remove(&at).map(|it| it.name),
                 reason: reason.filter(|_| !foreseen.is_hit()),
             })
             .collect();
@@ -218,7 +235,66 @@ impl Foreseeing<'_, '_> {
             };
             foreseen.push(next);
         }
+        self.tell_apart(&mut foreseen)?;
         Ok(foreseen)
+    }
+
+    /// Tells hits in caches that are shared from those that are here. What is only below such a hit is not asked for, and
+    /// counts as it does.
+    fn tell_apart(&mut self, foreseen: &mut [Foreseen]) -> Result<(), Error> {
+        let mut above: Vec<Vec<usize>> = vec![Vec::new(); foreseen.len()];
+        for step in &self.plan.steps {
+            let at = step.id.0 as usize;
+            for input in &step.inputs {
+                above[input.0 as usize].push(at);
+            }
+        }
+        for step in self.plan.steps.iter().rev() {
+            let at = step.id.0 as usize;
+            if foreseen[at] != Foreseen::Hit || matches!(step.op, Op::Image(_)) {
+                continue;
+            }
+            let name = match &self.survey.outputs[at] {
+                Some(output) => self.shared_with(output)?,
+                None if self.is_recorded_here(at)? => None,
+                None => {
+                    let mut all = above[at].iter();
+                    let is_all = all.all(|at| foreseen[*at] == Foreseen::RemoteHit);
+                    let first = above[at].first().filter(|_| is_all);
+                    let first = first.and_then(|at| self.elsewhere.get(at));
+                    first.map(|elsewhere| elsewhere.name.clone())
+                }
+            };
+            if let Some(name) = name {
+                foreseen[at] = Foreseen::RemoteHit;
+                let brought = None;
+                self.elsewhere.insert(at, Elsewhere { name, brought });
+            }
+        }
+        Ok(())
+    }
+
+    /// The shared cache that has the layer of a step, where it is not here.
+    fn shared_with(&self, output: &StepOutput) -> Result<Option<String>, Error> {
+        let (Some(link), Some(imports)) = (output.chain.last(), self.executor.fetcher.imports())
+        else {
+            return Ok(None);
+        };
+        if layer::is_readable(self.executor.space.store(), &link.layer)? {
+            return Ok(None);
+        }
+        Ok(imports.shared_with(&link.layer).map(str::to_owned))
+    }
+
+    /// Whether the store has the result of a step, by its definition.
+    fn is_recorded_here(&self, at: usize) -> Result<bool, Error> {
+        let store = self.executor.space.store();
+        let record = store.record(&self.survey.keys[at].0)?;
+        let output = record.and_then(|payload| record::decode(&payload));
+        match output.as_ref().and_then(|output| output.chain.last()) {
+            Some(link) => layer::is_readable(store, &link.layer),
+            None => Ok(false),
+        }
     }
 
     fn by_content(&mut self, step: &Step) -> Result<Foreseen, Error> {
@@ -253,29 +329,31 @@ impl Foreseeing<'_, '_> {
     }
 
     /// Whether the cluster has run a step that nobody here knows. What the step is for a worker depends on files: it is
-    /// not known before they are here.
-    fn on_cluster(&self, step: &Step, inputs: &[StepOutput]) -> Result<Foreseen, Error> {
+    /// not known unless they are here, or have been.
+    fn on_cluster(&mut self, step: &Step, inputs: &[StepOutput]) -> Result<Foreseen, Error> {
         let (Some(cluster), Op::Run(op)) = (self.executor.cluster, &step.op) else {
             return Ok(Foreseen::Miss);
         };
         if !cluster.may_take(self.executor, step, op) {
             return Ok(Foreseen::Miss);
         }
-        for input in inputs {
-            if !self.is_here(input)? {
-                return Ok(Foreseen::Unknown);
-            }
-        }
         let work = Work {
             inputs,
             events: self.ui,
             cancel: self.cancel,
         };
-        Ok(if cluster.has(self.executor, step, op, &work)? {
-            Foreseen::RemoteHit
-        } else {
-            Foreseen::Miss
-        })
+        match cluster.standing(self.executor, step, op, &work)? {
+            cluster::Standing::Missing => Ok(Foreseen::Miss),
+            cluster::Standing::Unknown => Ok(Foreseen::Unknown),
+            cluster::Standing::There { bytes } => {
+                let elsewhere = Elsewhere {
+                    name: cluster.name().to_owned(),
+                    brought: Some(bytes),
+                };
+                self.elsewhere.insert(step.id.0 as usize, elsewhere);
+                Ok(Foreseen::RemoteHit)
+            }
+        }
     }
 
     fn is_here(&self, output: &StepOutput) -> Result<bool, Error> {
@@ -319,7 +397,12 @@ impl Foreseeing<'_, '_> {
                 }
             }
         }
-        let mut amount = Amount::default();
+        let brought = self.elsewhere.values().filter_map(|it| it.brought);
+        let mut amount = brought.fold(Amount::default(), |amount, bytes| Amount {
+            layers: amount.layers + 1,
+            bytes: amount.bytes + bytes,
+            ..amount
+        });
         for (layer, surely) in wanted.into_values() {
             if layer::is_readable(self.executor.space.store(), &layer)? {
                 continue;
@@ -350,8 +433,8 @@ impl Foreseeing<'_, '_> {
                 let mut at = target.rootfs.map(|rootfs| rootfs.0 as usize);
                 while let Some(step) = at {
                     at = None;
-                    if !foreseen[step].is_hit() && !matches!(self.plan.steps[step].op, Op::Image(_))
-                    {
+                    let is_known = foreseen[step].is_hit() && !self.is_brought(step);
+                    if !is_known && !matches!(self.plan.steps[step].op, Op::Image(_)) {
                         amount.unknown += usize::from(seen.insert(format!("step {step}")));
                         let op = &self.plan.steps[step].op;
                         at = base_of(op).map(|base| self.plan.steps[step].inputs[base].0 as usize);
@@ -368,6 +451,12 @@ impl Foreseeing<'_, '_> {
             amounts.insert(repository.name(), amount);
         }
         Ok(amounts)
+    }
+
+    /// Whether its layer is not known before a cluster has given it.
+    fn is_brought(&self, step: usize) -> bool {
+        let elsewhere = self.elsewhere.get(&step);
+        elsewhere.is_some_and(|elsewhere| elsewhere.brought.is_some())
     }
 
     fn layers_of(&self, step: usize) -> Result<Vec<Digest>, Error> {

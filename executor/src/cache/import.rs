@@ -169,6 +169,13 @@ impl<'a> Imports<'a> {
         })
     }
 
+    /// The cache of those that machines share which has said that it has a layer.
+    pub(crate) fn shared_with(&self, diff_id: &Digest) -> Option<&str> {
+        let shared = self.steps.all().iter().map(Shared::known);
+        let mut having = shared.filter(|cache| cache.is_in_use() && cache.layer(diff_id).is_some());
+        having.next().map(|cache| cache.name.as_str())
+    }
+
     /// Where a layer can be had.
     pub(crate) fn place(&self, diff_id: &Digest) -> Option<Place> {
         self.imported();

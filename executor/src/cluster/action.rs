@@ -5,7 +5,7 @@
 
 use super::platform;
 use super::program::Program;
-use super::tree::{self, Carried, InputTree};
+use super::tree::{self, Carried, InputTree, Roots};
 use crate::Error;
 use crate::build::network;
 use crate::request::{BuildRequest, ExecutorSettings};
@@ -120,10 +120,68 @@ pub(crate) fn spec(
 pub(crate) fn prepare(
     setting: &Setting<'_>,
     step: &Step,
-    mut spec: Spec,
-    (base, mounts): (Option<&Snapshot>, &[Snapshot]),
+    spec: Spec,
+    inputs: (Option<&Snapshot>, &[Snapshot]),
     program: &Program,
 ) -> Result<Prepared, Error> {
+    let mut trees = Vec::new();
+    let mut rooted = |snapshot: &Snapshot| -> Result<Rooted, Error> {
+        let tree = tree::input_tree(setting.space, snapshot, setting.carried)?;
+        let roots = tree.roots();
+        trees.push(tree);
+        Ok(Rooted::of(snapshot, roots))
+    };
+    let base = inputs.0.map(&mut rooted).transpose()?;
+    let mounts = inputs.1.iter().map(rooted).collect::<Result<Vec<_>, _>>()?;
+    let prepared = assemble(setting, step, spec, (base, &mounts), program);
+    Ok(Prepared { trees, ..prepared })
+}
+
+/// The digest of the action, where the trees of all inputs are remembered. No layer is needed.
+pub(crate) fn remembered(
+    setting: &Setting<'_>,
+    step: &Step,
+    spec: Spec,
+    inputs: (Option<&Snapshot>, &[Snapshot]),
+    program: &Program,
+) -> Result<Option<Digest>, Error> {
+    let rooted = |snapshot: &Snapshot| -> Result<Option<Rooted>, Error> {
+        let roots = tree::remembered_roots(setting.space, snapshot, setting.carried)?;
+        Ok(roots.map(|roots| Rooted::of(snapshot, roots)))
+    };
+    let mut base = None;
+    if let Some(snapshot) = inputs.0 {
+        base = rooted(snapshot)?;
+        if base.is_none() {
+            return Ok(None);
+        }
+    }
+    let mounts: Option<Vec<Rooted>> = inputs.1.iter().map(rooted).collect::<Result<_, Error>>()?;
+    let action = mounts.map(|mounts| assemble(setting, step, spec, (base, &mounts), program));
+    Ok(action.map(|prepared| prepared.action))
+}
+
+/// An input: how many layers it has, and its tree.
+struct Rooted {
+    layers: usize,
+    roots: Roots,
+}
+
+impl Rooted {
+    fn of(snapshot: &Snapshot, roots: Roots) -> Self {
+        let layers = snapshot.layers.len();
+        Self { layers, roots }
+    }
+}
+
+/// The action over such inputs, without their trees.
+fn assemble(
+    setting: &Setting<'_>,
+    step: &Step,
+    mut spec: Spec,
+    (base, mounts): (Option<Rooted>, &[Rooted]),
+    program: &Program,
+) -> Prepared {
     let Setting {
         settings, carried, ..
     } = *setting;
@@ -131,8 +189,8 @@ pub(crate) fn prepare(
         modes: carried.modes,
         times: carried.times,
     };
-    spec.layers = base.map_or(0, |base| base.layers.len());
-    spec.inputs = mounts.iter().map(|mount| mount.layers.len()).collect();
+    spec.layers = base.as_ref().map_or(0, |base| base.layers);
+    spec.inputs = mounts.iter().map(|mount| mount.layers).collect();
     let mut own = Vec::new();
     let mut root = proto::Directory::default();
     root.files.push(file(
@@ -149,23 +207,18 @@ pub(crate) fn prepare(
             content: Content::Bytes(long.into()),
         });
     }
-    let mut trees = Vec::new();
     if let Some(base) = base {
-        let tree = tree::input_tree(setting.space, base, carried)?;
-        root.directories.extend(tree.directories());
-        trees.push(tree);
+        root.directories.extend(base.roots.directories());
     }
     if !mounts.is_empty() {
         let mut all = proto::Directory::default();
         for (number, mount) in mounts.iter().enumerate() {
-            let tree = tree::input_tree(setting.space, mount, carried)?;
             let one = proto::Directory {
-                directories: tree.directories(),
+                directories: mount.roots.directories(),
                 ..proto::Directory::default()
             };
             let digest = message(&mut own, &one);
             all.directories.push(folder(&number.to_string(), digest));
-            trees.push(tree);
         }
         all.directories.sort_by(|a, b| a.name.cmp(&b.name));
         let digest = message(&mut own, &all);
@@ -185,14 +238,14 @@ pub(crate) fn prepare(
         salt: settings.salt.clone().into_bytes(),
         platform: Some(in_proto(&properties)),
     };
-    Ok(Prepared {
+    Prepared {
         action: message(&mut own, &action),
         properties,
         limit,
         own,
         program: program.clone(),
-        trees,
-    })
+        trees: Vec::new(),
+    }
 }
 
 /// An action that tries what its worker can do, and is carried out each time; with its blobs.

@@ -1,6 +1,9 @@
 //! What a worker answered, checked before any of it is believed: its report, and the layer that goes with it.
 //!
-//! Nothing is recorded here. A layer enters the store only as what its digest and its diff_id say it is.
+//! Nothing is recorded here. A layer enters the store only as what its digest and its diff_id say it is. It is fetched
+//! at once, although what comes of the build may not need it: a step would be recorded by what a worker says of its
+//! layer, and by `Report::identity` even an older layer taken for it, before anybody has looked; and the action of
+//! the next step over it is made of its files.
 
 use super::Cluster;
 use crate::Error;
@@ -105,6 +108,12 @@ pub(crate) fn read(
         _ => None,
     };
     Ok(Answer { report, layer })
+}
+
+/// Bytes of the layer that a result has, as the server says.
+pub(crate) fn layer_size(result: &proto::ActionResult) -> u64 {
+    let digest = output(result, LAYER_BLOB).map(digest_of);
+    digest.map_or(0, |digest| digest.map_or(0, |digest| digest.size()))
 }
 
 fn output<'r>(result: &'r proto::ActionResult, path: &str) -> Option<&'r proto::OutputFile> {

@@ -35,6 +35,20 @@ use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// What a cluster knows of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Standing {
+    /// It has its result.
+    There {
+        /// Bytes of the layer's blob.
+        bytes: u64,
+    },
+    /// It has none.
+    Missing,
+    /// What the step is there depends on files that are not here.
+    Unknown,
+}
+
 /// The cluster of a build. It connects when the first step goes there.
 #[derive(Debug)]
 pub(crate) struct Cluster<'a> {
@@ -122,13 +136,7 @@ impl<'a> Cluster<'a> {
         let program = self.programs.of(self.settings, architecture);
         let ended = match program.as_ref() {
             Ok(program) => {
-                let remote = Remote {
-                    cluster: self,
-                    executor,
-                    step,
-                    op,
-                    work,
-                };
+                let remote = self.remote(executor, step, op, work);
                 remote.run(spec, &inputs, program)
             }
             Err(reason) => Err(self.untaken(reason.clone())),
@@ -175,39 +183,54 @@ impl<'a> Cluster<'a> {
             && self.programs.of(self.settings, architecture).is_ok()
     }
 
-    /// Whether the cluster has the result of such a step, whose inputs are all here. Nothing is brought here or there.
+    /// Whether the cluster has the result of such a step. Nothing is brought here or there.
     /// A cluster that is out of reach has nothing.
     ///
     /// # Errors
     /// The build was cancelled; layers that cannot be read.
-    pub(crate) fn has(
+    pub(crate) fn standing(
         &self,
         executor: &Executor<'_>,
         step: &Step,
         op: &RunOp,
         work: &Work<'_>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Standing, Error> {
         let Ok((spec, inputs)) = action::spec(executor.request, op) else {
-            return Ok(false);
+            return Ok(Standing::Missing);
         };
         let architecture = platform::worker_architecture(self.settings, &step.platform);
         let program = self.programs.of(self.settings, architecture);
         let Ok(program) = program.as_ref() else {
-            return Ok(false);
+            return Ok(Standing::Missing);
         };
-        let remote = Remote {
+        let remote = self.remote(executor, step, op, work);
+        match remote.standing(spec, &inputs, program) {
+            Err(error) if is_of_cluster(&error) => {
+                self.remember(&error, architecture);
+                Ok(Standing::Missing)
+            }
+            ended => ended,
+        }
+    }
+
+    /// As messages call it.
+    pub(crate) fn name(&self) -> &str {
+        &self.settings.endpoint.url
+    }
+
+    fn remote<'r>(
+        &'r self,
+        executor: &'r Executor<'r>,
+        step: &'r Step,
+        op: &'r RunOp,
+        work: &'r Work<'r>,
+    ) -> Remote<'r> {
+        Remote {
             cluster: self,
             executor,
             step,
             op,
             work,
-        };
-        match remote.is_known(spec, &inputs, program) {
-            Err(error) if is_of_cluster(&error) => {
-                self.remember(&error, architecture);
-                Ok(false)
-            }
-            ended => ended,
         }
     }
 

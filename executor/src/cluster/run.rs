@@ -4,13 +4,14 @@ use super::action::{self, Prepared, Setting};
 use super::answer::{self, Unusable};
 use super::program::Program;
 use super::tree::Carried;
-use super::{Cluster, told};
+use super::{Cluster, Standing, told};
 use crate::Error;
 use crate::build::backend::{Executor, Work};
 use crate::build::run::log::Log;
 use crate::cluster::output::Output;
 use crate::error::LeftBehind;
-use crate::layer::{Form, Written};
+use crate::layer::{self, Form, Written};
+use crate::snapshot::Snapshot;
 use crate::worker::{Ended, REPORT, Spec};
 use oci_spec::image::Digest;
 use planner::plan::{InputIndex, RunOp, Step};
@@ -49,8 +50,21 @@ impl Remote<'_> {
         inputs: &[InputIndex],
         program: &Program,
     ) -> Result<Digest, Error> {
+        // A base that is not here is brought when it turns out to be needed.
+        let remembered = if self.is_all_here(inputs)? {
+            None
+        } else {
+            self.remembered(&spec, inputs, program)?
+        };
+        if let Some(action) = remembered
+            && let Some(written) = self.look_up(action)?
+        {
+            return self.executor.known(written);
+        }
         let prepared = self.prepare(spec, inputs, program)?;
-        if let Some(written) = self.look_up(&prepared)? {
+        if remembered != Some(prepared.action)
+            && let Some(written) = self.look_up(prepared.action)?
+        {
             return self.executor.known(written);
         }
         self.send(&prepared, &Lacking::default())?;
@@ -91,22 +105,81 @@ impl Remote<'_> {
         Err(self.cluster.answer("it was lost too often".to_owned()))
     }
 
-    /// Whether the server has its result, as far as its first look tells.
-    pub(super) fn is_known(
+    /// Whether the server has its result, as far as its first look tells. Nothing is brought here for that.
+    pub(super) fn standing(
         &self,
         spec: Spec,
         inputs: &[InputIndex],
         program: &Program,
-    ) -> Result<bool, Error> {
-        let prepared = self.prepare(spec, inputs, program)?;
+    ) -> Result<Standing, Error> {
+        let action = if self.is_all_here(inputs)? {
+            Some(self.prepare(spec, inputs, program)?.action)
+        } else {
+            self.remembered(&spec, inputs, program)?
+        };
+        let Some(action) = action else {
+            return Ok(Standing::Unknown);
+        };
         let (cluster, work) = (self.cluster, self.work);
-        let found = cluster.client.action_result(prepared.action, &[REPORT]);
+        let found = cluster.client.action_result(action, &[REPORT]);
         let found = cluster.network.run(work.cancel, found)??;
-        Ok(found.is_some_and(|result| result.exit_code == 0))
+        let found = found.filter(|result| result.exit_code == 0);
+        Ok(found.map_or(Standing::Missing, |result| Standing::There {
+            bytes: answer::layer_size(&result),
+        }))
     }
 
     fn note(&self, text: String) {
         self.work.events.event(self.step.id, StepEvent::Note(text));
+    }
+
+    /// What actions of this build have in common. The server is asked once.
+    fn setting(&self) -> Result<Setting<'_>, Error> {
+        let (cluster, executor) = (self.cluster, self.executor);
+        let capabilities = cluster.client.capabilities();
+        let server = cluster.network.run(self.work.cancel, capabilities)??;
+        if !server.exec_enabled {
+            return Err(cluster.untaken("its server executes nothing".to_owned()));
+        }
+        let unannounced = cluster.settings.preset.carries_unannounced();
+        Ok(Setting {
+            space: executor.space,
+            request: executor.request,
+            settings: cluster.settings,
+            carried: Carried {
+                modes: unannounced || server.carries("unix_mode"),
+                times: unannounced || server.carries("mtime"),
+                absolute_links: server.symlinks != SymlinkPolicy::Disallowed,
+            },
+        })
+    }
+
+    /// The root file systems that the step is over, and mounts.
+    fn snapshots(&self, inputs: &[InputIndex]) -> (Option<Snapshot>, Vec<Snapshot>) {
+        let base = self.op.base.map(|base| self.work.base(Some(base)));
+        let mounts = inputs.iter().map(|input| self.work.base(Some(*input)));
+        (base, mounts.collect())
+    }
+
+    /// The action of a step over something that is not here, where the trees of all that is remembered.
+    fn remembered(
+        &self,
+        spec: &Spec,
+        inputs: &[InputIndex],
+        program: &Program,
+    ) -> Result<Option<reapi::Digest>, Error> {
+        let (base, mounts) = self.snapshots(inputs);
+        let inputs = (base.as_ref(), mounts.as_slice());
+        action::remembered(&self.setting()?, self.step, spec.clone(), inputs, program)
+    }
+
+    fn is_all_here(&self, inputs: &[InputIndex]) -> Result<bool, Error> {
+        let (base, mounts) = self.snapshots(inputs);
+        let store = self.executor.space.store();
+        let mut layers = base.iter().chain(&mounts).flat_map(|it| &it.layers);
+        layers.try_fold(true, |all, layer| {
+            layer::is_readable(store, layer).map(|is_here| all && is_here)
+        })
     }
 
     /// The action. It takes reading and hashing here, of what is new.
@@ -116,41 +189,25 @@ impl Remote<'_> {
         inputs: &[InputIndex],
         program: &Program,
     ) -> Result<Prepared, Error> {
-        let (cluster, executor, work) = (self.cluster, self.executor, self.work);
-        let server = cluster
-            .network
-            .run(work.cancel, cluster.client.capabilities())??;
-        if !server.exec_enabled {
-            return Err(cluster.untaken("its server executes nothing".to_owned()));
-        }
-        let unannounced = cluster.settings.preset.carries_unannounced();
-        let carried = Carried {
-            modes: unannounced || server.carries("unix_mode"),
-            times: unannounced || server.carries("mtime"),
-            absolute_links: server.symlinks != SymlinkPolicy::Disallowed,
-        };
-        let base = self.op.base.map(|base| work.base(Some(base)));
-        let mounts: Vec<_> = inputs.iter().map(|input| work.base(Some(*input))).collect();
+        let setting = self.setting()?;
+        let (base, mounts) = self.snapshots(inputs);
         for snapshot in base.iter().chain(&mounts) {
-            executor.ensure_as(Form::Readable, &snapshot.layers, self.step.id, work)?;
+            let layers = &snapshot.layers;
+            self.executor
+                .ensure_as(Form::Readable, layers, self.step.id, self.work)?;
         }
-        let _slot = cluster.here.take(work.cancel)?;
-        let setting = Setting {
-            space: executor.space,
-            request: executor.request,
-            settings: cluster.settings,
-            carried,
-        };
-        action::prepare(&setting, self.step, spec, (base.as_ref(), &mounts), program)
+        let _slot = self.cluster.here.take(self.work.cancel)?;
+        let inputs = (base.as_ref(), mounts.as_slice());
+        action::prepare(&setting, self.step, spec, inputs, program)
     }
 
     /// A result that the server has. One that is of no use is made anew.
-    fn look_up(&self, prepared: &Prepared) -> Result<Option<Written>, Error> {
+    fn look_up(&self, action: reapi::Digest) -> Result<Option<Written>, Error> {
         if self.step.no_cache {
             return Ok(None);
         }
         let (cluster, work) = (self.cluster, self.work);
-        let found = cluster.client.action_result(prepared.action, &[REPORT]);
+        let found = cluster.client.action_result(action, &[REPORT]);
         let Some(result) = cluster.network.run(work.cancel, found)?? else {
             return Ok(None);
         };

@@ -22,6 +22,7 @@ use crate::layer;
 use crate::snapshot::{LayerContent, Snapshot};
 use crate::space::Space;
 use crate::worker::{EXTRA, META, ROOTFS, index_name};
+use oci_spec::image::Digest as DiffId;
 use reapi::prost::Message as _;
 use reapi::{Blob, Content, Digest, Source, proto};
 use serde::{Deserialize, Serialize};
@@ -62,12 +63,35 @@ pub struct InputTree {
     carried: Carried,
 }
 
-/// What is remembered of an [`InputTree`].
-#[derive(Serialize, Deserialize)]
-struct Memo {
+/// The directories of an [`InputTree`], which is what is remembered of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Roots {
     root: Digest,
     meta: Digest,
     extra: Option<Digest>,
+}
+
+impl Roots {
+    /// In the order that messages ask for.
+    pub(crate) fn directories(&self) -> Vec<proto::DirectoryNode> {
+        let node = |name: &str, digest: Digest| proto::DirectoryNode {
+            name: name.to_owned(),
+            digest: Some(digest.to_proto()),
+        };
+        let extra = self.extra.map(|extra| node(EXTRA, extra));
+        let always = [node(META, self.meta), node(ROOTFS, self.root)];
+        extra.into_iter().chain(always).collect()
+    }
+}
+
+/// The tree of a root file system, where it has been made here once: its layers may be gone since. They may get another
+/// index when they are brought again, and so another tree; this one says the same of them.
+pub(crate) fn remembered_roots(
+    space: &Space,
+    snapshot: &Snapshot,
+    carried: Carried,
+) -> Result<Option<Roots>, Error> {
+    remembered(space, &layers_key(&snapshot.layers, carried))
 }
 
 /// The tree of a root file system. Its layers are in the store, and are made readable where they are not.
@@ -82,7 +106,7 @@ pub fn input_tree(
     let known = snapshot.layers.iter().map(|id| Known::of(space, id));
     let layers = known.collect::<Result<Vec<_>, Error>>()?;
     let key = chain_key("tree", &layers, carried);
-    let found = |memo: Memo| InputTree {
+    let found = |memo: Roots| InputTree {
         root: memo.root,
         meta: memo.meta,
         extra: memo.extra,
@@ -98,9 +122,11 @@ pub fn input_tree(
         }
         let (root, _) = grown(space, &layers, carried)?;
         let Beside { meta, extra, .. } = beside(&facts(space, &layers)?);
-        let memo = Memo { root, meta, extra };
-        let text = serde_json::to_vec(&memo).expect("BUG: two texts always serialise");
-        space.store().put_record(&key, &text, &[])?;
+        let memo = Roots { root, meta, extra };
+        let text = serde_json::to_vec(&memo).expect("BUG: texts always serialise");
+        for key in [key, layers_key(&snapshot.layers, carried)] {
+            space.store().put_record(&key, &text, &[])?;
+        }
         Ok(found(memo))
     })
 }
@@ -109,13 +135,14 @@ impl InputTree {
     /// The directories that make up the input, in the order that messages ask for.
     #[must_use]
     pub fn directories(&self) -> Vec<proto::DirectoryNode> {
-        let node = |name: &str, digest: Digest| proto::DirectoryNode {
-            name: name.to_owned(),
-            digest: Some(digest.to_proto()),
-        };
-        let extra = self.extra.map(|extra| node(EXTRA, extra));
-        let always = [node(META, self.meta), node(ROOTFS, self.root)];
-        extra.into_iter().chain(always).collect()
+        self.roots().directories()
+    }
+
+    pub(crate) fn roots(&self) -> Roots {
+        let Self {
+            root, meta, extra, ..
+        } = *self;
+        Roots { root, meta, extra }
     }
 
     /// Everything that a server must have of it, each once: messages, files, indexes. Files are opened when they are sent.
@@ -191,7 +218,7 @@ fn unlike(reason: &str) -> Error {
     }
 }
 
-fn remembered(space: &Space, key: &[u8; 32]) -> Result<Option<Memo>, Error> {
+fn remembered(space: &Space, key: &[u8; 32]) -> Result<Option<Roots>, Error> {
     let record = space.store().record(key)?;
     Ok(record.and_then(|record| serde_json::from_slice(&record).ok()))
 }
@@ -203,6 +230,18 @@ fn chain_key(what: &str, layers: &[Known], carried: Carried) -> [u8; 32] {
     hasher.update([carried.bits()]);
     for known in layers {
         hasher.update(known.name());
+    }
+    hasher.finalize().into()
+}
+
+/// What a tree goes by where the layers are not here.
+fn layers_key(layers: &[DiffId], carried: Carried) -> [u8; 32] {
+    let mut hasher = sha2::Sha256::new();
+    hasher.update("kiln input tree of layers 1\n");
+    hasher.update([carried.bits()]);
+    for layer in layers {
+        hasher.update(layer.to_string());
+        hasher.update(b"\n");
     }
     hasher.finalize().into()
 }
