@@ -108,6 +108,15 @@ pub enum Error {
         #[source]
         source: Box<reapi::Error>,
     },
+    /// A shared cache that the build is not to do without.
+    #[error("remote cache {name} cannot be asked")]
+    SharedCache {
+        /// Its address, without credentials.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// A layer that a cache of `--cache-from` has, as it says. The build makes the layer then.
     #[error("layer {layer} could not be had from a cache")]
     CacheLayer {

@@ -16,7 +16,7 @@ pub struct RemoteArgs {
         hide_possible_values = true
     )]
     pub executor_fallback: Option<ExecutorFallback>,
-    /// Cache of steps that machines share: `grpc[s]://HOST[:PORT][/INSTANCE]` or `registry://REPOSITORY[,branch=NAME]`, with `mode=ro|rw`...; `none` for none; may be given several times [default: $KILN_REMOTE_CACHE]
+    /// Cache of steps that machines share: `grpc[s]://HOST[:PORT][/INSTANCE]` or `registry://REPOSITORY[,branch=NAME]`, with `mode=ro|rw`, `ignore-error=false`...; `none` for none; may be given several times [default: $KILN_REMOTE_CACHE]
     #[arg(long = "remote-cache", value_name = "URL[,KEY=VALUE...]")]
     pub caches: Vec<String>,
 }

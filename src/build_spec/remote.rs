@@ -176,7 +176,7 @@ impl Entry {
     }
 
     fn executor(mut self, environment: &Environment) -> Result<ExecutorSettings, Failure> {
-        self.drop_of_pool(&["mode", "branch"]);
+        self.drop_of_pool(&["mode", "branch", "ignore-error"]);
         let mut executor = ExecutorSettings::new(self.endpoint()?);
         for (key, value) in &self.fields {
             match key.as_str() {
@@ -232,6 +232,7 @@ impl Entry {
                 None => SharedCachePlace::Reapi(self.endpoint()?),
             },
             writes: true,
+            ignore_error: true,
             salt: String::new(),
         };
         for (key, value) in &self.fields {
@@ -243,6 +244,7 @@ impl Entry {
                         _ => return Err(self.invalid_field(key, value, "ro or rw")),
                     };
                 }
+                ("ignore-error", _) => cache.ignore_error = self.switch(key, value)?,
                 ("salt", _) => cache.salt.clone_from(value),
                 ("branch", SharedCachePlace::Registry { branch, .. }) => {
                     *branch = Some(value.clone()).filter(|value| !value.is_empty());
@@ -458,6 +460,18 @@ mod tests {
         assert_eq!(found.salt, "team");
         assert_eq!(found.endpoint.headers[0].1, "k=v");
         assert!(!format!("{found:?}").contains("k=v"));
+    }
+
+    #[test]
+    fn a_cache_may_be_needed() {
+        assert!(cache("grpc://host").ignore_error);
+        for text in ["grpc://host", "registry://host/steps"] {
+            assert!(!cache(&format!("{text},ignore-error=false")).ignore_error);
+            assert!(cache(&format!("{text},ignore-error=true")).ignore_error);
+        }
+        let maybe = entry("grpc://host,ignore-error=maybe");
+        let maybe = maybe.and_then(|entry| entry.cache(&Environment::default()));
+        assert!(told(maybe.map(drop)).contains("ignore-error"));
     }
 
     #[test]

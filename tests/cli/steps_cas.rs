@@ -113,6 +113,41 @@ fn instances_and_salts_keep_tenants_apart() {
         &[&at(&server, ",mode=ro").replace("/team", "/other")],
     );
     assert_eq!(ran(&run).len(), 4, "{}", run.stderr);
+    // It is not taken for an empty one.
+    let says = "has no instance \"other\"";
+    assert!(run.stderr.contains(says), "{}", run.stderr);
+}
+
+#[test]
+fn a_cache_that_is_needed_fails_the_build_before_anything_runs() {
+    let mut server = Server::start(Options {
+        instance: "team".to_owned(),
+        ..Options::default()
+    });
+    let needed = at(&server, ",ignore-error=false");
+    let project = machine();
+    build(&project, &[&needed]);
+
+    let wrong = needed.replace("/team", "/other");
+    let says = [
+        "remote cache",
+        "cannot be asked",
+        "has no instance \"other\"",
+    ];
+    machine().build(&[&wrong]).fails(1, &says);
+    server.inject(Fault::status("GetActionResult", 7));
+    let run = machine().build(&[&needed]);
+    assert_eq!(ran(&run), [""; 0], "{}", run.stderr);
+    run.fails(1, &["cannot be asked"]);
+    server.clear();
+    server.down();
+    let cold = machine();
+    let run = cold.build(&[&needed]);
+    assert_eq!(ran(&run), [""; 0], "{}", run.stderr);
+    run.fails(1, &["cannot be asked", "could not connect"]);
+    // Also where all is in the store.
+    project.build(&[&needed]).fails(1, &["cannot be asked"]);
+    cold.build(&[&at(&server, "")]).ok();
 }
 
 #[test]

@@ -209,6 +209,7 @@ pub fn build(
     let sending = Sending::new(site, cancel);
     let travel = Travel::new(&space, request, &remote, (&plan, ui, cancel));
     exporter::publish::ask_registries(request, &plan, &remote, ui, cancel)?;
+    imports.steps().check()?;
     let contexts = Contexts::new(&space, request, &pending);
     let emulation = Emulation::of(&plan, request, begun);
     let cluster = Cluster::of(request, remote.network())?;

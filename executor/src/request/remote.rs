@@ -143,6 +143,8 @@ pub struct SharedCacheSettings {
     pub place: SharedCachePlace,
     /// `mode=rw`: what is built here goes there. Otherwise it is only read.
     pub writes: bool,
+    /// `ignore-error`: one that cannot be asked is told and left out. Otherwise the build fails.
+    pub ignore_error: bool,
     /// `salt`: sets results of one tenant apart from those of others.
     pub salt: String,
 }

@@ -182,6 +182,12 @@ impl StepCache for CasCache {
         Origin::Cas(self.name.clone())
     }
 
+    /// It tells nothing of keys. An instance that is not there looks like a cache that is empty, but not in this call.
+    fn overview(&self) -> Result<Option<Records>, Error> {
+        let capabilities = self.client()?.capabilities();
+        self.run(&self.cancel, capabilities).map(|_| None)
+    }
+
     fn lookup(&self, keys: &[CacheKey]) -> Result<Vec<Answer>, Error> {
         in_parallel(keys, &|key| self.one(key))
     }

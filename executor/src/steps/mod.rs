@@ -185,12 +185,21 @@ impl StepCaches {
                 ),
                 SharedCachePlace::Reapi(endpoint) => Box::new(cas::CasCache::new(endpoint, remote)),
             };
-            all.push(Shared::new(backend, &settings.salt, settings.writes));
+            let shared = Shared::new(backend, &settings.salt, settings.writes);
+            all.push(shared.needed(!settings.ignore_error));
         }
         Self {
             all,
             ahead: OnceLock::new(),
         }
+    }
+
+    /// Asks those that the build is not to do without.
+    ///
+    /// # Errors
+    /// One cannot be asked; the build is to stop.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        self.all.iter().try_for_each(Shared::check)
     }
 
     /// In the order in which they are asked.

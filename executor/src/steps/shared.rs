@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     /// Keys to ask for at once next time: more and more, while nothing is found.
     at_once: AtomicUsize,
     opened: OnceLock<()>,
+    /// The build is not to do without it.
+    is_needed: bool,
     /// It cannot be asked.
     is_off: AtomicBool,
     /// What is made here goes there.
@@ -51,9 +53,35 @@ impl Shared {
             known,
             at_once: AtomicUsize::new(1),
             opened: OnceLock::new(),
+            is_needed: false,
             is_off: AtomicBool::new(false),
             writes: AtomicBool::new(writes),
             hits: Mutex::default(),
+        }
+    }
+
+    pub(super) fn needed(self, is_needed: bool) -> Self {
+        Self { is_needed, ..self }
+    }
+
+    /// Asks for something that nobody has, if the build is not to do without it.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if !self.is_needed {
+            return Ok(());
+        }
+        let nothing = self.salt.name(&CacheKey([0; 32]));
+        let asked = self.open();
+        let asked = asked.and_then(|()| self.backend.lookup(&[nothing]).map(drop));
+        asked.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: Error) -> Error {
+        if matches!(error, Error::Cancelled) {
+            return error;
+        }
+        Error::SharedCache {
+            name: self.known.name.clone(),
+            source: Box::new(error),
         }
     }
 
@@ -151,6 +179,7 @@ impl Shared {
         let asked = self.open().and_then(|()| self.ask(key, kind, caches));
         match asked {
             Err(Error::Cancelled) => return Err(Error::Cancelled),
+            Err(error) if self.is_needed => return Err(self.failed(error)),
             Err(error) => self.turn_off(&error, ui),
             Ok(()) => {}
         }
