@@ -123,6 +123,18 @@ mod tests {
     }
 
     #[test]
+    fn modes_and_times_go_where_they_arrive() {
+        for (preset, wanted) in [
+            (Preset::Standard, false),
+            (Preset::Buildbox, true),
+            (Preset::Buildgrid, true),
+            (Preset::Nativelink, false),
+        ] {
+            assert_eq!(preset.carries_unannounced(), wanted, "{preset:?}");
+        }
+    }
+
+    #[test]
     fn programs_of_32_bits_run_on_64() {
         let mut settings = ExecutorSettings::new(EndpointSettings::default());
         let platform = Platform::new("linux", "386", "");

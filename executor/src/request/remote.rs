@@ -107,9 +107,9 @@ pub enum Preset {
 
 impl Preset {
     /// Whether such servers stage files with their modes and times although their capabilities do not say so. A worker
-    /// looks, whatever is said here.
+    /// looks, whatever is said here. BuildGrid passes on what it gets, to workers that are buildbox's.
     pub(crate) fn carries_unannounced(self) -> bool {
-        self == Self::Buildbox
+        matches!(self, Self::Buildbox | Self::Buildgrid)
     }
 }
 

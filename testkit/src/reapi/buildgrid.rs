@@ -10,7 +10,7 @@
 //!   allowed in input roots (and taken all the same), results of clients taken where its configuration says so.
 //! - An action that no worker can run waits for ever and without a word, unless its configuration has `queue-timeout` settings. A
 //!   property whose name is not in its configuration is refused with `FAILED_PRECONDITION`. A command waits for up to a second in its
-//!   queue, twice the polling intervals.
+//!   queue, the interval of its assigners.
 //! - Actions that are alike and in its queue are one, unless they have `do_not_cache`, whatever `skip_cache_lookup` says; that only keeps
 //!   it from looking into its cache. A cancelled operation ends the command when no other one waits for it.
 //! - The queue is in the database: operations go on after a restart, and `WaitExecution` finds them. The in-memory action cache is lost.
