@@ -23,6 +23,14 @@ const LARGEST_RESULT: usize = 16 << 20;
 const LONGEST_NAME: usize = 4096;
 /// An answer to a cancellation that nobody waits for longer.
 const CANCEL: Duration = Duration::from_secs(5);
+/// Before a server is asked again to cancel something.
+const CANCEL_PAUSES: [Duration; 5] = [
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(400),
+    Duration::from_millis(800),
+];
 /// Executions that the server forgot, and that are asked for again.
 const AGAIN: u32 = 3;
 
@@ -405,16 +413,29 @@ impl Drop for Run<'_> {
     }
 }
 
+/// BuildGrid says UNAVAILABLE as long as it talks to the worker, so that one question is not enough.
 async fn cancel(client: &Client, name: String) {
     let Ok(line) = client.line().await else {
         return;
     };
-    let request = line.request(CancelOperationRequest { name });
-    let mut stub = OperationsClient::new(line.channel());
-    match tokio::time::timeout(CANCEL, stub.cancel_operation(request)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(status)) => tracing::debug!(%status, "the operation could not be cancelled"),
-        Err(_) => tracing::debug!("no answer to the cancellation"),
+    let asked = async {
+        let mut stub = OperationsClient::new(line.channel());
+        let mut pauses = CANCEL_PAUSES.into_iter();
+        loop {
+            let request = line.request(CancelOperationRequest { name: name.clone() });
+            let Err(status) = stub.cancel_operation(request).await else {
+                return;
+            };
+            let pause = pauses.next();
+            let (Code::Unavailable | Code::Aborted, Some(pause)) = (status.code(), pause) else {
+                tracing::debug!(%status, "the operation could not be cancelled");
+                return;
+            };
+            tokio::time::sleep(pause).await;
+        }
+    };
+    if tokio::time::timeout(CANCEL, asked).await.is_err() {
+        tracing::debug!("no answer to the cancellation");
     }
 }
 

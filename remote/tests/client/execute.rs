@@ -216,6 +216,30 @@ fn an_action_that_runs_too_long_is_ended() {
 }
 
 #[test]
+fn cancelling_is_asked_for_again() {
+    let server = Server::start(Options::default());
+    let busy = Fault::status("CancelOperation", 14);
+    server.inject_times(busy.clone(), 2);
+    let client = client(&server);
+    run(async {
+        let action = shell(&client, "sleep 100").await;
+        let started = Notify::new();
+        let tell = |stage| {
+            if matches!(stage, Stage::Executing { .. }) {
+                started.notify_one();
+            }
+        };
+        let opts = options();
+        let done = client.execute(action, &opts, &tell, started.notified());
+        assert!(matches!(done.await, Err(Error::Cancelled { .. })));
+        while server.counters().live_children > 0 || server.counters().actions_run == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert_eq!(server.applied(&busy), 2);
+}
+
+#[test]
 fn cancelling_and_dropping_end_the_command() {
     for (dropped, no_cancel) in [(false, false), (true, false), (false, true)] {
         let server = Server::start(Options::default());
