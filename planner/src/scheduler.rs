@@ -158,6 +158,8 @@ pub enum StepEvent {
         /// Bytes in all, 0 when unknown.
         total: u64,
     },
+    /// What it is at on another machine, until the next of these; `None` when that is over.
+    Elsewhere(Option<Elsewhere>),
     /// A note to show (isolation mode, warnings).
     Note(String),
     /// Ended well.
@@ -166,6 +168,19 @@ pub enum StepEvent {
     Failed(String),
     /// Stopped because the build stopped.
     Cancelled,
+}
+
+/// What a step is at that another machine carries out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Elsewhere {
+    /// Handed over; nothing was heard of it since.
+    Sent,
+    /// It waits for a machine.
+    Queued,
+    /// A machine carries it out; its name where that is told, without control characters.
+    Running(Option<String>),
+    /// Its result is on the way.
+    Fetching,
 }
 
 /// Takes events, from any thread.

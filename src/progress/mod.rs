@@ -1,7 +1,7 @@
 //! The progress display: one model of what happens, several ways to show it, all on stderr.
 //!
 //! Events come from any thread. The live display starts its ticking thread with the first step
-//! that really runs, so that a fully cached build starts none.
+//! that really runs, so that a fully cached build starts none; others do with the first step on another machine.
 
 pub mod lines;
 mod model;
@@ -32,6 +32,8 @@ enum Change {
     Missed,
     Cached,
     Transfer,
+    /// What it is at on another machine.
+    Elsewhere,
     Note,
     Ended,
 }
@@ -242,12 +244,13 @@ impl Progress {
     fn show(&self, vertex: usize, change: Change) {
         let mut shared = self.lock();
         shared.draw(|renderer, model, out| renderer.change(model, vertex, change, out));
-        let live = change == Change::Started
-            && shared
-                .renderer
-                .as_ref()
-                .is_some_and(|renderer| renderer.is_live());
-        if live && !shared.ticking {
+        // What is at work elsewhere says nothing: time itself is to be shown, whatever shows it.
+        let passes = match (&shared.renderer, change) {
+            (None, _) => false,
+            (Some(_), Change::Elsewhere) => true,
+            (Some(renderer), change) => change == Change::Started && renderer.is_live(),
+        };
+        if passes && !shared.ticking {
             shared.ticking = true;
             self.start_ticking();
         }
@@ -274,6 +277,7 @@ impl Progress {
                 } = &mut *shared;
                 if let Some(renderer) = renderer {
                     renderer.tick(model, out);
+                    let _ = out.flush();
                 }
             }
         });
@@ -299,6 +303,12 @@ impl Observer for Progress {
             StepEvent::Transfer { what, done, total } => {
                 self.lock().model.transfer(vertex, &what, done, total);
                 self.show(vertex, Change::Transfer);
+            }
+            StepEvent::Elsewhere(state) => {
+                let is_new = self.lock().model.elsewhere(vertex, state);
+                if is_new {
+                    self.show(vertex, Change::Elsewhere);
+                }
             }
             StepEvent::Note(text) => {
                 self.lock().model.note(vertex, text);

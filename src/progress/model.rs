@@ -1,6 +1,7 @@
 //! What the displays show: vertices in the order in which they began, with state, times, transfers and output tails.
 
 use planner::plan::{Plan, StepId};
+use planner::scheduler::Elsewhere;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct Vertex {
     pub transfers: BTreeMap<String, (u64, u64)>,
     /// Why it was not cached.
     pub why: Option<String>,
+    /// What it is at on another machine, and since when.
+    pub elsewhere: Option<(Elsewhere, Instant)>,
     /// The latest note.
     pub note: Option<String>,
     partial: Vec<u8>,
@@ -121,7 +124,21 @@ impl Model {
                 .map(|started| started.elapsed())
                 .unwrap_or_default();
             vertex.state = state;
+            vertex.elsewhere = None;
         }
+    }
+
+    /// What it is at on another machine. Whether that is something else than before.
+    pub fn elsewhere(&mut self, vertex: usize, state: Option<Elsewhere>) -> bool {
+        let Some(vertex) = self.vertices.get_mut(vertex) else {
+            return false;
+        };
+        let before = vertex.elsewhere.as_ref().map(|(state, _)| state);
+        if before == state.as_ref() {
+            return false;
+        }
+        vertex.elsewhere = state.map(|state| (state, Instant::now()));
+        true
     }
 
     /// Bytes moved.
@@ -195,6 +212,17 @@ fn line_text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches('\r');
     text.rsplit('\r').next().unwrap_or_default().to_owned()
+}
+
+/// What a step is at on another machine, in words.
+pub fn words(state: &Elsewhere) -> String {
+    match state {
+        Elsewhere::Sent => "sent to the cluster".to_owned(),
+        Elsewhere::Queued => "queued".to_owned(),
+        Elsewhere::Running(Some(worker)) => format!("running on {worker}"),
+        Elsewhere::Running(None) => "running on a worker".to_owned(),
+        Elsewhere::Fetching => "fetching the result".to_owned(),
+    }
 }
 
 /// `1.5s`, as BuildKit prints times.

@@ -1,15 +1,23 @@
 //! Lines for logs: `#N name`, output with the seconds since the step began, `#N DONE`, as BuildKit's plain mode has it.
 
-use super::model::{Model, State, bytes, seconds};
+use super::model::{Model, State, bytes, seconds, words};
 use super::{Change, Renderer};
 use crate::render::finding::File;
 use parser::Diagnostic;
+use planner::scheduler::Elsewhere;
+use std::collections::HashMap;
 use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// What a step waits for on another machine is told when it lasts.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The plain display.
 #[derive(Debug, Default)]
 pub struct Plain {
     last: Option<usize>,
+    /// What was told of where vertices are, by the time at which that began.
+    told: HashMap<usize, Instant>,
 }
 
 impl Plain {
@@ -24,6 +32,22 @@ impl Plain {
         self.last = Some(vertex);
         let _ = writeln!(out, "#{} {}", vertex + 1, model.vertices[vertex].name);
     }
+
+    /// What a vertex is at elsewhere: who works on it at once, all else when it has lasted; each once.
+    fn elsewhere(&mut self, model: &Model, vertex: usize, out: &mut dyn Write) {
+        let Some((state, since)) = &model.vertices[vertex].elsewhere else {
+            return;
+        };
+        let is_told = match state {
+            Elsewhere::Sent => false,
+            Elsewhere::Running(_) => true,
+            Elsewhere::Queued | Elsewhere::Fetching => since.elapsed() >= PATIENCE,
+        };
+        if is_told && self.told.insert(vertex, *since) != Some(*since) {
+            self.header(model, vertex, out);
+            let _ = writeln!(out, "#{} {}", vertex + 1, words(state));
+        }
+    }
 }
 
 impl Renderer for Plain {
@@ -32,6 +56,9 @@ impl Renderer for Plain {
             return;
         };
         let number = vertex + 1;
+        if change == Change::Elsewhere {
+            return self.elsewhere(model, vertex, out);
+        }
         if change != Change::Transfer {
             self.header(model, vertex, out);
         }
@@ -84,6 +111,12 @@ impl Renderer for Plain {
         self.header(model, vertex, out);
         let text = planner::checks::short(finding);
         let _ = writeln!(out, "#{} WARN: {text}", vertex + 1);
+    }
+
+    fn tick(&mut self, model: &Model, out: &mut dyn Write) {
+        for vertex in 0..model.vertices.len() {
+            self.elsewhere(model, vertex, out);
+        }
     }
 
     fn warning(&mut self, text: &str, out: &mut dyn Write) {

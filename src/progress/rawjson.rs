@@ -1,6 +1,6 @@
 //! JSON lines in the shape of BuildKit's solve status: `vertexes`, `statuses`, `logs`, `warnings`.
 
-use super::model::{Model, State, Vertex};
+use super::model::{Model, State, Vertex, words};
 use super::{Change, Renderer};
 use crate::render::finding::{File, base64, solve_warning};
 use parser::Diagnostic;
@@ -18,6 +18,8 @@ pub struct RawJson {
     started: Vec<Option<String>>,
     /// When the transfers of a vertex were last told.
     told: HashMap<usize, Instant>,
+    /// What vertices are at on other machines: the name of the status, and when it began.
+    elsewhere: HashMap<usize, (String, String)>,
 }
 
 impl RawJson {
@@ -26,6 +28,30 @@ impl RawJson {
             self.started.resize(vertex + 1, None);
         }
         self.started[vertex].get_or_insert_with(now).clone()
+    }
+
+    /// Ends the status of what a vertex was at elsewhere, and begins that of what it is at now.
+    fn elsewhere(&mut self, view: &Vertex, vertex: usize, out: &mut dyn Write) {
+        let time = now();
+        let status = |id: &str, started: &str| {
+            json!({
+                "id": id, "vertex": digest(vertex), "current": 0, "timestamp": time, "started": started,
+            })
+        };
+        let mut statuses = Vec::new();
+        if let Some((id, started)) = self.elsewhere.remove(&vertex) {
+            let mut ended = status(&id, &started);
+            ended["completed"] = json!(time);
+            statuses.push(ended);
+        }
+        if let Some((state, _)) = &view.elsewhere {
+            let id = words(state);
+            statuses.push(status(&id, &time));
+            self.elsewhere.insert(vertex, (id, time.clone()));
+        }
+        if !statuses.is_empty() {
+            print(&json!({ "statuses": statuses }), out);
+        }
     }
 }
 
@@ -67,6 +93,12 @@ impl Renderer for RawJson {
                 self.told.insert(vertex, Instant::now());
                 print_transfers(view, vertex, out);
             }
+            return;
+        }
+        if matches!(change, Change::Elsewhere | Change::Ended) {
+            self.elsewhere(view, vertex, out);
+        }
+        if change == Change::Elsewhere {
             return;
         }
         if change == Change::Ended && !view.transfers.is_empty() {

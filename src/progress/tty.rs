@@ -1,7 +1,7 @@
 //! The live display: finished steps scroll away above, running ones are redrawn below with their timers,
 //! transfer bars and the tail of their output.
 
-use super::model::{Model, State, Vertex, bytes, seconds};
+use super::model::{Model, State, Vertex, bytes, seconds, words};
 use super::{Change, Renderer};
 use crate::environment::Environment;
 use std::fmt::Write as _;
@@ -139,6 +139,13 @@ impl Tty {
         let mut lines = vec![self.fit(&format!(" => {}", vertex.name), &seconds(vertex.elapsed()))];
         if let Some(why) = &vertex.why {
             let line = self.fit(&format!(" => => cache miss: {why}"), "");
+            lines.push(self.paint("2", &line));
+        }
+        if let Some((state, since)) = &vertex.elsewhere {
+            let line = self.fit(
+                &format!(" => => {}", words(state)),
+                &seconds(since.elapsed()),
+            );
             lines.push(self.paint("2", &line));
         }
         for (what, (done, total)) in &vertex.transfers {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
-use testkit::reapi::{Counters, NoMatch, Options, Server, Worker};
+use testkit::reapi::{Counters, Fault, NoMatch, Options, Server, Worker};
 use testkit::registry::FakeRegistry;
 
 /// Steps of all kinds, over entries that are hard to carry.
@@ -458,4 +458,83 @@ fn owners_come_back() {
     let flag = executor(&server, "");
     let project = Project::new(text);
     assert_eq!(digest(&project, &[&flag]), digest(&Project::new(text), &[]));
+}
+
+/// What is said of a step that first waits for a worker, then has one, and is cancelled.
+fn said_meanwhile(progress: &str, queued: &str, running: &str) -> String {
+    let server = Server::start(options());
+    server.inject(Fault::StallQueue);
+    let flag = executor(&server, "");
+    let project = Project::new("FROM busybox\nRUN sleep 1000\n");
+    let started = project.start(command(&project, &[&flag, "--progress", progress]));
+    for text in [queued, running] {
+        let is_said = || started.stderr().contains(text);
+        let limit = Duration::from_secs(120);
+        assert!(
+            crate::support::wait_until(limit, is_said),
+            "{}",
+            started.stderr()
+        );
+        server.clear();
+    }
+    started.signal(rustix::process::Signal::INT);
+    let run = started.finish();
+    assert_eq!(run.status, 130, "{}", run.stderr);
+    at_rest(&server);
+    run.stderr
+}
+
+#[test]
+fn a_waiting_step_says_where_it_is() {
+    let said = said_meanwhile("plain", " queued\n", " running on worker-1\n");
+    for state in [" queued\n", " running on worker-1\n"] {
+        assert_eq!(said.matches(state).count(), 1, "{said}");
+    }
+    assert!(!said.contains("sent to the cluster"), "{said}");
+
+    let said = said_meanwhile("tty", " => => queued ", " => => running on worker-1 ");
+    let line = said.lines().rfind(|line| line.contains("=> => queued"));
+    let (_, time) = line.unwrap().rsplit_once(' ').unwrap();
+    assert!(
+        time.strip_suffix('s')
+            .is_some_and(|it| it.parse::<f64>().is_ok()),
+        "{said}"
+    );
+
+    let said = said_meanwhile(
+        "rawjson",
+        "\"id\":\"queued\"",
+        "\"id\":\"running on worker-1\"",
+    );
+    assert_eq!(statuses(&said, "queued"), ["", "completed"]);
+    assert_eq!(statuses(&said, "running on worker-1"), ["", "completed"]);
+
+    // One that ends, and one whose result is there.
+    let server = Server::start(options());
+    let flag = executor(&server, "");
+    let project = || Project::new("FROM busybox\nRUN echo a > /a\n");
+    let first = build(&project(), &[&flag, "--progress=rawjson"]).ok();
+    for state in ["sent to the cluster", "fetching the result"] {
+        assert_eq!(statuses(&first.stderr, state), ["", "completed"], "{state}");
+    }
+    let second = build(&project(), &[&flag, "--progress=rawjson"]).ok();
+    assert!(statuses(&second.stderr, "sent to the cluster").is_empty());
+    assert_eq!(statuses(&second.stderr, "fetching the result").len(), 2);
+}
+
+/// What BuildKit's statuses of a name say: begun, or completed.
+fn statuses(said: &str, id: &str) -> Vec<&'static str> {
+    let lines = said.lines().map(serde_json::from_str::<serde_json::Value>);
+    let lines: Vec<serde_json::Value> = lines.map_while(Result::ok).collect();
+    let all = lines.iter().filter_map(|line| line["statuses"].as_array());
+    let wanted = all.flatten().filter(|status| status["id"] == id);
+    let wanted = wanted.map(|status| {
+        assert!(
+            status["started"].is_string() && status["vertex"].is_string(),
+            "{status}"
+        );
+        let is_over = status["completed"].is_string();
+        if is_over { "completed" } else { "" }
+    });
+    wanted.collect()
 }

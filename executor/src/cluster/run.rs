@@ -15,8 +15,8 @@ use crate::snapshot::Snapshot;
 use crate::worker::{Ended, REPORT, Spec};
 use oci_spec::image::Digest;
 use planner::plan::{InputIndex, RunOp, Step};
-use planner::scheduler::StepEvent;
-use reapi::{Blob, ExecuteOptions, Executed, SymlinkPolicy, proto};
+use planner::scheduler::{Elsewhere, StepEvent};
+use reapi::{Blob, ExecuteOptions, Executed, Stage, SymlinkPolicy, proto};
 use sandbox::Exit;
 use std::collections::{HashMap, HashSet};
 
@@ -45,6 +45,17 @@ enum Again {
 impl Remote<'_> {
     /// Its layer.
     pub(super) fn run(
+        &self,
+        spec: Spec,
+        inputs: &[InputIndex],
+        program: &Program,
+    ) -> Result<Digest, Error> {
+        let ended = self.carried_out(spec, inputs, program);
+        self.is_at(None);
+        ended
+    }
+
+    fn carried_out(
         &self,
         spec: Spec,
         inputs: &[InputIndex],
@@ -127,6 +138,11 @@ impl Remote<'_> {
         Ok(found.map_or(Standing::Missing, |result| Standing::There {
             bytes: answer::layer_size(&result),
         }))
+    }
+
+    fn is_at(&self, state: Option<Elsewhere>) {
+        let event = StepEvent::Elsewhere(state);
+        self.work.events.event(self.step.id, event);
     }
 
     fn note(&self, text: String) {
@@ -215,6 +231,7 @@ impl Remote<'_> {
         if result.exit_code != 0 {
             return Ok(None);
         }
+        self.is_at(Some(Elsewhere::Fetching));
         match self.layer(&result) {
             Ok(written) => {
                 self.note("remote hit".to_owned());
@@ -300,7 +317,13 @@ impl Remote<'_> {
             priority: 0,
             properties: prepared.properties.clone(),
         };
-        let tell = |stage| output.stage(stage);
+        self.is_at(Some(Elsewhere::Sent));
+        let tell = |stage| match stage {
+            Stage::Queued => self.is_at(Some(Elsewhere::Queued)),
+            Stage::Executing { worker } => self.is_at(Some(Elsewhere::Running(worker))),
+            Stage::Completed => self.is_at(Some(Elsewhere::Fetching)),
+            stage => output.stage(stage),
+        };
         let cancelled = crate::remote::cancelled(work.cancel);
         let executed = cluster
             .client
@@ -332,6 +355,7 @@ impl Remote<'_> {
                 return Ok(Err((error.into(), again)));
             }
         };
+        self.is_at(Some(Elsewhere::Fetching));
         output.rest(cluster, work.cancel, &executed);
         log.close()?;
         self.take(&executed, log)
