@@ -140,9 +140,24 @@ mod tests {
         }];
     }
 
+    #[track_caller]
+    fn check(cases: &[(&str, Change)]) {
+        for (says, change) in cases {
+            let mut settings = ExecutorSettings::new(EndpointSettings::default());
+            let (mut request, mut op) = (BuildRequest::default(), op());
+            change(&mut settings, &mut request, &mut op);
+            match place(&settings, &request, &op, false) {
+                Place::Cluster => assert_eq!(*says, ""),
+                Place::Here(why) => {
+                    assert!(!says.is_empty() && why.contains(*says), "{says} {why}");
+                }
+            }
+        }
+    }
+
     #[test]
-    fn what_stays_here_and_why() {
-        let cases: [(&str, Change); 24] = [
+    fn secrets_and_agents_go_where_there_are_some() {
+        let cases: [(&str, Change); 7] = [
             ("it has a secret", |_, _, op| secret(op, "s")),
             ("it has a secret", |settings, _, op| {
                 secret(op, "s");
@@ -165,6 +180,13 @@ mod tests {
                 agent(op);
                 settings.allow.ssh = true;
             }),
+        ];
+        check(&cases);
+    }
+
+    #[test]
+    fn what_stays_here_and_why() {
+        let cases: [(&str, Change); 17] = [
             ("", |_, _, _| {}),
             ("", |_, _, op| op.network = Network::None),
             ("", |_, _, op| cache(op)),
@@ -219,15 +241,7 @@ mod tests {
                 request.run.on_failure = OnFailure::Keep(1);
             }),
         ];
-        for (says, change) in cases {
-            let mut settings = ExecutorSettings::new(EndpointSettings::default());
-            let (mut request, mut op) = (BuildRequest::default(), op());
-            change(&mut settings, &mut request, &mut op);
-            match place(&settings, &request, &op, false) {
-                Place::Cluster => assert_eq!(says, ""),
-                Place::Here(why) => assert!(!says.is_empty() && why.contains(says), "{says} {why}"),
-            }
-        }
+        check(&cases);
         let settings = ExecutorSettings::new(EndpointSettings::default());
         let verified = place(&settings, &BuildRequest::default(), &op(), true);
         assert!(matches!(verified, Place::Here(_)));
