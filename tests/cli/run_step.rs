@@ -116,7 +116,13 @@ impl Base {
         let space = self.space();
         stage(&space, &self.layers, &folder, exact);
         stage(&space, &self.other, &folder.join("mnt/0"), exact);
-        fs::copy(env!("CARGO_BIN_EXE_kiln"), folder.join("kiln")).unwrap();
+        // By another process: what this one has open for writing, commands that other threads start have for a moment, too,
+        // and then it cannot be executed.
+        let copied = Command::new("cp")
+            .arg(env!("CARGO_BIN_EXE_kiln"))
+            .arg(folder.join("kiln"))
+            .status();
+        assert!(copied.unwrap().success());
         folder
     }
 
@@ -434,6 +440,51 @@ fn a_sent_step_makes_the_layer_of_a_build() {
         wrong.extend(way.compare(&base, false, &expected));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What an engine may do while it says that it carries modes and times.
+const LIES: [(&str, fn(&Path)); 5] = [
+    ("no empty folders", |root| {
+        fs::remove_dir(root.join("odd/empty")).unwrap();
+    }),
+    ("times of folders", |root| {
+        set_time(&root.join("plain"), EPOCH)
+    }),
+    ("times of files", |root| {
+        set_time(&root.join("plain/file"), EPOCH);
+    }),
+    ("modes of programs", |root| {
+        let mode = Permissions::from_mode(0o555);
+        fs::set_permissions(root.join("plain/program"), mode).unwrap();
+    }),
+    ("modes of specials", |root| {
+        let mode = Permissions::from_mode(0o755);
+        fs::set_permissions(root.join("odd/suid"), mode).unwrap();
+    }),
+];
+
+#[test]
+fn a_staging_that_is_not_what_it_says_is_found_out() {
+    if !able(is_root(), "root, to make devices and owners") {
+        return;
+    }
+    let base = Base::new();
+    let space = base.space();
+    let expected = base.local(&format!("RUN {LISTING}"));
+    let mut spec = base.spec(LISTING, &[]);
+    spec.staged = Staged {
+        modes: true,
+        times: true,
+    };
+    let nothing: [(&str, fn(&Path)); 1] = [("nothing is carried", |_| {})];
+    for (lie, tell) in nothing.into_iter().chain(LIES) {
+        let folder = base.stage(lie, lie != nothing[0].0);
+        tell(&folder.join("rootfs"));
+        fs::create_dir(folder.join("scratch")).unwrap();
+        base.project.run(worker(&folder, &spec, &[])).ok();
+        let report = report(&folder);
+        assert_eq!(layer_of(&folder, &report, &space), expected, "{lie}");
+    }
 }
 
 #[test]

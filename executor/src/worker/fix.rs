@@ -3,22 +3,34 @@
 //! It lies over the staged folder and holds every entry that differs from what the layers' indexes say: owner, mode, time,
 //! extended attributes, hard links, devices, and whatever could not be staged at all. What is staged beyond the indexes is
 //! hidden. It trusts the engine for the content of files, as far as their sizes are right.
+//!
+//! Where the engine says that it carries modes and times, it is believed for what is nothing special (root's, 0644 or 0755,
+//! no attributes): that such entries are there, and their modes, times and sizes. Eighty of them are looked at, some of each
+//! sort; one that is wrong, and nothing is believed any longer. Nothing is hidden then. All else is looked at, one by one;
+//! of symbolic links the first tells whether their times are carried.
 
+mod folder;
+mod sample;
+
+use self::folder::Folder;
+use self::sample::{Samples, Sort};
 use super::spec::StagedReport;
 use crate::Error;
 use crate::layer::capture::list_xattrs;
 use crate::layer::collect::{Action, Placed};
 use crate::layer::extract::{ExtractOptions, Extractor};
 use crate::layer::index::io_error;
+use crate::layer::open_beneath;
 use crate::layer::order::{join, show, split};
 use crate::layer::tar_reader::RawEntry;
 use crate::layer::xattr::keeps_xattr;
 use crate::snapshot::{LayerFiles, View};
 use crate::tree::{Entry, FileTree as _, Kind};
-use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd as _, BorrowedFd};
 use rustix::fs::{self as rfs, AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -28,9 +40,6 @@ use std::path::PathBuf;
 
 /// Name of the task.
 pub(crate) const FIX: &str = "fix-staged-root";
-/// Of entries that are as most are, one in so many is looked at where the engine says that it carries everything.
-const SAMPLE: u64 = 16;
-
 /// Times that messages can hold, in seconds: up to the end of the year 9999.
 const CARRIED_TIMES: RangeInclusive<i64> = 0..=253_402_300_799;
 
@@ -49,6 +58,8 @@ pub(crate) struct FixRequest {
     pub(crate) options: ExtractOptions,
     /// Modes and times are said to be carried.
     pub(crate) carried: bool,
+    /// Of which entries a sample is made: the same for the same step.
+    pub(crate) seed: u64,
 }
 
 /// The task.
@@ -77,27 +88,23 @@ fn attempt(
         view,
         request,
         extractor: Extractor::create(&request.dest, request.options)?,
-        samples,
-        foreign_xattrs: false,
-        refuted: false,
+        samples: samples.then(|| Samples::new(request.seed)),
+        foreign_xattrs: OnceCell::new(),
         symlinks: None,
         made: BTreeSet::new(),
         links: HashMap::new(),
         report: StagedReport::default(),
     };
-    fixer.foreign_xattrs = fixer.has_foreign_xattrs(&staged);
     let root = fixer.entry(b"")?;
     fixer.make_directory(&root)?;
-    fixer.directory(b"", Some(&staged))?;
-    let Fixer {
-        extractor,
-        report,
-        refuted,
-        ..
-    } = fixer;
-    if refuted {
+    let staged = Folder::root(staged);
+    fixer.directory(b"", &staged)?;
+    if !fixer.samples_are_exact(&staged)? {
         return Ok(None);
     }
+    let Fixer {
+        extractor, report, ..
+    } = fixer;
     extractor.finish()?;
     Ok(Some(report))
 }
@@ -106,11 +113,10 @@ struct Fixer<'a> {
     view: &'a View,
     request: &'a FixRequest,
     extractor: Extractor,
-    /// Only some of the usual entries are looked at.
-    samples: bool,
+    /// Only these of the usual entries are looked at.
+    samples: Option<Samples>,
     /// Staged files carry attributes that commands would see and layers would keep.
-    foreign_xattrs: bool,
-    refuted: bool,
+    foreign_xattrs: OnceCell<bool>,
     /// Whether the first symbolic link is as it should be. Some engines carry the times of all else: then none is looked at.
     symlinks: Option<bool>,
     /// Directories in the lower.
@@ -132,62 +138,76 @@ impl Fixer<'_> {
     }
 
     /// Whether staged files have attributes that a layer would keep. An engine that sets some sets them on all files: the
-    /// first that is found tells.
-    fn has_foreign_xattrs(&self, root: &OwnedFd) -> bool {
-        let mut pending = vec![root.try_clone()];
-        while let Some(Ok(folder)) = pending.pop() {
-            let Ok(items) = rfs::Dir::read_from(&folder) else {
-                continue;
-            };
-            let mut folders = Vec::new();
-            for item in items.flatten() {
-                let name = item.file_name().to_bytes();
-                let is_folder = match item.file_type() {
-                    FileType::RegularFile => false,
-                    FileType::Directory if name != b"." && name != b".." => true,
-                    _ => continue,
-                };
-                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-                let opened = rfs::openat(&folder, OsStr::from_bytes(name), flags, Mode::empty());
-                let Ok(opened) = opened else { continue };
-                if is_folder {
-                    folders.push(Ok(opened));
-                    continue;
-                }
-                let found = list_xattrs(opened.as_fd()).unwrap_or_default();
-                return found
-                    .iter()
-                    .any(|name| keeps_xattr(name) || name.starts_with(b"user.overlay."));
-            }
-            pending.extend(folders);
-        }
-        false
+    /// first that is asked about tells.
+    fn has_foreign_xattrs(&self, folder: BorrowedFd<'_>, name: &[u8]) -> bool {
+        *self.foreign_xattrs.get_or_init(|| {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let opened = rfs::openat(folder, OsStr::from_bytes(name), flags, Mode::empty());
+            let found = opened.map(|opened| list_xattrs(opened.as_fd()).unwrap_or_default());
+            let mut found = found.unwrap_or_default().into_iter();
+            found.any(|name| keeps_xattr(&name) || name.starts_with(b"user.overlay."))
+        })
     }
 
     /// Goes through a directory; `staged` is what the engine has made of it.
-    fn directory(&mut self, path: &[u8], staged: Option<&OwnedFd>) -> Result<(), Error> {
+    fn directory(&mut self, path: &[u8], staged: &Folder<'_>) -> Result<(), Error> {
         let children = self.view.children(path)?;
-        if let Some(staged) = staged.filter(|_| !self.samples) {
-            self.hide_others(path, staged, &children)?;
+        self.members(path, staged, &children)
+    }
+
+    fn members(
+        &mut self,
+        path: &[u8],
+        staged: &Folder<'_>,
+        children: &[(Vec<u8>, Entry)],
+    ) -> Result<(), Error> {
+        if self.samples.is_none()
+            && let Some(staged) = staged.open()
+        {
+            self.hide_others(path, staged, children)?;
         }
         for (name, entry) in children {
-            self.child(&name, &entry, staged)?;
-            if self.refuted {
-                return Ok(());
+            if entry.kind != Kind::Directory {
+                self.child(name, entry, staged, |entry| Sort::of_file(entry))?;
+                continue;
             }
-            if entry.kind == Kind::Directory {
-                let opened = staged.and_then(|staged| open_folder(staged.as_fd(), &name).ok());
-                self.directory(&join(path, &name), opened.as_ref())?;
-            }
+            let path = join(path, name);
+            let below = self.view.children(&path)?;
+            self.child(name, entry, staged, |_| Sort::of_folder(below.is_empty()))?;
+            self.members(&path, &staged.below(name), &below)?;
         }
         Ok(())
+    }
+
+    /// Whether the chosen entries are as they should be. Others that could be staged and are no special are as they are said
+    /// to be then, or none is.
+    fn samples_are_exact(&mut self, staged: &Folder<'_>) -> Result<bool, Error> {
+        let chosen = self.samples.as_mut().map(Samples::take).unwrap_or_default();
+        for entry in chosen {
+            let (parent, name) = split(&entry.path);
+            let flags = OFlags::PATH | OFlags::DIRECTORY;
+            let parent = staged
+                .open()
+                .and_then(|root| open_beneath(root, parent, flags, Mode::empty()).ok());
+            let Some(parent) = parent else {
+                return Ok(false);
+            };
+            let at = OsStr::from_bytes(name);
+            let Ok(stat) = rfs::statat(&parent, at, AtFlags::SYMLINK_NOFOLLOW) else {
+                return Ok(false);
+            };
+            if !self.is_exact(&entry, &stat, parent.as_fd(), name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Hides what is staged and in no layer.
     fn hide_others(
         &mut self,
         path: &[u8],
-        staged: &OwnedFd,
+        staged: BorrowedFd<'_>,
         children: &[(Vec<u8>, Entry)],
     ) -> Result<(), Error> {
         let items = rfs::Dir::read_from(staged).map_err(|e| self.error("list", path, e))?;
@@ -205,37 +225,38 @@ impl Fixer<'_> {
         Ok(())
     }
 
-    fn child(&mut self, name: &[u8], entry: &Entry, staged: Option<&OwnedFd>) -> Result<(), Error> {
-        let has_links = self.view.has_links(&entry.path);
+    fn child(
+        &mut self,
+        name: &[u8],
+        entry: &Entry,
+        staged: &Folder<'_>,
+        sort: impl FnOnce(&Entry) -> Sort,
+    ) -> Result<(), Error> {
+        let is_directory = entry.kind == Kind::Directory;
+        let has_links = !is_directory && self.view.has_links(&entry.path);
         self.report.files += 1;
-        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
-        if is_symlink && self.symlinks == Some(false) {
-            return self.fix(name, entry, staged, has_links);
-        }
         // Which links are staged at all depends on the engine, and one that is not costs little.
-        let is_usual = !has_links && !is_symlink && is_usual(entry);
-        if self.samples && is_usual && !self.report.files.is_multiple_of(SAMPLE) {
+        let is_symlink = matches!(entry.kind, Kind::Symlink { .. });
+        if let Some(samples) = &mut self.samples
+            && !has_links
+            && is_usual(entry)
+        {
+            samples.offer(sort(entry), entry);
             return Ok(());
         }
-        let stat = staged.and_then(|staged| {
-            rfs::statat(staged, OsStr::from_bytes(name), AtFlags::SYMLINK_NOFOLLOW).ok()
-        });
-        let exact = match (&stat, staged) {
-            (Some(stat), Some(staged)) if !has_links => {
-                self.is_exact(entry, stat, staged.as_fd(), name)?
+        let may_be_exact =
+            !has_links && self.may_be_exact(entry) && !(is_symlink && self.symlinks == Some(false));
+        if let Some(staged) = staged.open().filter(|_| may_be_exact) {
+            let at = OsStr::from_bytes(name);
+            if let Ok(stat) = rfs::statat(staged, at, AtFlags::SYMLINK_NOFOLLOW) {
+                let exact = self.is_exact(entry, &stat, staged, name)?;
+                if is_symlink {
+                    self.symlinks.get_or_insert(exact);
+                }
+                if exact {
+                    return Ok(());
+                }
             }
-            _ => false,
-        };
-        if is_symlink && stat.is_some() {
-            self.symlinks.get_or_insert(exact);
-        }
-        if exact {
-            return Ok(());
-        }
-        // What can be staged and is no special is as it is said to be, or nothing is.
-        if self.samples && is_usual {
-            self.refuted = true;
-            return Ok(());
         }
         self.fix(name, entry, staged, has_links)
     }
@@ -245,7 +266,7 @@ impl Fixer<'_> {
         &mut self,
         name: &[u8],
         entry: &Entry,
-        staged: Option<&OwnedFd>,
+        staged: &Folder<'_>,
         has_links: bool,
     ) -> Result<(), Error> {
         self.report.fixed += 1;
@@ -276,7 +297,20 @@ impl Fixer<'_> {
         }
     }
 
-    /// Whether a staged entry is seen as a layer's would be.
+    /// Whether a staged entry can be what a layer's would be. Owners beside root's are recorded in attributes, where there is
+    /// only one id.
+    fn may_be_exact(&self, entry: &Entry) -> bool {
+        let can_be_staged = match entry.kind {
+            Kind::File { .. } | Kind::Directory => {
+                self.request.options.owners || (entry.uid, entry.gid) == (0, 0)
+            }
+            Kind::Symlink { .. } => true,
+            _ => false,
+        };
+        can_be_staged && entry.xattrs.is_empty()
+    }
+
+    /// Whether it is.
     fn is_exact(
         &self,
         entry: &Entry,
@@ -284,17 +318,12 @@ impl Fixer<'_> {
         staged: BorrowedFd<'_>,
         name: &[u8],
     ) -> Result<bool, Error> {
-        let owner = (entry.uid, entry.gid);
-        let recorded = !self.request.options.owners
-            && owner != (0, 0)
-            && matches!(entry.kind, Kind::File { .. } | Kind::Directory);
         let on_disk = if self.request.options.owners {
-            owner
+            (entry.uid, entry.gid)
         } else {
             (0, 0)
         };
-        let is_same = !recorded
-            && entry.xattrs.is_empty()
+        let is_same = self.may_be_exact(entry)
             && (stat.st_uid, stat.st_gid) == on_disk
             && (stat.st_mtime, stat.st_mtime_nsec) == (entry.mtime, 0);
         let mode_is_same = stat.st_mode & 0o7777 == entry.mode;
@@ -302,11 +331,11 @@ impl Fixer<'_> {
             && match (&entry.kind, FileType::from_raw_mode(stat.st_mode)) {
                 (Kind::Directory, FileType::Directory) => mode_is_same,
                 (Kind::File { size, .. }, FileType::RegularFile) => {
-                    let staged = u64::try_from(stat.st_size).unwrap_or_default();
-                    if staged != *size {
-                        return Err(self.damaged(entry, staged, *size));
+                    let found = u64::try_from(stat.st_size).unwrap_or_default();
+                    if found != *size {
+                        return Err(self.damaged(entry, found, *size));
                     }
-                    mode_is_same && !self.foreign_xattrs
+                    mode_is_same && !self.has_foreign_xattrs(staged, name)
                 }
                 (Kind::Symlink { target }, FileType::Symlink) => {
                     let found = rfs::readlinkat(staged, OsStr::from_bytes(name), Vec::new());
@@ -331,11 +360,11 @@ impl Fixer<'_> {
         &self,
         name: &[u8],
         entry: &Entry,
-        staged: Option<&OwnedFd>,
+        staged: &Folder<'_>,
         (size, digest): (u64, Option<&[u8; 32]>),
     ) -> Result<File, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let opened = match staged {
+        let opened = match staged.open() {
             Some(staged) => rfs::openat(staged, OsStr::from_bytes(name), flags, Mode::empty()),
             None => Err(Errno::NOENT),
         };
@@ -402,11 +431,6 @@ fn is_usual(entry: &Entry) -> bool {
             Kind::File { .. } => matches!(entry.mode, 0o644 | 0o755),
             _ => false,
         }
-}
-
-fn open_folder(parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rfs::openat(parent, OsStr::from_bytes(name), flags, Mode::empty())
 }
 
 /// As the extractor takes it.

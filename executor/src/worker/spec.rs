@@ -290,7 +290,9 @@ pub struct StagedReport {
 /// Times of a step, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Millis {
-    /// Making the root exact, and the sandbox.
+    /// Finding a folder for what is written, and the sandbox.
+    pub start: u64,
+    /// Making the root exact.
     pub stage: u64,
     /// The command.
     pub run: u64,

@@ -22,12 +22,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use store::{CacheMount, MountSharing, Scratch, Store};
 
-/// The layers of a staged root, base first: indexes alone.
+/// The layers of a staged root, base first: indexes alone, which whoever loads them checks.
 pub(crate) fn layers(folder: &Path, count: usize) -> Result<Vec<LayerFiles>, Error> {
     let layer = |number: usize| {
         let index = folder.join(META).join(index_name(number));
         Ok(LayerFiles {
-            diff_id: digest_of(&Index::load(&index)?.diff_id()),
+            diff_id: digest_of(&Index::diff_id_of(&index)?),
             index,
             tree: None,
             tar: None,
@@ -36,12 +36,21 @@ pub(crate) fn layers(folder: &Path, count: usize) -> Result<Vec<LayerFiles>, Err
     (0..count).map(layer).collect()
 }
 
+/// A number that is the same for the same step.
+fn seed(spec: &Spec) -> u64 {
+    let hash = blake3::hash(&spec.to_json());
+    let first = hash.as_bytes().first_chunk::<8>();
+    first.copied().map(u64::from_le_bytes).unwrap_or_default()
+}
+
 /// The input root of a step.
 pub(crate) struct Input<'a> {
     pub(crate) place: &'a Place,
     pub(crate) spec: &'a Spec,
     pub(crate) space: &'a Space,
     pub(crate) cancel: &'a Cancel,
+    /// Of the step's specification.
+    seed: u64,
     /// Caches that outlive the step.
     caches: Option<Store>,
     /// Work folders beside them.
@@ -70,6 +79,7 @@ impl<'a> Input<'a> {
             spec,
             space,
             cancel,
+            seed: seed(spec),
             caches,
             cache_works: Mutex::default(),
             ready: Mutex::default(),
@@ -142,6 +152,7 @@ impl<'a> Input<'a> {
             dest: dest.clone(),
             options: extract_options(self.space)?,
             carried: carried.modes && carried.times,
+            seed: self.seed,
         };
         let report: StagedReport = self.space.task(FIX, &request)?;
         let told = &mut self.told().staged;

@@ -90,7 +90,8 @@ fn carried_out(
     }
     let mut tried = Vec::new();
     let work = scratch::find(place, &settings, &mut tried)?;
-    let report = in_scratch((place, spec), &work, output, (cancel, began));
+    let start = millis(began);
+    let report = in_scratch((place, spec), &work, output, (cancel, start));
     work.end();
     report
 }
@@ -99,8 +100,9 @@ fn in_scratch(
     (place, spec): (&Place, &Spec),
     work: &Work,
     output: Output<'_>,
-    (cancel, began): (&Cancel, Instant),
+    (cancel, start): (&Cancel, u64),
 ) -> Result<Report, Error> {
+    let began = Instant::now();
     let space = &work.space;
     let sandbox = space.sandbox()?;
     let input = Input::open((place, spec), space, cancel)?;
@@ -110,6 +112,7 @@ fn in_scratch(
     let mut command = command(&input, &mut held)?;
     command.root.upper = Some((changes.upper.clone(), changes.work.clone()));
     let mut ms = Millis {
+        start,
         stage: millis(began),
         ..Millis::default()
     };
