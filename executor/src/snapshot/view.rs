@@ -24,6 +24,8 @@ const LINK_LIMIT: usize = 255;
 pub struct View {
     /// Topmost first.
     layers: Vec<Layer>,
+    /// Names of hard links and of what they lead to, in all layers, visible or not.
+    link_names: OnceLock<HashSet<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl View {
                 .rev()
                 .map(load)
                 .collect::<Result<_, Error>>()?,
+            link_names: OnceLock::new(),
         })
     }
 
@@ -219,6 +222,10 @@ impl View {
 
     /// Whether the file at a path has other names (hard links).
     pub(crate) fn has_links(&self, path: &[u8]) -> bool {
+        // Few have, and a search in each layer for each file takes its time.
+        if !self.link_names().contains(path) {
+            return false;
+        }
         let Some((layer, at)) = self.find(path) else {
             return false;
         };
@@ -234,6 +241,18 @@ impl View {
         index
             .target(at)
             .is_some_and(|target| linked.contains(&target))
+    }
+
+    fn link_names(&self) -> &HashSet<Vec<u8>> {
+        self.link_names.get_or_init(|| {
+            let layers = self.layers.iter();
+            let nodes = layers.flat_map(|layer| layer.content.index.nodes());
+            let names = nodes.filter_map(|node| match node.what {
+                What::Hardlink(target) => Some([node.path.to_vec(), target.to_vec()]),
+                _ => None,
+            });
+            names.flatten().collect()
+        })
     }
 
     /// The regular file behind a path.

@@ -5,7 +5,7 @@
 //! hidden. It trusts the engine for the content of files, as far as their sizes are right.
 //!
 //! Where the engine says that it carries modes and times, it is believed for what is nothing special (root's, 0644 or 0755,
-//! no attributes): that such entries are there, and their modes, times and sizes. Eighty of them are looked at, some of each
+//! no attributes): that such entries are there, and their modes, times and sizes. Sixty of them are looked at, some of each
 //! sort; one that is wrong, and nothing is believed any longer. Nothing is hidden then. All else is looked at, one by one;
 //! of symbolic links the first tells whether their times are carried.
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 /// Entries of a sort that are looked at.
-const EACH: usize = 16;
+const EACH: usize = 12;
 
 /// A sort of entries that engines may treat alike.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
