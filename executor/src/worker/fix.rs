@@ -168,7 +168,7 @@ impl Fixer<'_> {
         }
         for (name, entry) in children {
             if entry.kind != Kind::Directory {
-                self.child(name, entry, staged, |entry| Sort::of_file(entry))?;
+                self.child(name, entry, staged, Sort::of_file)?;
                 continue;
             }
             let path = join(path, name);
