@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
-use testkit::reapi::{Counters, Fault, NoMatch, Options, Server, Worker};
+use testkit::reapi::{Counters, Fault, NoMatch, Options, Server, Staging, Worker};
 use testkit::registry::FakeRegistry;
 
 /// Steps of all kinds, over entries that are hard to carry.
@@ -52,6 +52,7 @@ pub(crate) fn worker(name: &str, slots: usize) -> Worker {
 pub(crate) fn options() -> Options {
     Options {
         workers: vec![worker("worker-1", 2)],
+        staging: Staging::CopyOnce,
         ..Options::default()
     }
 }
@@ -136,9 +137,10 @@ pub(crate) fn at_rest(server: &Server) -> Counters {
 #[test]
 fn a_worker_makes_what_this_machine_makes() {
     let here = digest(&project(), &[]);
-    for node_properties in [true, false] {
+    for (node_properties, staging) in [(true, Staging::Copy), (false, Staging::CopyOnce)] {
         let server = Server::start(Options {
             node_properties,
+            staging,
             ..options()
         });
         let flag = executor(&server, "");
@@ -233,7 +235,7 @@ fn stages_run_on_as_many_workers_as_there_are() {
     };
     let server = Server::start(Options {
         workers: vec![worker("one", 1), worker("two", 1)],
-        ..Options::default()
+        ..options()
     });
     let flag = executor(&server, "");
     build(&stages(4), &[&flag, "--jobs", "1"]).ok();

@@ -153,8 +153,11 @@ pub enum LostWorker {
 /// How files come to the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Staging {
-    /// Every file is the action's own.
+    /// Every file is the action's own, and a file of its own.
     Copy,
+    /// Every file is the action's own, but paths of equal content, mode and time are hard links to one file: where a root has one
+    /// program under hundreds of names, hundreds of copies less.
+    CopyOnce,
     /// Files are hard links into the storage where their mode and time allow it: fast, and a command that writes into them breaks
     /// the storage.
     HardLink,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 /// Why an input root could not be laid out.
 #[derive(Debug)]
@@ -70,6 +70,7 @@ pub(super) fn stage(
         storage,
         options,
         missing: Vec::new(),
+        copies: BTreeMap::new(),
     };
     fs::create_dir_all(folder)?;
     stager.directory(root, folder, None)?;
@@ -83,7 +84,12 @@ struct Stager<'a> {
     storage: &'a Storage,
     options: &'a Options,
     missing: Vec<Key>,
+    /// Where files are that others can be links to.
+    copies: BTreeMap<Copied, PathBuf>,
 }
+
+/// What a file is: content, mode, time in seconds and nanoseconds.
+type Copied = (Key, u32, Option<(i64, i32)>);
 
 impl Stager<'_> {
     /// Lays out what is in a folder that exists, then gives it its mode and time.
@@ -147,9 +153,21 @@ impl Stager<'_> {
             fs::hard_link(source, path)?;
             return Ok(());
         }
+        let modified = properties
+            .filter(|_| time)
+            .and_then(|properties| properties.mtime.as_ref())
+            .map(|time| (time.seconds, time.nanos));
+        let copied = (key.clone(), mode, modified);
+        if let Some(first) = self.copies.get(&copied) {
+            fs::hard_link(first, path)?;
+            return Ok(());
+        }
         fs::copy(source, path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         self.time(properties, path)?;
+        if self.options.staging == Staging::CopyOnce {
+            self.copies.insert(copied, path.to_owned());
+        }
         Ok(())
     }
 

@@ -150,6 +150,11 @@ async fn staging_carries_modes_and_times_only_where_announced() {
         ),
         (
             true,
+            Staging::CopyOnce,
+            "file 4750 1000000000\nfolder 1777 1000000000\n1\n",
+        ),
+        (
+            true,
             Staging::HardLink,
             "file 4750 1000000000\nfolder 1777 1000000000\n1\n",
         ),
@@ -180,7 +185,7 @@ async fn staging_carries_modes_and_times_only_where_announced() {
         let said = String::from_utf8(answer.result.unwrap().stdout_raw).unwrap();
         assert_eq!(said, expected);
     }
-    for staging in [Staging::Copy, Staging::HardLink] {
+    for staging in [Staging::Copy, Staging::CopyOnce, Staging::HardLink] {
         let server = Server::start(Options {
             node_properties: false,
             staging,
@@ -199,6 +204,41 @@ async fn staging_carries_modes_and_times_only_where_announced() {
         let answer = script.run(&connect(&server.url()).await).await;
         let said = String::from_utf8(answer.result.unwrap().stdout_raw).unwrap();
         assert_eq!(said, "file 555\nfolder 755\n");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_equal_content_are_one_file_where_that_is_asked_for() {
+    let file = |name, mode, time| {
+        let properties = Some((mode, time));
+        Node::File(name, b"content".to_vec(), false, properties)
+    };
+    for (staging, expected) in [
+        (Staging::Copy, "1 1 1 1\n"),
+        (Staging::CopyOnce, "2 2 1 1\n"),
+    ] {
+        let server = Server::start(Options {
+            staging,
+            ..Options::default()
+        });
+        let channel = connect(&server.url()).await;
+        // What one action writes into its files is not in those of the next.
+        for text in ["a", "b"] {
+            let script = Script {
+                root: vec![
+                    file("one", 0o644, 1_000_000_000),
+                    file("same", 0o644, 1_000_000_000),
+                    file("other-mode", 0o600, 1_000_000_000),
+                    file("other-time", 0o644, 1_000_000_001),
+                ],
+                ..Script::new(&format!(
+                    "echo $(stat -c %h one same other-mode other-time); cat one | grep -qx content && echo {text} > one"
+                ))
+            };
+            let result = script.run(&channel).await.result.unwrap();
+            assert_eq!(String::from_utf8(result.stdout_raw).unwrap(), expected);
+            assert_eq!(result.exit_code, 0, "{staging:?}");
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The servers that the suite knows, started on loopback and stopped with the value.
 
 use std::path::Path;
-use testkit::reapi::{self, BuildGrid, Buildbox, BuildboxSetup, Fault, Options, Worker};
+use testkit::reapi::{
+    self, BuildGrid, Buildbox, BuildboxSetup, Fault, Options, Staging, Worker,
+};
 
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +64,7 @@ impl Server {
                 .map(|it| ("KILN_WORKER_SECRETS".to_owned(), it.display().to_string()))
                 .into_iter()
                 .collect(),
+            staging: Staging::CopyOnce,
             place: place.map(Path::to_owned),
             ..Options::default()
         };
