@@ -38,7 +38,7 @@ const USAGE: &str = "usage: cargo xtask TASK
   features             every feature of the language has a test that names it
   depgraph             the one-way graph of the workspace
   conformance [SUITE]  run the corpora beside the project, where they are
-  cluster [CASE..]     builds on a server of the Remote Execution API against builds here; `cluster load` asks one for much
+  cluster [CASE..]     builds on a server of the Remote Execution API against builds here; `cluster all` asks several servers, `cluster load` asks one for much
   cutoff [CASE..]      how often early cutoff helps: ten Dockerfiles (root)
   differential --seed N --count M  compare generated builds with a real BuildKit's (root)
   histories [--count N] [--seed N]  random histories of edits, each state against a clean build

@@ -19,6 +19,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("mkfs.xfs", "xfsprogs"),
     ("pasta", "passt"),
+    ("pip3", "python3-pip"),
     ("setpriv", "util-linux"),
     ("ssh-keygen", "openssh-client"),
     ("skopeo", "skopeo"),

@@ -1,8 +1,9 @@
 //! `cargo xtask cluster [--server buildbox|buildgrid|own] [--workers N] [--copies] [--kiln FILE] [CASE..]`: what a cluster makes is
-//! what this machine makes. Starts a server of the Remote Execution API with workers on loopback, has the static release binary
+//! what this machine makes. Starts a server of the Remote Execution API with workers on loopback, has the static binary
 //! build there and here, compares, and stops everything. With `--serve` it only starts it, says where it is, and stops it when the
-//! standard input ends. `cargo xtask cluster load` is in [`load`].
+//! standard input ends. `cargo xtask cluster all` is in [`all`], `cargo xtask cluster load` in [`load`].
 
+mod all;
 mod cases;
 mod faults;
 mod harness;
@@ -15,9 +16,11 @@ use harness::{Bench, Case};
 use server::{Kind, Server};
 use std::path::PathBuf;
 use std::time::Instant;
+use testkit::Scratch;
 
 const USAGE: &str = "usage: cargo xtask cluster [--server buildbox|buildgrid|own] [--workers N] [--copies] [--kiln FILE] \
      [--binary FILE] [--work DIR] [--list | --serve | CASE..]
+       cargo xtask cluster all [--workers N] [--kiln FILE] [--binary FILE] [--work DIR]
        cargo xtask cluster load [--url URL] [--builders N] [--seconds N] [--out FILE]";
 
 /// What the command line asks for.
@@ -72,8 +75,11 @@ pub fn run(args: &[String]) -> Result<(), String> {
     if args.first().is_some_and(|word| word == "load") {
         return load::run(args.get(1..).unwrap_or_default());
     }
+    if args.first().is_some_and(|word| word == "all") {
+        return all::run(&Asked::read(args.get(1..).unwrap_or_default())?);
+    }
     let asked = Asked::read(args)?;
-    let all = [cases::all(), shared::all(), faults::all()].concat();
+    let all = every_case();
     if let Some(unknown) = asked
         .wanted
         .iter()
@@ -89,35 +95,76 @@ pub fn run(args: &[String]) -> Result<(), String> {
         cases.iter().for_each(|case| println!("{}", case.name));
         return Ok(());
     }
-    let secrets = testkit::Scratch::new();
-    crate::bench::write_file(&secrets.join(cases::SECRET.0), cases::SECRET.1)?;
-    let start = || {
-        let place = asked.work.as_deref();
-        let secrets = Some(secrets.path());
-        let server = Server::start(asked.kind, asked.workers, asked.fuse, place, secrets);
-        server.ok_or("the server cannot be had here")
-    };
+    let secrets = secrets()?;
     if asked.serve {
-        let server = start()?;
+        let server = asked.server(asked.kind, asked.fuse, &secrets)?;
         println!("{},preset={}", server.url(), server.preset());
         let ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         return ended.map(|_| ()).map_err(|error| error.to_string());
     }
-    let kiln = asked.kiln.clone().map_or_else(shell::build_static, Ok)?;
-    let server = start()?;
-    let mut bench = Bench::new(server, kiln, asked.work.as_deref())?;
-    bench.workers = asked.workers;
-    bench.binary = asked.binary;
-    passed(&mut bench, &cases)
+    let kiln = asked.binary_under_test()?;
+    asked.on(asked.kind, asked.fuse, kiln, &cases)?.outcome()
 }
 
-fn passed(bench: &mut Bench, cases: &[Case]) -> Result<(), String> {
-    let (mut failed, mut skipped) = (Vec::new(), 0);
+/// All that the suite has.
+fn every_case() -> Vec<Case> {
+    [cases::all(), shared::all(), faults::all()].concat()
+}
+
+/// What workers have of their own.
+fn secrets() -> Result<Scratch, String> {
+    let folder = Scratch::new();
+    crate::bench::write_file(&folder.join(cases::SECRET.0), cases::SECRET.1)?;
+    Ok(folder)
+}
+
+impl Asked {
+    fn binary_under_test(&self) -> Result<PathBuf, String> {
+        self.kiln.clone().map_or_else(shell::build_static, Ok)
+    }
+
+    fn server(&self, kind: Kind, fuse: bool, secrets: &Scratch) -> Result<Server, String> {
+        let (work, secrets) = (self.work.as_deref(), Some(secrets.path()));
+        Server::start(kind, self.workers, fuse, work, secrets)
+            .ok_or_else(|| "the server cannot be had here".to_owned())
+    }
+
+    /// Starts a server and runs cases on it.
+    fn on(&self, kind: Kind, fuse: bool, kiln: PathBuf, cases: &[Case]) -> Result<Tally, String> {
+        let secrets = secrets()?;
+        let server = self.server(kind, fuse, &secrets)?;
+        let mut bench = Bench::new(server, kiln, self.work.as_deref())?;
+        bench.workers = self.workers;
+        bench.binary.clone_from(&self.binary);
+        Ok(tally(&mut bench, cases))
+    }
+}
+
+/// What became of cases.
+#[derive(Default)]
+struct Tally {
+    failed: Vec<&'static str>,
+    /// With the reason.
+    skipped: Vec<(&'static str, &'static str)>,
+}
+
+impl Tally {
+    fn outcome(self) -> Result<(), String> {
+        if self.failed.is_empty() {
+            return Ok(());
+        }
+        Err(format!("failed: {}", self.failed.join(", ")))
+    }
+}
+
+fn tally(bench: &mut Bench, cases: &[Case]) -> Tally {
+    let mut tally = Tally::default();
+    let begun = Instant::now();
     println!("{}: {} cases", bench.server.name(), cases.len());
     for case in cases {
         if let Some(reason) = bench.cannot(case) {
             println!("  skipped  {:<28} {reason}", case.name);
-            skipped += 1;
+            tally.skipped.push((case.name, reason));
             continue;
         }
         let start = Instant::now();
@@ -127,14 +174,16 @@ fn passed(bench: &mut Bench, cases: &[Case]) -> Result<(), String> {
             Ok(()) => println!("  passed   {:<28} {seconds:.1} s", case.name),
             Err(why) => {
                 println!("  FAILED   {:<28} {seconds:.1} s\n{why}", case.name);
-                failed.push(case.name);
+                tally.failed.push(case.name);
             }
         }
     }
-    let good = cases.len() - failed.len() - skipped;
-    println!("{good} passed, {} failed, {skipped} skipped", failed.len());
-    if failed.is_empty() {
-        return Ok(());
-    }
-    Err(format!("failed: {}", failed.join(", ")))
+    println!(
+        "{} passed, {} failed, {} skipped in {:.0} s",
+        cases.len() - tally.failed.len() - tally.skipped.len(),
+        tally.failed.len(),
+        tally.skipped.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    tally
 }

@@ -1,9 +1,7 @@
 //! The servers that the suite knows, started on loopback and stopped with the value.
 
 use std::path::Path;
-use testkit::reapi::{
-    self, BuildGrid, Buildbox, BuildboxSetup, Fault, Options, Staging, Worker,
-};
+use testkit::reapi::{self, BuildGrid, Buildbox, BuildboxSetup, Fault, Options, Staging, Worker};
 
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
