@@ -75,7 +75,7 @@ proptest! {
 
     #[test]
     fn both_ways_make_the_same_layer(source in tree(), below in tree(), same in any::<bool>(), op in any_op()) {
-        let (one, other) = (Bench::new(), Bench::new());
+        let (one, other) = (Bench::quick(), Bench::quick());
         let folder = one.folder("source", &source);
         // Sometimes what is copied is there already.
         let under = if same { folder.clone() } else { one.folder("below", &below) };
@@ -103,7 +103,7 @@ proptest! {
 /// More files than are looked up, listed, read ahead or kept at once.
 #[test]
 fn many_files_are_the_same_both_ways_and_cached() {
-    let bench = Bench::new();
+    let bench = Bench::quick();
     let folder = bench.dir.path().join("many");
     for directory in 0..40 {
         let inner = folder.join(format!("d{directory:02}/e"));
@@ -120,7 +120,7 @@ fn many_files_are_the_same_both_ways_and_cached() {
     let source = copy::CopySourceTree::Context(&first);
     let list = copy::Listed::new(&reads);
     let listed = copy::copy_listed(&bench.space, &op, &base, source, true, Some(list)).unwrap();
-    let other = Bench::new();
+    let other = Bench::quick();
     let placed = other.run(&op, &base, &other.open(&folder, "d99")).unwrap();
     assert_eq!(placed, listed);
     first.save().unwrap();

@@ -5,6 +5,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
+/// Where Linux has a file system in memory.
+const MEMORY: &str = "/dev/shm";
+/// What must be free there, of memory too: tests that run at once take a fraction of it.
+const ROOM: u64 = 4 << 30;
+
+/// Whether a folder of a file system in memory has room for stores, and programs can be run there.
+fn is_roomy(folder: &Path) -> bool {
+    use rustix::fs::StatVfsMountFlags as Flags;
+    let Ok(found) = rustix::fs::statvfs(folder) else {
+        return false;
+    };
+    let limits = Flags::NOEXEC | Flags::NOSUID | Flags::NODEV | Flags::RDONLY;
+    let free = found.f_bavail.saturating_mul(found.f_frsize);
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .unwrap_or(0);
+    !found.f_flag.intersects(limits) && free.min(available << 10) >= ROOM
+}
+
 /// A temporary folder with helpers to fill it. It vanishes when dropped.
 #[derive(Debug)]
 pub struct Scratch {
@@ -22,6 +44,20 @@ impl Scratch {
         Self {
             dir: dir.expect("a temporary folder"),
         }
+    }
+
+    /// An empty folder in memory where there is room for it, else as [`Scratch::new`] and wherever `TMPDIR` says: a store that lives
+    /// for one test need not reach a disk, and most of the time of such a test was the disk's.
+    ///
+    /// # Panics
+    /// When neither can be written.
+    #[must_use]
+    pub fn quick() -> Self {
+        let memory = Path::new(MEMORY);
+        if std::env::var_os("TMPDIR").is_some() || !is_roomy(memory) {
+            return Self::new();
+        }
+        Self::in_folder(memory)
     }
 
     /// An empty folder in another place than the system's temporary folder.

@@ -96,7 +96,7 @@ fn signals_during_run_end_the_build_in_order() {
 
 /// A context that makes layers of 200 MB: one from a file, and one in a RUN where that is asked for.
 fn large(run: &str) -> Project {
-    let project = Project::new(&format!("FROM busybox\n{run}COPY big /big\n"));
+    let project = Project::on_disk(&format!("FROM busybox\n{run}COPY big /big\n"));
     // Blocks of random bytes: as large compressed, and quick to make.
     let mut block = vec![0; 1 << 20];
     let mut random = fs::File::open("/dev/urandom").unwrap();

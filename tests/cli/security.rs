@@ -68,7 +68,7 @@ fn capabilities_are_added_and_dropped() {
 /// HS02: the host's folder of the same name sees nothing of it.
 #[test]
 fn links_of_an_image_lead_into_it() {
-    let project = Project::new("");
+    let project = Project::on_disk("");
     let host = project.path("host");
     fs::create_dir(&host).unwrap();
     let target = host.to_str().unwrap();

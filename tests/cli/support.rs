@@ -137,9 +137,17 @@ pub struct Project {
 impl Project {
     /// A context with this Dockerfile.
     pub fn new(dockerfile: &str) -> Self {
-        let project = Self {
-            scratch: Scratch::new(),
-        };
+        Self::at(Scratch::quick(), dockerfile)
+    }
+
+    /// The same in the usual folder for temporary files: for much that would fill memory, and for paths that mean the same to
+    /// commands, which have a `/dev/shm` of their own.
+    pub fn on_disk(dockerfile: &str) -> Self {
+        Self::at(Scratch::new(), dockerfile)
+    }
+
+    fn at(scratch: Scratch, dockerfile: &str) -> Self {
+        let project = Self { scratch };
         project.write("Dockerfile", dockerfile);
         project
     }

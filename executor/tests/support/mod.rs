@@ -15,16 +15,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use store::Store;
+use testkit::Scratch;
 
 /// A store and a folder for contexts, both temporary.
 pub struct Bench {
-    pub dir: tempfile::TempDir,
+    pub dir: Scratch,
     pub space: Space,
 }
 
 impl Bench {
     pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(Scratch::new())
+    }
+
+    /// For tests of very many files.
+    pub fn quick() -> Self {
+        Self::at(Scratch::quick())
+    }
+
+    fn at(dir: Scratch) -> Self {
         let store = Store::open(&dir.path().join("store")).unwrap();
         Self {
             space: Space::new(store),
