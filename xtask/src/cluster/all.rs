@@ -44,6 +44,7 @@ const ROUNDS: [Round; 3] = [
             "nothing-runs-twice",
             "failure",
             "failed-sibling",
+            "busy",
             "no-worker",
             "no-worker-but-here",
             "cancelled",
