@@ -24,7 +24,16 @@ fn is_roomy(folder: &Path) -> bool {
         .find_map(|line| line.strip_prefix("MemAvailable:"))
         .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok())
         .unwrap_or(0);
-    !found.f_flag.intersects(limits) && free.min(available << 10) >= ROOM
+    !found.f_flag.intersects(limits)
+        && free.min(available << 10) >= ROOM
+        && keeps_attributes(folder)
+}
+
+/// Whether files have attributes of users there, as overlays of ordinary users need: in memory since Linux 6.6.
+fn keeps_attributes(folder: &Path) -> bool {
+    use rustix::fs::{XattrFlags, fsetxattr};
+    tempfile::tempfile_in(folder)
+        .is_ok_and(|file| fsetxattr(&file, "user.kiln", b"1", XattrFlags::empty()).is_ok())
 }
 
 /// A temporary folder with helpers to fill it. It vanishes when dropped.

@@ -443,12 +443,14 @@ fn a_sent_step_makes_the_layer_of_a_build() {
 }
 
 /// What an engine may do while it says that it carries modes and times.
-const LIES: [(&str, fn(&Path)); 5] = [
+type Lie = (&'static str, fn(&Path));
+
+const LIES: [Lie; 5] = [
     ("no empty folders", |root| {
         fs::remove_dir(root.join("odd/empty")).unwrap();
     }),
     ("times of folders", |root| {
-        set_time(&root.join("plain"), EPOCH)
+        set_time(&root.join("plain"), EPOCH);
     }),
     ("times of files", |root| {
         set_time(&root.join("plain/file"), EPOCH);
@@ -476,7 +478,7 @@ fn a_staging_that_is_not_what_it_says_is_found_out() {
         modes: true,
         times: true,
     };
-    let nothing: [(&str, fn(&Path)); 1] = [("nothing is carried", |_| {})];
+    let nothing: [Lie; 1] = [("nothing is carried", |_| {})];
     for (lie, tell) in nothing.into_iter().chain(LIES) {
         let folder = base.stage(lie, lie != nothing[0].0);
         tell(&folder.join("rootfs"));
