@@ -454,12 +454,13 @@ mod tests {
         assert_eq!(found.timeout, Duration::from_secs(7200));
         assert!(found.allow.proxy && !found.allow.host_network);
         assert!(!found.allow.secret && !found.allow.ssh);
-        let found = executor("grpc://host,allow=secret");
-        assert!(found.allow.secret && !found.allow.ssh);
-        assert!(executor("grpc://host,allow=ssh").allow.ssh);
         assert_eq!(found.salt, "team");
         assert_eq!(found.endpoint.headers[0].1, "k=v");
         assert!(!format!("{found:?}").contains("k=v"));
+        let found = executor("grpc://host,allow=secret");
+        assert!(found.allow.secret && !found.allow.ssh);
+        let found = executor("grpc://host,allow=ssh");
+        assert!(found.allow.ssh && !found.allow.secret);
     }
 
     #[test]

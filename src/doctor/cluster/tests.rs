@@ -66,7 +66,7 @@ ok          RUN: isolation full
 ok          roots: overlay in /tmp, 5120 MiB free
 ok          owners: exact; the worker has one id, and the others are recorded
 ok          network: lo, eth0, with a default route
-ok          secrets: npm, to[ken (for steps with allow=secret)
+ok          secrets: npm, token (for steps with allow=secret)
 not needed  SSH agents: none in /run/kiln/ssh
 not needed  limits: none can be set; steps with --memory and the like fail
 missing     a new /proc: Operation not permitted (os error 1) (fix: unmask it)
