@@ -43,7 +43,8 @@ impl Lease {
             let path = leases.join(name);
             let lock = match File::create_new(&path) {
                 Ok(lock) => lock,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound && !leases.is_dir() => {
+                // Another process may make the folder at this moment.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     fs::create_dir_all(leases).map_err(|e| Error::io("create", leases, e))?;
                     continue;
                 }

@@ -27,7 +27,8 @@ impl LockedDir {
             match fs::create_dir(&path) {
                 Ok(()) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-                Err(e) if e.kind() == io::ErrorKind::NotFound && !scratch.is_dir() => {
+                // Another process may make the folder at this moment.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     fs::create_dir_all(scratch).map_err(|e| Error::io("create", scratch, e))?;
                     continue;
                 }

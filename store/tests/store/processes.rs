@@ -418,3 +418,24 @@ fn opening_waits_for_no_build() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+#[test]
+fn a_new_store_is_opened_by_many_at_once() {
+    const OPENERS: usize = 6;
+    for _ in 0..300 {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("store");
+        // Whether they are threads or processes: each has locks of its own.
+        let barrier = std::sync::Barrier::new(OPENERS);
+        std::thread::scope(|scope| {
+            let open = || {
+                barrier.wait();
+                Store::open(&root).map(|store| store.put_record(&[7; 32], b"x", &[]))
+            };
+            let openers: Vec<_> = (0..OPENERS).map(|_| scope.spawn(open)).collect();
+            for opener in openers {
+                opener.join().unwrap().unwrap().unwrap();
+            }
+        });
+    }
+}
