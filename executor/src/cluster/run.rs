@@ -192,10 +192,12 @@ impl Remote<'_> {
     fn is_all_here(&self, inputs: &[InputIndex]) -> Result<bool, Error> {
         let (base, mounts) = self.snapshots(inputs);
         let store = self.executor.space.store();
-        let mut layers = base.iter().chain(&mounts).flat_map(|it| &it.layers);
-        layers.try_fold(true, |all, layer| {
-            layer::is_readable(store, layer).map(|is_here| all && is_here)
-        })
+        for layer in base.iter().chain(&mounts).flat_map(|it| &it.layers) {
+            if !layer::is_readable(store, layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The action. It takes reading and hashing here, of what is new.

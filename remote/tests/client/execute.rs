@@ -141,11 +141,7 @@ fn a_restart_of_the_server_is_survived() {
         let script = format!("test -e {path} && exit 0; touch {path}; sleep 100");
         let action = shell(&client, &script).await;
         let started = Notify::new();
-        let tell = |stage| {
-            if matches!(stage, Stage::Executing { .. }) {
-                started.notify_one();
-            }
-        };
+        let tell = when_executing(&started);
         let opts = options();
         let work = client.execute(action, &opts, &tell, pending());
         let restart = async {
@@ -215,6 +211,15 @@ fn an_action_that_runs_too_long_is_ended() {
     });
 }
 
+/// Tells that the command is being carried out.
+fn when_executing(started: &Notify) -> impl Fn(Stage) {
+    |stage| {
+        if matches!(stage, Stage::Executing { .. }) {
+            started.notify_one();
+        }
+    }
+}
+
 #[test]
 fn cancelling_is_asked_for_again() {
     let server = Server::start(Options::default());
@@ -224,11 +229,7 @@ fn cancelling_is_asked_for_again() {
     run(async {
         let action = shell(&client, "sleep 100").await;
         let started = Notify::new();
-        let tell = |stage| {
-            if matches!(stage, Stage::Executing { .. }) {
-                started.notify_one();
-            }
-        };
+        let tell = when_executing(&started);
         let opts = options();
         let done = client.execute(action, &opts, &tell, started.notified());
         assert!(matches!(done.await, Err(Error::Cancelled { .. })));
@@ -250,11 +251,7 @@ fn cancelling_and_dropping_end_the_command() {
         run(async {
             let action = shell(&client, "sleep 100").await;
             let started = Notify::new();
-            let tell = |stage| {
-                if matches!(stage, Stage::Executing { .. }) {
-                    started.notify_one();
-                }
-            };
+            let tell = when_executing(&started);
             let opts = options();
             if dropped {
                 let work = client.execute(action, &opts, &tell, pending());
